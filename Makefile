@@ -1,0 +1,33 @@
+# make build   set everything up in .venv/ and build configs/resnet.yaml
+# make test    all tests but those that need a GPU
+# make check   ruff, mypy --strict, import-linter
+# make bench   ratios, printed as the tables of docs/benchmarks.md
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: build test check bench lock clean
+
+build: $(STAMP)
+	$(BIN)/python -m pipeline build configs/resnet.yaml
+
+test: $(STAMP)
+	ci/test
+
+check: $(STAMP)
+	ci/check
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
+$(STAMP): pyproject.toml constraints.txt ci/setup
+	PYTHON="$(PYTHON)" ci/setup
+	touch $@
+
+# Takes the versions installed in .venv as the new lock.
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .pipeline build *.egg-info

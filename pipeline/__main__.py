@@ -1,0 +1,28 @@
+"""Runs the command line; prints one error; exits with its code."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.errors import PipelineError
+
+
+def main() -> int:
+    """Run the command line and return its exit code; only our own bugs end in a traceback (exit 1)."""
+    from pipeline.cli import app
+
+    try:
+        app()
+    except PipelineError as error:
+        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        return error.exit_code
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""One thin function per command; no logic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline import __version__
+
+app = typer.Typer(
+    name="pipeline",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a trained model and one YAML file to a proven, versioned model repository for Triton.\n\n"
+    "Exit codes: 0 all that was asked exists and passed, 1 a bug of this tool, 2 configuration, 3 this machine lacks "
+    "something, 4 a stage failed or a gate refused, 5 the served answers are not the model's.",
+)
+cache = typer.Typer(no_args_is_help=True, help="The step store: list, collect, clear.")
+app.add_typer(cache, name="cache")
+
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or directories of them.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key: --set variants.onnx.opset=17.")
+]
+Repository = Annotated[
+    Path | None,
+    typer.Option("--repository", metavar="DIR", help="Repository root [default: the YAML's, or model_repository/]."),
+]
+WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step store, logs and reports.")]
+Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="KEY", help="Only this variant; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+WORK_DIR = Path(".pipeline")
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"model-repository-pipeline {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def build(
+    configs: Configs,
+    repository: Repository = None,
+    work_dir: WorkDir = WORK_DIR,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the report there.")] = None,
+    overrides: Overrides = None,
+    variants: Variants = None,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Prove the result on a real server.")] = True,
+) -> None:
+    """Build, judge, emit and prove the models of one or more configurations."""
+    from pipeline import commands
+
+    options = _build_options(repository, work_dir, variants, serve)
+    raise typer.Exit(commands.build(configs, overrides or (), options, report))
+
+
+@app.command()
+def plan(
+    configs: Configs,
+    as_json: AsJson = False,
+    repository: Repository = None,
+    work_dir: WorkDir = WORK_DIR,
+    overrides: Overrides = None,
+    variants: Variants = None,
+) -> None:
+    """Show what a build would do: every resolved option, the steps, which are cached, what this machine lacks."""
+    from pipeline import commands
+
+    commands.plan(configs, overrides or (), _build_options(repository, work_dir, variants, serve=True), as_json=as_json)
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Repository root.")],
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
+    host: Annotated[str, typer.Option(help="Address to bind; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    models: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; repeatable.")
+    ] = None,
+    work_dir: WorkDir = WORK_DIR,
+) -> None:
+    """Serve a repository with the embedded Triton until interrupted."""
+    from pipeline import commands
+
+    commands.serve(repository, models or (), (http_port, grpc_port, metrics_port), host, work_dir)
+
+
+@app.command()
+def smoke(
+    config: Config,
+    url: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP endpoint of a running server.")] = None,
+    grpc_url: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Its gRPC endpoint [default: the same host, port 8001].")
+    ] = None,
+    repository: Repository = None,
+    work_dir: WorkDir = WORK_DIR,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the report there.")] = None,
+    overrides: Overrides = None,
+    variants: Variants = None,
+) -> None:
+    """Prove that a server answers what the model answers: a running one, or one started here on the repository."""
+    from pipeline import commands
+
+    options = _build_options(repository, work_dir, variants, serve=True)
+    raise typer.Exit(commands.smoke(config, overrides or (), options, url, grpc_url, report))
+
+
+@app.command()
+def predict(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")],
+    file: Annotated[
+        Path, typer.Option("--input", metavar="FILE", help="An image, .npy, or .npz (one array per input).")
+    ],
+    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
+    top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Send one input to a running server and print labels and probabilities."""
+    from pipeline import commands
+
+    commands.predict(name, file, url, top, as_json=as_json)
+
+
+@app.command()
+def lint(
+    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Any Triton model repository.")],
+    as_json: AsJson = False,
+    target: Annotated[str, typer.Option(metavar="YY.MM", help="Triton release it shall run on.")] = "24.10",
+) -> None:
+    """Check a repository offline against Triton's rules; exit 4 when there are errors."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.lint(repository, target, as_json=as_json))
+
+
+@app.command()
+def schema(
+    report: Annotated[bool, typer.Option("--report", help="The schema of report.json instead.")] = False,
+) -> None:
+    """Print the JSON Schema of the configuration."""
+    if report:
+        from pipeline.report.schema import json_schema as report_schema
+
+        _print_json(report_schema())
+    else:
+        from pipeline.config.load import json_schema
+
+        _print_json(json_schema())
+
+
+@app.command()
+def doctor(work_dir: WorkDir = WORK_DIR) -> None:
+    """Check this machine, with the fix for each gap; exit 3 when something needed is missing."""
+    from pipeline import commands
+
+    raise typer.Exit(commands.doctor(work_dir))
+
+
+@cache.command("ls")
+def cache_ls(work_dir: WorkDir = WORK_DIR) -> None:
+    """List the entries, most recently used first."""
+    from pipeline import commands
+
+    commands.cache_ls(work_dir)
+
+
+@cache.command("gc")
+def cache_gc(
+    work_dir: WorkDir = WORK_DIR,
+    unused_days: Annotated[float, typer.Option(min=0, help="Delete what was not used for this long.")] = 30.0,
+) -> None:
+    """Delete entries, logs and leftovers that were not used lately."""
+    from pipeline import commands
+
+    commands.cache_gc(work_dir, unused_days)
+
+
+@cache.command("clear")
+def cache_clear(work_dir: WorkDir = WORK_DIR) -> None:
+    """Delete the whole step store; repositories are left alone."""
+    from pipeline import commands
+
+    commands.cache_clear(work_dir)
+
+
+def _build_options(repository: Path | None, work_dir: Path, variants: list[str] | None, serve: bool) -> Any:
+    from pipeline.build import Options
+
+    return Options(repository=repository, work_dir=work_dir.absolute(), variants=tuple(variants or ()), serve=serve)
+
+
+def _print_json(value: Any) -> None:
+    Console(soft_wrap=True).print_json(json.dumps(value))

@@ -1,0 +1,331 @@
+"""What each command does around the stages: loading, printing, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from pipeline import build as building
+from pipeline import environment, files
+from pipeline.artifacts import BuildReport, RunningServer
+from pipeline.build import Options
+from pipeline.config import load as loading
+from pipeline.config.load import LoadedConfig
+from pipeline.errors import ConfigError, Problem
+from pipeline.plan import BuildPlan
+from pipeline.report.summary import human_bytes, run_report, table
+from pipeline.report.terminal import Terminal
+from pipeline.store import Store
+
+
+def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedConfig]:
+    """Load every configuration before anything is built; the problems of all files come together."""
+    loaded: list[LoadedConfig] = []
+    problems: list[Problem] = []
+    for path in loading.expand(paths):
+        try:
+            loaded.append(loading.load(path, overrides))
+        except ConfigError as error:
+            problems += error.problems or [Problem(where=str(path), key="", message=str(error))]
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ConfigError(f"config: {count}, nothing was built", problems=problems)
+    owners: dict[str, Path] = {}
+    for item in loaded:
+        for name in (f"{item.config.name}_{key}" for key in item.config.variants):
+            if name in owners:
+                raise ConfigError(
+                    f"config: two configurations make a model called {name}",
+                    found=f"{owners[name]}, {item.path}",
+                    hint="a model is called `<name>_<variant>`; change `name` in one of them",
+                )
+            owners[name] = item.path
+    return loaded
+
+
+def build(paths: Sequence[Path], overrides: Sequence[str], options: Options, report: Path | None) -> int:
+    """Build every configuration; print a table for each; return the exit code of the run."""
+    terminal = Terminal(Console())
+    reports = []
+    for loaded in _load_all(paths, overrides):
+        terminal.line(f"[bold]{escape(loaded.config.name)}[/bold]  {escape(str(loaded.path))}")
+        with _interruptible():
+            reports.append(building.build(loaded, options, terminal))
+        _print_report(terminal, reports[-1])
+    _write_reports(report, reports)
+    return max(item.exit_code for item in reports)
+
+
+def smoke(
+    path: Path, overrides: Sequence[str], options: Options, url: str | None, grpc_url: str | None, report: Path | None
+) -> int:
+    """Smoke-test a repository or a running server; return the exit code."""
+    terminal = Terminal(Console())
+    (loaded,) = _load_all([path], overrides)
+    remote = None if url is None else _remote(url, grpc_url)
+    with _interruptible():
+        done = building.smoke(loaded, options, terminal, remote)
+    _print_report(terminal, done)
+    _write_reports(report, [done])
+    return done.exit_code
+
+
+def _remote(url: str, grpc_url: str | None) -> RunningServer:
+    """A server that somebody else runs, at ``host:port``."""
+    http = url if "://" in url else f"http://{url}"
+    host = http.split("://", 1)[1].rsplit(":", 1)[0]
+    grpc = grpc_url or f"{host}:8001"
+    return RunningServer(http_url=http, grpc_url=grpc, metrics_url="", pid=0, log_path=Path())
+
+
+def _print_report(terminal: Terminal, done: BuildReport) -> None:
+    terminal.console.print(table(done), soft_wrap=True)
+    seconds = sum(done.durations_s.values())
+    verdict = "[green]passed[/green]" if done.exit_code == 0 else f"[red]failed, exit {done.exit_code}[/red]"
+    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(str(done.run_dir))}\n")
+
+
+def _write_reports(path: Path | None, reports: Sequence[BuildReport]) -> None:
+    if path is None:
+        return
+    rows = [run_report(item).model_dump(mode="json") for item in reports]
+    files.write_atomic(path, json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that servers are stopped and staging folders removed."""
+
+    def _raise(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def plan(paths: Sequence[Path], overrides: Sequence[str], options: Options, *, as_json: bool) -> None:
+    """Print the plan of every configuration."""
+    plans = [building.make_plan(loaded, options) for loaded in _load_all(paths, overrides)]
+    rows = [describe_plan(item) for item in plans]
+    if as_json:
+        Console(soft_wrap=True).print_json(json.dumps(rows[0] if len(rows) == 1 else rows))
+        return
+    console = Console()
+    for item, row in zip(plans, rows, strict=True):
+        _print_plan(console, item, row)
+
+
+def describe_plan(item: BuildPlan) -> dict[str, Any]:
+    """A plan as JSON values: options, variants, steps with their keys and whether they are cached, what is missing."""
+    store = Store(item.work_dir / "store")
+    config = item.loaded.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    description = {
+        "name": item.loaded.config.name,
+        "config": str(item.loaded.path),
+        "options": config,
+        "target": {
+            "release": item.limits.release,
+            "onnxruntime": item.limits.onnxruntime,
+            "max_opset": item.limits.max_opset,
+            "max_ir_version": item.limits.max_ir_version,
+        },
+        "repository": str(item.repository),
+        "variants": [
+            {
+                "name": variant.identifier,
+                "format": variant.format,
+                "precision": variant.precision,
+                "made_by": f"{item.loaded.config.name}_{variant.parent}",
+                "max_batch_size": variant.max_batch_size,
+                **variant.options,
+                "triton": dict(variant.fields),
+            }
+            for variant in item.variants
+        ],
+        "steps": [{"step": step.name, "key": step.key, "cached": store.holds(step)} for step in item.steps],
+        "missing": [*item.missing_to_build, *item.missing_to_serve],
+    }
+    masked: dict[str, Any] = json.loads(item.loaded.masked(json.dumps(description)))
+    return masked
+
+
+def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
+    target = row["target"]
+    console.print(
+        f"[bold]{escape(row['name'])}[/bold]  {escape(row['config'])}  →  {escape(row['repository'])}", soft_wrap=True
+    )
+    console.print(
+        f"  target {target['release']}: ONNX Runtime {target['onnxruntime']}, opset ≤ {target['max_opset']}, "
+        f"IR ≤ {target['max_ir_version']}\n",
+        highlight=False,
+    )
+    variants = Table(
+        "variant", "format", "precision", "max batch", "how", box=None, header_style="bold", padding=(0, 2)
+    )
+    for variant, shown in zip(item.variants, row["variants"], strict=True):
+        how = f"from {shown['made_by']}" if variant.parent != variant.key else _options_text(variant.options)
+        variants.add_row(variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), how)
+    console.print(variants)
+    steps = Table("step", "", "key", box=None, header_style="bold", padding=(0, 2))
+    for step in row["steps"]:
+        steps.add_row(escape(step["step"]), "[cyan]cached[/cyan]" if step["cached"] else "to do", step["key"][:12])
+    console.print(steps)
+    for gap in row["missing"]:
+        console.print(f"  [yellow]missing:[/yellow] {escape(gap)}", soft_wrap=True)
+    console.print("\n  [bold]options[/bold]")
+    for key, value in _flat(row["options"]):
+        console.print(f"  {escape(key)} = {escape(json.dumps(value))}", highlight=False, soft_wrap=True)
+    console.print()
+
+
+def _options_text(options: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items() if not key.startswith("max_"))
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def serve(repository: Path, models: Sequence[str], ports: tuple[int, int, int], host: str, work_dir: Path) -> None:
+    """Serve until SIGINT or SIGTERM; print the URLs and a working curl line."""
+    from pipeline.serve import triton
+
+    console = Console()
+    names = list(models) or triton.models_of(repository)
+    log_path = work_dir.absolute() / "runs" / f"serve-{time.strftime('%Y%m%dT%H%M%S')}" / "server.log"
+    stopping = threading.Event()
+    http_port, grpc_port, metrics_port = ports
+    with Terminal(console).stage("server") as stage, contextlib.ExitStack() as stack, _interruptible():
+        running = stack.enter_context(
+            triton.embedded(
+                repository,
+                names,
+                log_path=log_path,
+                http_port=http_port,
+                grpc_port=grpc_port,
+                metrics_port=metrics_port,
+                host=host,
+                start_timeout_s=300.0,
+            )
+        )
+        stage.result = f"{len(names)} models ready"
+        keep = stack.pop_all()
+    server = running.server
+    with keep:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopping.set())
+        console.print(
+            f"  HTTP     {server.http_url}\n  gRPC     {server.grpc_url}\n  metrics  {server.metrics_url}",
+            highlight=False,
+        )
+        console.print(f"  models   {', '.join(names)}\n  log      {server.log_path}\n", highlight=False, soft_wrap=True)
+        print(f"  {triton.curl_line(repository, names[0], server.http_url)}\n", flush=True)
+        console.print("  Ctrl-C stops it", highlight=False)
+        while not stopping.wait(timeout=1.0):
+            running.check_alive()
+
+
+def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None:
+    """Print labels and probabilities, or the raw outputs of a model that does not classify."""
+    from pipeline.smoke import client
+
+    rows = client.predict(url, name, file, top=top)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['probability']:8.4f}  {row['label']}" if "label" in row else json.dumps(row))
+
+
+def lint(repository: Path, target: str, *, as_json: bool) -> int:
+    """Print the findings; 4 when one of them is an error."""
+    from dataclasses import asdict
+
+    from pipeline.repository.lint import lint as check
+
+    findings = check(repository, target=target)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        print(
+            json.dumps(
+                {"repository": str(repository), "target": target, "findings": [asdict(item) for item in findings]}
+            )
+        )
+        return 4 if errors else 0
+    console = Console()
+    for item in findings:
+        colour = "red" if item.severity == "error" else "yellow"
+        console.print(
+            f"[{colour}]{item.severity}[/{colour}] {escape(item.path)} [dim]{item.rule}[/dim]",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(f"  {escape(item.reason)}\n  fix: {escape(item.fix)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{errors} errors, {len(findings) - errors} warnings in {escape(str(repository))} (target {target})",
+        highlight=False,
+    )
+    return 4 if errors else 0
+
+
+def doctor(work_dir: Path) -> int:
+    """Print what this machine has; 3 when something needed is missing."""
+    console = Console()
+    checks = environment.checks(environment.probe(work_dir))
+    rows = Table("", "what", Column("found", overflow="fold"), "needed for", box=None, padding=(0, 1))
+    for check in checks:
+        mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"
+        rows.add_row(mark, check.name, escape(check.found), check.needed_for)
+    console.print(rows)
+    for check in checks:
+        if check.fix:
+            console.print(f"  {escape(check.name)}: {escape(check.fix)}", highlight=False, soft_wrap=True)
+    return 0 if all(check.ok for check in checks) else 3
+
+
+def cache_ls(work_dir: Path) -> None:
+    """One line per entry of the step store."""
+    rows = Table("step", "key", "size", "last used", box=None, header_style="bold", padding=(0, 2))
+    entries = Store(work_dir / "store").entries()
+    for row in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["last_used"]))
+        rows.add_row(row["step"], row["key"][:12], human_bytes(row["size_bytes"]), used)
+    console = Console()
+    console.print(rows)
+    console.print(f"{len(entries)} entries, {human_bytes(sum(row['size_bytes'] for row in entries))}", highlight=False)
+
+
+def cache_gc(work_dir: Path, unused_days: float) -> None:
+    """Delete what was not used for ``unused_days``: entries, leftovers, and the logs of old runs."""
+    count, freed = Store(work_dir / "store").collect(unused_days=unused_days)
+    limit = time.time() - unused_days * 86400
+    runs = work_dir / "runs"
+    for folder in runs.iterdir() if runs.is_dir() else ():
+        if folder.stat().st_mtime <= limit:
+            freed += files.size_bytes(folder)
+            count += 1
+            files.remove_tree(folder)
+    print(f"deleted {count} entries, freed {human_bytes(freed)}")
+
+
+def cache_clear(work_dir: Path) -> None:
+    """Delete the step store."""
+    print(f"freed {human_bytes(Store(work_dir / 'store').clear())}")

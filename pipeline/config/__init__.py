@@ -1,0 +1,1 @@
+"""The YAML's shape (schema) and the way from a file to a checked Config (load)."""

@@ -1,0 +1,323 @@
+"""What one key cannot know of another: rules that span the sections of a valid configuration."""
+
+from __future__ import annotations
+
+import keyword
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import model_config
+from pipeline.artifacts import NUMPY_DTYPES
+from pipeline.config import files_named
+from pipeline.config.document import Document, Key, dotted, shown
+from pipeline.config.explain import nearest
+from pipeline.config.schema import Config, Data, Input, Output
+from pipeline.errors import ConfigError
+from pipeline.target import limits
+
+MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
+MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
+
+_OWNED = {
+    "name": "it is <name>_<variant>",
+    "platform": "it follows from the variant's format",
+    "backend": "it follows from the variant's format",
+    "runtime": "it follows from the variant's format",
+    "default_model_filename": "the pipeline names the file",
+    "ensemble_scheduling": "a variant is one model, not an ensemble",
+}
+Found = Iterator[tuple[Key, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    config: Config
+    raw: Mapping[str, Any]
+    resolve: Callable[[str], Path]
+
+    @property
+    def tensors(self) -> list[tuple[Key, Input | Output]]:
+        """Inputs, then outputs, each with its path."""
+        inputs: list[tuple[Key, Input | Output]] = [
+            (("inputs", name), spec) for name, spec in self.config.inputs.items()
+        ]
+        return inputs + [(("outputs", name), spec) for name, spec in self.config.outputs.items()]
+
+    @property
+    def variants(self) -> dict[str, Mapping[str, Any]]:
+        """The variants as written, the ill-formed among them too."""
+        given = self.raw.get("variants")
+        rows = given.items() if isinstance(given, dict) else ()
+        return {name: variant if isinstance(variant, dict) else {} for name, variant in rows}
+
+    @property
+    def batch(self) -> str | None:
+        """The letter every shape starts with, or None."""
+        firsts = {spec.shape[0] if spec.shape else None for _, spec in self.tensors}
+        first = firsts.pop()
+        return first if not firsts and isinstance(first, str) else None
+
+    @property
+    def maker(self) -> str:
+        """The key under ``source`` that is given."""
+        return next(name for name, given in self.config.source if given is not None)
+
+
+def add_problems(config: Config, resolve: Callable[[str], Path], document: Document, broken: frozenset[str]) -> None:
+    """Run every check whose sections are sound, and report what they find.
+
+    Args:
+        config: validated; where a section is in ``broken``, a stand-in for it.
+        resolve: a path in the YAML -> the path on disk.
+        document: gets the problems.
+        broken: top-level keys that have problems of their own.
+    """
+    known = {key for key, _ in document.problems}
+    for check, sections in _CHECKS:
+        if broken.intersection(sections):
+            continue
+        for key, message in check(_Subject(config, document.value, resolve)):
+            if not any(key[:depth] in known for depth in range(1, len(key) + 1)):
+                document.report(key, message)
+
+
+def _parents(subject: _Subject) -> Found:
+    variants = subject.variants
+    for name, variant in variants.items():
+        key: Key = ("variants", name, "from")
+        chain = _chain(variants, name)
+        if len(chain) == 2 and chain[1] not in variants:
+            yield key, f"no variant is called `{chain[1]}`; {nearest(chain[1], variants)}"
+        elif name == chain[-1] == min(chain) and len(chain) > 1:  # once per circle
+            yield (key, f"a circle: {' -> '.join(chain)}; one of them needs a `format` of its own, and no `from`")
+        elif len(chain) > 1 and len(set(chain)) == len(chain) and chain[-1] in variants:
+            made, own = variants[chain[-1]].get("format"), variant.get("format")
+            if own is not None and made is not None and own != made:
+                yield (
+                    ("variants", name, "format"),
+                    f"expected {made}, that of `{chain[-1]}`, whose file this is; found {own}",
+                )
+
+
+def _chain(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """The variant, its parent, and so on: to the one that makes the file, an unknown one, or one met before."""
+    chain = [name]
+    while isinstance(parent := variants.get(chain[-1], {}).get("from"), str):
+        chain.append(parent)
+        if parent in chain[:-1]:
+            break
+    return chain
+
+
+def _possible_formats(subject: _Subject) -> Found:
+    for name, variant in subject.config.variants.items():
+        if variant.from_ is None and variant.format == "torchscript" and subject.maker == "onnx":
+            yield ("variants", name, "format"), "an ONNX file cannot be made into TorchScript; expected onnx"
+
+
+def _torchscript_names(subject: _Subject) -> Found:
+    made = any(
+        variant.format == "torchscript" and variant.from_ is None for variant in subject.config.variants.values()
+    )
+    if not made or subject.maker == "torchscript":
+        return
+    for name in subject.config.inputs:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            yield (
+                ("inputs", name),
+                f"a torchscript variant's inputs are arguments of `forward`, and {name!r} cannot be one",
+            )
+
+
+def _sample_origin(subject: _Subject) -> Found:
+    if isinstance(subject.config.samples.from_, str) and subject.config.source.train is None:
+        yield (
+            ("samples", "from"),
+            (
+                f"`data.test` is the held-out part of source.train.data, but the source is `{subject.maker}`: "
+                "name the samples' own data, e.g. {arrays: samples.npz}"
+            ),
+        )
+
+
+def _shapes(subject: _Subject) -> Found:
+    for key, spec in subject.tensors:
+        known = [size for size in spec.shape if isinstance(size, int)]
+        size_bytes = math.prod(known) * np.dtype(NUMPY_DTYPES[spec.dtype]).itemsize
+        if size_bytes > MAX_TENSOR_BYTES:
+            yield (
+                (*key, "shape"),
+                f"one sample takes {size_bytes / 2**30:.1f} GiB; expected at most {MAX_TENSOR_BYTES // 2**30} GiB",
+            )
+        if isinstance(spec, Input) and spec.layout is not None and len(spec.shape) != 4:
+            yield (*key, "layout"), f"{spec.layout} names four dimensions; the shape has {len(spec.shape)}"
+
+
+def _batch(subject: _Subject) -> Found:
+    firsts = {key: spec.shape[0] if spec.shape else None for key, spec in subject.tensors}
+    (first_key, letter), *others = firsts.items()
+    if not isinstance(letter, str) or all(first != letter for _, first in others):
+        return
+    for key, first in others:
+        if first != letter:
+            yield (
+                (*key, "shape"),
+                (
+                    f"expected {letter} as the first dimension: {dotted(first_key)} and others start with it, "
+                    f"so it is the batch, which every input and output has; another size needs another letter"
+                ),
+            )
+
+
+def _batch_limit(subject: _Subject) -> Found:
+    limits_given: list[tuple[Key, Any]] = [(("triton", "max_batch_size"), subject.config.triton.max_batch_size)]
+    limits_given += [
+        (("variants", name, "triton", "max_batch_size"), variant.triton.get("max_batch_size"))
+        for name, variant in subject.config.variants.items()
+    ]
+    for key, limit in limits_given:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= 65_536):
+            yield key, f"expected an integer >= 0 and <= 65536; found {shown(limit)}"
+        elif limit and subject.batch is None:
+            yield (
+                key,
+                "expected 0: the model has no batch dimension (its shapes do not all start with the same letter)",
+            )
+
+
+def _labels(subject: _Subject) -> Found:
+    for name, spec in subject.config.outputs.items():
+        if isinstance(spec.labels, str) or spec.labels is None:
+            continue  # files are read with the other files; `digits` and `source` are known when the model is
+        size = spec.shape[-1] if spec.shape else None
+        if isinstance(size, int) and size != len(spec.labels):
+            yield ("outputs", name, "labels"), f"{len(spec.labels)} labels for a last dimension of {size}"
+
+
+def _channels(subject: _Subject) -> Found:
+    image = next((spec for spec in subject.config.inputs.values() if spec.layout and len(spec.shape) == 4), None)
+    has = image.shape[1 if image.layout == "NCHW" else 3] if image else None
+    for key, data in _data_sets(subject.config):
+        if data.arrays is not None or data.callable is not None:
+            continue
+        if data.channels is not None and isinstance(has, int) and data.channels != has:
+            yield (*key, "channels"), f"expected {has}, as the model's image input has; found {data.channels}"
+        channels = data.channels if data.channels is not None else has
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if isinstance(channels, int) and len(values) not in (1, channels):
+                yield (
+                    (*key, name),
+                    f"expected {'one value' if channels == 1 else f'1 or {channels} values'}; found {len(values)}",
+                )
+
+
+def _data_sets(config: Config) -> list[tuple[Key, Data]]:
+    rows: list[tuple[Key, Data]] = []
+    if config.source.train is not None:
+        rows.append((("source", "train", "data"), config.source.train.data))
+    if isinstance(config.samples.from_, Data):
+        rows.append((("samples", "from"), config.samples.from_))
+    return rows
+
+
+def _target(subject: _Subject) -> Found:
+    try:
+        target = limits(subject.config.triton.target)
+    except ConfigError as error:
+        yield ("triton", "target"), "; ".join(text for text in (error.what, error.found, error.hint) if text)
+        return
+    for name, variant in subject.config.variants.items():
+        if variant.opset is not None and variant.opset > target.max_opset:
+            yield (
+                ("variants", name, "opset"),
+                (
+                    f"expected at most {target.max_opset}, the newest that Triton {target.release} "
+                    f"(ONNX Runtime {target.onnxruntime}) loads; found {variant.opset}"
+                ),
+            )
+
+
+def _triton_fields(subject: _Subject) -> Found:
+    common = _own_fields(subject.raw)
+    yield from _fields(subject, common, lambda path: ("triton", *path))
+    for name, variant in subject.variants.items():
+        prefix: Key = ("variants", name, "triton")
+        own = _own_fields(variant)
+        if isinstance(variant.get("triton"), dict) and "target" in variant["triton"]:
+            yield (*prefix, "target"), "the target is the same for all variants: set it in the common `triton`"
+
+        def located(path: Key, own: Mapping[str, Any] = own, prefix: Key = prefix) -> Key:
+            return (*prefix, *path) if path[0] in own else ("triton", *path)
+
+        yield from _fields(subject, {**common, **own}, located)
+
+
+def _own_fields(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The ModelConfig fields under ``triton``, as written."""
+    fields = section.get("triton")
+    rows = fields.items() if isinstance(fields, dict) else ()
+    return {name: value for name, value in rows if name not in ("max_batch_size", "target")}
+
+
+def _fields(subject: _Subject, fields: Mapping[str, Any], located: Callable[[Key], Key]) -> Found:
+    for name, reason in _OWNED.items():
+        if fields.get(name) is not None:
+            yield located((name,)), f"not to be set here: {reason}"
+    for path, message in (*model_config.unknown_fields(fields), *model_config.wrong_values(fields)):
+        yield located(path), message
+    for role in ("input", "output"):
+        entries, tensors = fields.get(role), subject.raw.get(f"{role}s")
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, dict) and isinstance(tensors, dict):
+                yield from _refinement(entry, list(tensors), (role, index), located)
+
+
+def _refinement(entry: Mapping[str, Any], names: list[str], path: Key, located: Callable[[Key], Key]) -> Found:
+    """An entry of ``input`` or ``output`` adds to a tensor of the YAML, it makes none."""
+    name = entry.get("name")
+    if name is None:
+        yield located(path), f"expected `name`, one of {', '.join(names)}"
+    elif name not in names:
+        yield (located((*path, "name")), f"the model has no {path[0]} {shown(name)}; {nearest(str(name), names)}")
+    if "data_type" in entry:
+        yield located((*path, "data_type")), f"not to be set here: it follows from `{path[0]}s`"
+    if "dims" in entry and "reshape" not in entry:
+        yield (
+            located((*path, "dims")),
+            f"not to be set here, but together with `reshape`: the shape is that in `{path[0]}s`",
+        )
+
+
+def _model_names(subject: _Subject) -> Found:
+    for variant in subject.config.variants:
+        name = f"{subject.config.name}_{variant}"
+        if len(name) > MAX_NAME_LENGTH:
+            yield (
+                ("variants", variant),
+                f"the model name {name} has {len(name)} characters; expected at most {MAX_NAME_LENGTH}",
+            )
+
+
+_CHECKS: tuple[tuple[Callable[[_Subject], Found], tuple[str, ...]], ...] = (
+    (_parents, ()),
+    (_possible_formats, ("source", "variants")),
+    (_torchscript_names, ("source", "inputs", "variants")),
+    (_sample_origin, ("source", "samples")),
+    (_shapes, ("inputs", "outputs")),
+    (_batch, ("inputs", "outputs")),
+    (_batch_limit, ("inputs", "outputs", "triton", "variants")),
+    (_labels, ("outputs",)),
+    (_channels, ("inputs", "source", "samples")),
+    (_target, ("triton", "variants")),
+    (_triton_fields, ()),
+    (_model_names, ("name", "variants")),
+    (lambda subject: files_named.source_files(subject.config, subject.resolve), ("source",)),
+    (lambda subject: files_named.sample_files(subject.config, subject.resolve), ("samples",)),
+    (lambda subject: files_named.label_files(subject.config, subject.resolve), ("outputs",)),
+)
+"""Each check with the sections of the validated configuration that it reads."""

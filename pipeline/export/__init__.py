@@ -1,0 +1,1 @@
+"""Source model -> model file: one module per format, each with ``export``."""

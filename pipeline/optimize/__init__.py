@@ -1,0 +1,1 @@
+"""What is done to an exported file before it is judged."""

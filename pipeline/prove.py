@@ -1,0 +1,166 @@
+"""Serves what stands in the repository and smoke-tests it: the served end of a build."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import model_config, samples
+from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline.errors import SmokeError, StageError
+from pipeline.plan import Variant
+from pipeline.repository import config_pbtxt, versions
+from pipeline.run import Run
+
+
+def adopt(run: Run) -> None:
+    """Take the newest versions in the repository as what shall be proven."""
+    for variant in run.plan.variants:
+        numbers = versions.version_numbers(run.plan.repository / variant.identifier)
+        if numbers:
+            run.update(variant, entry=_entry(run, variant, numbers[-1]))
+        else:
+            missing = StageError(
+                f"smoke[{variant.identifier}]: nothing to serve",
+                where=str(run.plan.repository),
+                hint="build it first, or name --repository or --url",
+            )
+            run.fail(variant, missing, "build")
+
+
+def _entry(run: Run, variant: Variant, number: int) -> RepositoryEntry:
+    return RepositoryEntry(
+        root=run.plan.repository,
+        model_name=variant.identifier,
+        version=number,
+        backend=config_pbtxt.BACKENDS[variant.format][0],
+        config_path=run.plan.repository / variant.identifier / "config.pbtxt",
+        created=False,
+    )
+
+
+def prove(run: Run) -> None:
+    """Serve all emitted variants together and smoke-test each; when the server refuses, each alone."""
+    rows = [variant for variant in run.plan.variants if run.results[variant.key].entry is not None]
+    try:
+        if rows:
+            _serve_and_smoke(run, rows)
+    except SmokeError as failure:
+        if len(rows) == 1:
+            run.fail(rows[0], failure, "smoke")
+            return
+        for variant in rows:
+            with run.guarded(variant, "smoke"):
+                _serve_and_smoke(run, [variant])
+
+
+def prove_at(run: Run, server: RunningServer) -> None:
+    """Smoke-test every variant on a server that is running already."""
+    from pipeline.smoke import connection
+
+    for variant in run.plan.variants:
+        with run.guarded(variant, "smoke"):
+            newest = max(connection.ready_versions(server.http_url, variant.identifier))
+            run.update(variant, entry=_entry(run, variant, newest))
+            _smoke(run, variant, server, lambda: None)
+
+
+def _serve_and_smoke(run: Run, rows: Sequence[Variant]) -> None:
+    with _launched(run, [variant.identifier for variant in rows]) as (server, alive):
+        for variant in rows:
+            with run.guarded(variant, "smoke"):
+                _smoke(run, variant, server, alive)
+
+
+@contextlib.contextmanager
+def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, Callable[[], None]]]:
+    config = run.plan.loaded.config
+    log_path = run.server_log = run.directory / "server.log"
+    start_timeout_s = config.serve.start_timeout_s
+    with contextlib.ExitStack() as stack:
+        with run.stage("server", config.name) as stage:
+            if config.serve.engine == "container":
+                from pipeline.serve import container
+
+                launch = container.launch(
+                    run.plan.repository,
+                    names,
+                    release=run.plan.limits.release,
+                    log_path=log_path,
+                    start_timeout_s=start_timeout_s,
+                )
+            else:
+                from pipeline.serve import triton
+
+                launch = triton.embedded(run.plan.repository, names, log_path=log_path, start_timeout_s=start_timeout_s)
+            running = stack.enter_context(launch)
+            stage.result = f"{len(names)} models ready at {running.server.http_url}"
+        yield running.server, running.check_alive
+
+
+def _smoke(run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None]) -> None:
+    from pipeline.smoke import checks
+
+    config = run.model_files(variant).config
+    expectation = checks.Expectation(
+        model=variant.identifier,
+        signature=run.signature,
+        max_batch_size=variant.max_batch_size,
+        versions=_golden_by_version(run, variant, config),
+        tolerance=variant.tolerance,
+        config=config,
+        alive=alive,
+    )
+    with run.stage(f"smoke[{variant.identifier}]", variant.identifier) as stage:
+        result = checks.run(
+            server.http_url,
+            server.grpc_url,
+            expectation,
+            request_timeout_s=run.plan.loaded.config.serve.request_timeout_s,
+            progress=stage.progress,
+        )
+        result = replace(result, checks=(*_manifest_check(run, variant), *result.checks))
+        run.update(variant, smoke=result)
+        stage.result = f"{len(result.checks)} checks"
+        if not result.passed:
+            raise _failure(variant, result, run.server_log)
+
+
+def _manifest_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:
+    """Whether the files served are those that were proven; nothing to say of a repository that is not here."""
+    entry = run.results[variant.key].entry
+    assert entry is not None
+    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
+    if manifest is None:
+        return ()
+    damage = versions.corruption(entry.version_dir, manifest)
+    return (SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage),)
+
+
+def _golden_by_version(run: Run, variant: Variant, config: Any) -> Mapping[int, GoldenSamples | None]:
+    """What each served version must answer: the newest the current samples, older ones those they were judged by.
+
+    A version that this tool did not write has no known answers: None, it only has to answer.
+    """
+    entry = run.results[variant.key].entry
+    assert entry is not None
+    golden: dict[int, GoldenSamples | None] = {entry.version: run.golden}
+    numbers = versions.version_numbers(entry.root / entry.model_name)
+    for number in model_config.served_versions(config, numbers):
+        manifest = versions.read_manifest(entry.root, entry.model_name, number)
+        if number != entry.version:
+            golden[number] = samples.read(versions.golden_path(entry.root, manifest)) if manifest else None
+    return golden
+
+
+def _failure(variant: Variant, result: SmokeResult, log: Path | None) -> SmokeError:
+    failed = [check for check in result.checks if check.outcome == "failed"]
+    return SmokeError(
+        f"smoke[{variant.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
+        found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
+        hint="read the server's log; do not publish this version",
+        log=str(log) if log else "",
+    )

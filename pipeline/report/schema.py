@@ -1,0 +1,96 @@
+"""The shape of report.json: what scripts may depend on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Base of every mapping in the report."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Parity(Record):
+    """The variant against the source model, in process."""
+
+    passed: bool
+    max_abs: float = Field(description="greatest absolute difference, in the output's unit")
+    max_rel: float = Field(description="greatest difference relative to the reference")
+    cosine: float = Field(description="least cosine similarity, -1 to 1")
+    top1_agreement: float | None = Field(description="share of samples with the same arg-max, 0 to 1")
+    samples: int
+    batch_sizes: list[int]
+    tolerance: dict[str, float]
+    worst: str
+    reason: str = Field(description="why it did not pass; empty when it did")
+
+
+class Accuracy(Record):
+    """Over the golden samples, 0 to 1."""
+
+    metric: str
+    value: float
+    reference: float = Field(description="the source model's")
+    samples: int
+    passed: bool
+    reason: str
+
+
+class Check(Record):
+    """One check of the smoke test."""
+
+    name: str
+    protocol: Literal["http", "grpc", "-"]
+    outcome: Literal["passed", "failed"]
+    detail: str
+
+
+class Smoke(Record):
+    """The smoke test of a served variant."""
+
+    outcome: Literal["passed", "failed", "not run"]
+    checks: list[Check]
+
+
+class VariantReport(Record):
+    """One variant."""
+
+    name: str = Field(description="identifier and Triton model name")
+    format: str
+    precision: str
+    model: str = Field(description="the YAML's `name`")
+    version: int | None = Field(description="version directory; null when nothing was emitted")
+    path: str | None = Field(description="version directory's path")
+    sha256: str | None = Field(description="of the model file, or of the names and contents of its directory")
+    size_bytes: int | None
+    cached: bool = Field(description="export and parity came from the step store, and no new version was made")
+    parity: Parity | None
+    accuracy: Accuracy | None
+    smoke: Smoke
+    notes: list[str]
+    skipped_reason: str | None
+    error: str | None
+
+
+class RunReport(Record):
+    """One configuration's run."""
+
+    run_id: str
+    config: str
+    environment: dict[str, Any]
+    durations_s: dict[str, float] = Field(description="seconds per step")
+    exit_code: Literal[0, 1, 2, 3, 4, 5]
+    error: str | None = Field(description="what ended the run before its variants, if anything did")
+    server_log: str | None
+    variants: list[VariantReport]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of one run; ``build`` of several configurations writes an array of runs."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **RunReport.model_json_schema(mode="serialization"),
+    }

@@ -1,0 +1,1 @@
+"""Model repositories on disk: writing versions of ours, and checking anybody's."""

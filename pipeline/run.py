@@ -1,0 +1,158 @@
+"""What is known while one configuration is being built: results, step entries, times, logs."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pipeline import environment, samples
+from pipeline import plan as planning
+from pipeline.artifacts import BuildReport, GoldenSamples, Signature, VariantResult
+from pipeline.errors import PipelineError, StageError
+from pipeline.plan import BuildPlan, Variant
+from pipeline.report.log import StageLog
+from pipeline.report.terminal import Stage, Terminal
+from pipeline.repository import config_pbtxt
+from pipeline.store import Entry, Step, Store
+
+
+class Run:
+    """The books of one run.
+
+    Attributes:
+        plan: what is being done.
+        store: where finished steps are kept.
+        directory: logs and report.json of this run.
+        entries: the entries of the steps done so far, by step name.
+        results: what is known of each variant, by its key.
+        server_log: the server's log, once one was started.
+    """
+
+    def __init__(self, plan: BuildPlan, terminal: Terminal) -> None:
+        self.plan = plan
+        self.store = Store(plan.work_dir / "store")
+        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
+        self.directory = (plan.work_dir / "runs" / self.run_id).absolute()
+        self.entries: dict[str, Entry] = {}
+        self.results = {variant.key: _blank(plan, variant) for variant in plan.variants}
+        self.server_log: Path | None = None
+        self._terminal = terminal
+        self._durations_s: dict[str, float] = {}
+        names = [variant.identifier for variant in plan.variants]
+        terminal.align(f"repository[{name}]" for name in names)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, log_name: str) -> Iterator[Stage]:
+        """Show, log and time a stage."""
+        started = time.monotonic()
+        with StageLog(self.directory / f"{log_name}.log", name), self._terminal.stage(name) as stage:
+            try:
+                yield stage
+            finally:
+                self._durations_s[name] = self._durations_s.get(name, 0.0) + time.monotonic() - started
+
+    def step(self, step: Step, stage: Stage, produce: Callable[[Path], Mapping[str, Any]]) -> Entry:
+        """Get a step from the store, or do it; say so when a stored result could not be used."""
+        upstream = {role: self.entries[other.name] for role, other in step.upstream.items()}
+        entry = self.store.run(step, produce, upstream)
+        self.entries[step.name] = entry
+        stage.cached = entry.cached
+        if entry.rebuilt:
+            self._terminal.line(f"    [yellow]{step.name}: the stored result was not used: {entry.rebuilt}[/yellow]")
+        return entry
+
+    def update(self, variant: Variant, **changes: Any) -> None:
+        """Add to what is known of a variant."""
+        self.results[variant.key] = replace(self.results[variant.key], **changes)
+
+    def note(self, variant: Variant, *notes: str) -> None:
+        """Add lines a person should read at the end."""
+        self.update(variant, notes=(*self.results[variant.key].notes, *notes))
+
+    def fail(self, variant: Variant, failure: PipelineError, command: str) -> None:
+        """Keep a variant's failure, with the command that repeats just that."""
+        failure.log = failure.log or str(self.directory / f"{variant.identifier}.log")
+        text, again = self.plan.loaded.masked(str(failure)), self._reproduce(variant, command)
+        self.update(variant, error=text, exit_code=failure.exit_code, reproduce=again)
+
+    @contextlib.contextmanager
+    def guarded(self, variant: Variant, command: str) -> Iterator[None]:
+        """Keep a variant's failure to that variant."""
+        try:
+            yield
+        except PipelineError as failure:
+            self.fail(variant, failure, command)
+
+    @property
+    def golden_path(self) -> Path:
+        """The golden samples' file, once that step is done."""
+        return self.entries[self.plan.samples.name].directory / "samples.npz"
+
+    @cached_property
+    def golden(self) -> GoldenSamples:
+        """The golden samples, read once."""
+        return samples.read(self.golden_path)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """With the labels that only the source or its data knows.
+
+        Raises:
+            StageError: their number is not the output's last dimension.
+        """
+        entries = (self.entries[step.name] for step in (self.plan.source, self.plan.samples))
+        known = next((entry.values["labels"] for entry in entries if entry.values.get("labels")), ())
+        signature = planning.with_source_labels(self.plan, tuple(known))
+        for spec in signature.outputs:
+            if spec.labels and isinstance(spec.shape[-1], int) and spec.shape[-1] != len(spec.labels):
+                raise StageError(
+                    f"labels: output {spec.name} has {spec.shape[-1]} scores and {len(spec.labels)} labels",
+                    where=self.plan.loaded.where("outputs", spec.name, "labels"),
+                    hint="give one label per score",
+                )
+        return signature
+
+    def model_files(self, variant: Variant) -> config_pbtxt.ModelFiles:
+        """A variant's config.pbtxt and the files beside it."""
+        return config_pbtxt.describe(
+            model_name=variant.identifier,
+            format=variant.format,
+            signature=self.signature,
+            max_batch_size=variant.max_batch_size,
+            fields=variant.fields,
+            warmup=self.golden.samples[0],
+        )
+
+    def _reproduce(self, variant: Variant, command: str) -> str:
+        words = ["python", "-m", "pipeline", command, str(self.plan.loaded.path), "--variant", variant.key]
+        words += ["--repository", str(self.plan.repository), "--work-dir", str(self.plan.work_dir)]
+        words += [word for override in self.plan.loaded.overrides for word in ("--set", override)]
+        return shlex.join([*words, "--no-serve"] if command == "build" else words)
+
+    def report(self, failure: PipelineError | None) -> BuildReport:
+        """Everything known at the end; the exit code is the greatest of all failures'."""
+        results = tuple(self.results.values())
+        codes = [result.exit_code for result in results]
+        return BuildReport(
+            run_id=self.run_id,
+            config=str(self.plan.loaded.path),
+            environment=environment.summary(self.plan.work_dir),
+            durations_s=self._durations_s,
+            exit_code=max([failure.exit_code if failure else 0, *codes]),
+            variants=results,
+            run_dir=self.directory,
+            error=self.plan.loaded.masked(str(failure)) if failure else "",
+            server_log=self.server_log,
+        )
+
+
+def _blank(plan: BuildPlan, variant: Variant) -> VariantResult:
+    model = plan.loaded.config.name
+    return VariantResult(identifier=variant.identifier, model=model, format=variant.format, precision=variant.precision)

@@ -1,0 +1,1 @@
+"""Servers for a model repository, and the stand-in backends that run inside them."""

@@ -1,0 +1,334 @@
+"""Stands in for Triton's C++ onnxruntime backend where that one is not installed.
+
+Loads, refuses and answers as triton-inference-server/onnxruntime_backend at r24.10 does (src/onnxruntime.cc,
+onnxruntime_utils.cc), with the same wording, so that a model served here is one the real backend would serve.
+Each instance is a process of its own.
+"""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+
+def _load_stand_in():
+    """The shared part lies one folder up; the stub's import path has only this file's folder."""
+    path = Path(__file__).resolve().parent.parent / "stand_in.py"
+    spec = importlib.util.spec_from_file_location("stand_in", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+stand_in = _load_stand_in()
+RefusedError = stand_in.RefusedError
+
+# ONNX Runtime's type names to the server's; a type that is not here is one Triton cannot carry
+_SERVER_TYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_ONNX_TYPES = {"seq": "ONNX_TYPE_SEQUENCE", "map": "ONNX_TYPE_MAP", "sparse_tensor": "ONNX_TYPE_SPARSETENSOR"}
+# accelerator parameters that TensorRT's provider knows by another name; the rest keep theirs
+_TENSORRT_NAMES = {
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "int8_calibration_table_name": "trt_int8_calibration_table_name",
+    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
+}
+_TENSORRT_PARAMETERS = frozenset(
+    (
+        "trt_max_partition_iterations",
+        "trt_min_subgraph_size",
+        "trt_dla_enable",
+        "trt_dla_core",
+        "trt_engine_cache_enable",
+        "trt_engine_cache_path",
+        "trt_engine_cache_prefix",
+        "trt_dump_subgraphs",
+        "trt_force_sequential_engine_build",
+        "trt_context_memory_sharing_enable",
+        "trt_layer_norm_fp32_fallback",
+        "trt_timing_cache_enable",
+        "trt_timing_cache_path",
+        "trt_force_timing_cache",
+        "trt_detailed_build_log",
+        "trt_build_heuristics_enable",
+        "trt_sparsity_enable",
+        "trt_builder_optimization_level",
+        "trt_auxiliary_streams",
+        "trt_tactic_sources",
+        "trt_extra_plugin_lib_paths",
+        "trt_profile_min_shapes",
+        "trt_profile_max_shapes",
+        "trt_profile_opt_shapes",
+        "trt_cuda_graph_enable",
+        "trt_dump_ep_context_model",
+        "trt_ep_context_file_path",
+        "trt_ep_context_embed_mode",
+    )
+)
+_PRECISIONS = {"FP32": {}, "FP16": {"trt_fp16_enable": "1"}, "INT8": {"trt_int8_enable": "1"}}
+
+
+class TritonPythonModel:
+    """One instance of one ONNX model."""
+
+    def initialize(self, args):
+        """Open the model and check it against its configuration; an exception here fails the load."""
+        import onnxruntime as ort  # slow to import, so not while the stub only looks at this file
+
+        config = json.loads(args["model_config"])
+        stand_in.refuse_unsupported(config)
+        self._name, self._limit = config["name"], int(config["max_batch_size"])
+        parameters = stand_in.Parameters(config)
+        options = _session_options(ort, config, parameters)
+        path = stand_in.model_file(args, config, "model.onnx")
+        if path.is_dir():
+            path = path / "model.onnx"
+        stand_in.require_file(path, self._name)
+        providers = _providers(ort, config, args)
+        try:
+            self._session = ort.InferenceSession(path, options, providers=providers)
+        except Exception as error:
+            raise RefusedError(_runtime_error(error)) from error
+        self._run_options = _run_options(ort, parameters)
+        self._scalar_inputs = _check_inputs(self._session, config)
+        self._scalar_outputs = _check_outputs(self._session, config)
+        self._text_inputs = {item["name"] for item in config["input"] if item["data_type"] == "TYPE_STRING"}
+        outputs = [stand_in.Output(item, self._limit > 0) for item in config["output"]]
+        self._output_names = [output.name for output in outputs]
+        self._batcher = stand_in.Batcher(self._name, self._limit, outputs, self._run)
+
+    def execute(self, requests):
+        """Answer the requests of one batch with one run of the session."""
+        return self._batcher.execute(requests)
+
+    def _run(self, inputs):
+        for name in self._scalar_inputs.intersection(inputs):
+            inputs[name] = inputs[name].reshape(())
+        for name in self._text_inputs.intersection(inputs):
+            inputs[name] = _decoded(inputs[name])
+        try:
+            arrays = self._session.run(self._output_names, inputs, self._run_options)
+        except Exception as error:
+            raise RefusedError(_runtime_error(error)) from error
+        for index, shape in self._scalar_outputs:
+            arrays[index] = np.asarray(arrays[index]).reshape(shape)
+        return arrays
+
+
+def _decoded(array):
+    """Strings as ONNX Runtime wants them: the server hands over bytes."""
+    flat = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+    return np.array(flat, dtype=np.object_).reshape(array.shape)
+
+
+def _runtime_error(error):
+    """``onnx runtime error 2: text``: as the C++ backend words a status that Python words differently."""
+    status = re.match(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", str(error), re.DOTALL)
+    return f"onnx runtime error {status[1]}: {status[2]}" if status else f"onnx runtime error 1: {error}"
+
+
+def _session_options(ort, config, parameters):
+    options = ort.SessionOptions()
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = {
+        -1: levels.ORT_ENABLE_BASIC,
+        1: levels.ORT_ENABLE_EXTENDED,
+        2: levels.ORT_DISABLE_ALL,
+    }.get(level, levels.ORT_ENABLE_ALL)
+    mode = parameters.integer("execution_mode", 0)
+    if mode not in (0, 1):
+        raise RefusedError(
+            f"Invalid configuration value provided. Expected values for  execution_mode are 0 or 1 but got {mode} ."
+        )
+    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if mode else ort.ExecutionMode.ORT_SEQUENTIAL
+    for key, field in (
+        ("intra_op_thread_count", "intra_op_num_threads"),
+        ("inter_op_thread_count", "inter_op_num_threads"),
+    ):
+        count = parameters.integer(key, 0)
+        if count > 0:
+            setattr(options, field, count)
+    options.enable_cpu_mem_arena = parameters.boolean("enable_mem_arena", options.enable_cpu_mem_arena)
+    options.enable_mem_pattern = parameters.boolean("enable_mem_pattern", options.enable_mem_pattern)
+    for library in config.get("model_operations", {}).get("op_library_filename", []):
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:
+            raise RefusedError(_runtime_error(error)) from error
+    return options
+
+
+def _run_options(ort, parameters):
+    shrinkage = parameters.text("memory.enable_memory_arena_shrinkage")
+    if shrinkage is None:
+        return None
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
+    return options
+
+
+def _providers(ort, config, args):
+    """ONNX Runtime's providers in order of preference: those asked for, or a refusal."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    chosen = []
+    if args["model_instance_kind"] == "GPU":
+        cuda = {"device_id": args["model_instance_device_id"]}
+        for accelerator in accelerators.get("gpu_execution_accelerator", []):
+            parameters = accelerator.get("parameters", {})
+            if accelerator["name"] == "tensorrt":
+                options = {**_tensorrt_options(parameters), "device_id": args["model_instance_device_id"]}
+                chosen.append(("TensorrtExecutionProvider", options))
+            elif accelerator["name"] == "cuda":
+                cuda.update(parameters)
+            else:
+                raise RefusedError(f"unknown Execution Accelerator '{accelerator['name']}' is requested")
+        chosen.append(("CUDAExecutionProvider", cuda))
+    for accelerator in accelerators.get("cpu_execution_accelerator", []):
+        if accelerator["name"] != "openvino":
+            raise RefusedError(f"unknown Execution Accelerator '{accelerator['name']}' is requested")
+        chosen.append(("OpenVINOExecutionProvider", {"device_type": "CPU"}))
+    available = ort.get_available_providers()
+    for name, _ in chosen:
+        if name not in available:
+            raise RefusedError(f"{name} is needed, but the installed onnxruntime has {', '.join(available)}")
+    return [*chosen, "CPUExecutionProvider"]
+
+
+def _tensorrt_options(parameters):
+    options = {}
+    for key, value in parameters.items():
+        if key == "precision_mode":
+            if value not in _PRECISIONS:
+                raise RefusedError(f"unsupported precision mode '{value}' is requested")
+            options.update(_PRECISIONS[value])
+        elif key in _TENSORRT_NAMES or key in _TENSORRT_PARAMETERS:
+            options[_TENSORRT_NAMES.get(key, key)] = value
+        else:
+            raise RefusedError(f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator")
+    return options
+
+
+def _tensors(nodes):
+    """Data type and shape of each graph input or output, -1 for a dynamic dimension, by name."""
+    infos = {}
+    for node in nodes:
+        kind = node.type.partition("(")[0]
+        if kind != "tensor":
+            found = _ONNX_TYPES.get(kind, "ONNX_TYPE_UNKNOWN")
+            raise RefusedError(f"Unsupported ONNX Type '{found}' for I/O '{node.name}', expected 'ONNX_TYPE_TENSOR'.")
+        shape = [size if isinstance(size, int) else -1 for size in node.shape]
+        infos[node.name] = (_SERVER_TYPES.get(node.type, "<invalid>"), shape)
+    return infos
+
+
+def _check_inputs(session, config):
+    """Refuse inputs that the graph does not have as configured; return the names of scalar inputs."""
+    name, limit = config["name"], int(config["max_batch_size"])
+    infos = _tensors(session.get_inputs())
+    controls = stand_in.sequence_controls(config)
+    for control, data_type in controls:
+        _check_control(infos, control, data_type, config)
+    expected = sum(not item.get("optional", False) for item in config["input"]) + len(controls)
+    if len(infos) != expected:
+        raise RefusedError(
+            f"unable to load model '{name}', configuration expects {expected} inputs, model provides {len(infos)}"
+        )
+    infos.update(_tensors(session.get_overridable_initializers()))
+    for item in config["input"]:
+        if item.get("optional", False) and limit != 0:
+            raise RefusedError(
+                f"unable to load model '{name}', optional input '{item['name']}' is not supported for models "
+                "that support batching"
+            )
+        _check_tensor(item, infos, "input", config)
+    return {item["name"] for item in config["input"] if not infos[item["name"]][1]}
+
+
+def _check_outputs(session, config):
+    """Refuse outputs that the graph has not as configured; return (position, dims) of scalar outputs."""
+    infos = _tensors(session.get_outputs())
+    for item in config["output"]:
+        _check_tensor(item, infos, "output", config)
+    positions = enumerate(config["output"])
+    return [(index, stand_in.dims_of(item)) for index, item in positions if not infos[item["name"]][1]]
+
+
+def _check_control(infos, control, data_type, config):
+    if control not in infos:
+        raise RefusedError(
+            f"configuration specified sequence control '{control}', but model does not provide that input"
+        )
+    found, shape = infos[control]
+    unbatched = shape[1:] if int(config["max_batch_size"]) > 0 else shape
+    start = f"unable to load model '{config['name']}', sequence control '{control}'"
+    if unbatched != [1]:
+        raise RefusedError(f"{start} in model has dims {stand_in.shape_text(unbatched)} but dims [1] is expected")
+    if data_type != f"TYPE_{found}".replace("BYTES", "STRING"):
+        raise RefusedError(
+            f"{start}, the model expects data-type {found} but the model configuration specifies data-type {data_type}"
+        )
+
+
+def _check_tensor(item, infos, role, config):
+    """The C++ backend's checks of one configured input or output: its name, its data type, its dims."""
+    name, tensor, data_type = config["name"], item["name"], item["data_type"]
+    if tensor not in infos:
+        raise RefusedError(f"unexpected inference {role} '{tensor}', allowed {role}s are: {', '.join(sorted(infos))}")
+    if data_type not in stand_in.NUMPY_TYPES:
+        raise RefusedError(f"unsupported datatype {data_type} for {role} '{tensor}' for model '{name}'")
+    found, shape = infos[tensor]
+    if data_type.removeprefix("TYPE_").replace("STRING", "BYTES") != found:
+        raise RefusedError(
+            f"unable to load model '{name}', configuration expects datatype {data_type} for {role} "
+            f"'{tensor}', model provides TYPE_{found}"
+        )
+    dims = list(stand_in.dims_of(item))
+    if shape:
+        _check_dims(name, tensor, shape, dims, batched=int(config["max_batch_size"]) > 0, exact=role == "output")
+    elif any(size != 1 for size in dims):
+        raise RefusedError(
+            f"unable to load model '{name}', scalar tensor '{tensor}', should only provide 1 in the model "
+            f"configuration when the model doesn't support batching. Model configuration provided: "
+            f"{stand_in.shape_text(dims)}."
+        )
+
+
+def _check_dims(name, tensor, shape, dims, *, batched, exact):
+    """``shape`` is the graph's, ``dims`` the configuration's; a dynamic graph input takes any size."""
+    start = f"model '{name}', tensor '{tensor}': "
+    if batched and shape[0] != -1:
+        raise RefusedError(
+            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
+            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
+        )
+    full = [-1, *dims] if batched else dims
+    pairs = zip(shape, full, strict=False)
+    same = len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1)
+    if same:
+        return
+    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
+    if batched:
+        specified = (
+            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
+            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
+        )
+    raise RefusedError(
+        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
+        f"model configuration specifies {specified}"
+    )

@@ -1,0 +1,234 @@
+"""What Triton's C++ backends have in common, for the Python backends that stand in for them.
+
+Runs inside Triton's Python stub, where this project's package cannot be imported. Rules and wording are those
+of triton-inference-server/backend (src/backend_common.cc, backend_model.cc, backend_output_responder.cc) at
+r24.10.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# dtype of TYPE_BF16 is absent: neither C++ backend accepts it
+NUMPY_TYPES = {
+    "TYPE_BOOL": np.bool_,
+    "TYPE_UINT8": np.uint8,
+    "TYPE_UINT16": np.uint16,
+    "TYPE_UINT32": np.uint32,
+    "TYPE_UINT64": np.uint64,
+    "TYPE_INT8": np.int8,
+    "TYPE_INT16": np.int16,
+    "TYPE_INT32": np.int32,
+    "TYPE_INT64": np.int64,
+    "TYPE_FP16": np.float16,
+    "TYPE_FP32": np.float32,
+    "TYPE_FP64": np.float64,
+    "TYPE_STRING": np.object_,
+}
+_CONFIG_TYPES = {np.dtype(kind): name for name, kind in NUMPY_TYPES.items()}
+_BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+_CONTROL_FIELDS = {"int32_false_true": "TYPE_INT32", "fp32_false_true": "TYPE_FP32", "bool_false_true": "TYPE_BOOL"}
+
+
+class RefusedError(Exception):
+    """The model cannot be loaded as its configuration says, or a request cannot be answered."""
+
+
+class Parameters:
+    """The ``parameters`` of a model configuration, parsed as the C++ backends parse them."""
+
+    def __init__(self, config):
+        self._values = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
+
+    def text(self, key):
+        """The value as text, or None when it is not set."""
+        return self._values.get(key)
+
+    def integer(self, key, default):
+        """The value by the rules of C++ ``std::stoi``: leading digits count, the rest is ignored."""
+        text = self._values.get(key)
+        if text is None:
+            return default
+        digits = re.match(r"\s*[+-]?\d+", text)
+        if digits is None:
+            raise RefusedError(f"failed to convert '{text}' to integral number")
+        return int(digits.group())
+
+    def boolean(self, key, default):
+        """The value as true/on/1 or false/off/0, in any case of letters."""
+        text = self._values.get(key)
+        if text is None:
+            return default
+        if text.lower() not in _BOOLEANS:
+            raise RefusedError(f"failed to convert '{text}' to boolean")
+        return _BOOLEANS[text.lower()]
+
+
+def shape_text(shape):
+    """``[-1,3]``: a shape as Triton prints it."""
+    return "[" + ",".join(str(size) for size in shape) + "]"
+
+
+def config_type(dtype):
+    """``TYPE_FP32`` for a numpy dtype; ``TYPE_<invalid>`` for one Triton has not."""
+    return _CONFIG_TYPES.get(np.dtype(dtype), "TYPE_<invalid>")
+
+
+def dims_of(tensor):
+    """The shape the backend sees, without the batch dimension: ``reshape`` if there is one, else ``dims``."""
+    shape = tensor["reshape"].get("shape", []) if "reshape" in tensor else tensor["dims"]
+    return tuple(int(size) for size in shape)
+
+
+def model_file(args, config, default):
+    """Path of the model file named by the configuration, which may not exist.
+
+    Args:
+        args: what ``initialize`` was given.
+        config: the model configuration.
+        default: file name when the configuration names none.
+    """
+    if args["model_instance_kind"] == "GPU" and config.get("cc_model_filenames"):
+        raise RefusedError("cc_model_filenames is not supported by this stand-in backend; use the container")
+    name = config.get("default_model_filename") or default
+    return Path(args["model_repository"]) / args["model_version"] / name
+
+
+def require_file(path, model_name):
+    """Refuse a model whose file is not there, in the C++ backends' words."""
+    if not path.exists():
+        raise RefusedError(f"unable to find '{path}' for model instance '{model_name}'")
+
+
+def refuse_unsupported(config):
+    """Refuse what the C++ backends can do and a Python backend cannot, instead of answering wrongly."""
+    found = [key for key in ("batch_input", "batch_output") if config.get(key)]
+    found += ["allow_ragged_batch" for tensor in config["input"] if tensor.get("allow_ragged_batch")]
+    if config.get("sequence_batching", {}).get("state"):
+        found.append("sequence_batching.state")
+    if config.get("model_transaction_policy", {}).get("decoupled"):
+        found.append("model_transaction_policy.decoupled")
+    if found:
+        raise RefusedError(f"{found[0]} is not supported by this stand-in backend; use the container")
+
+
+def sequence_controls(config):
+    """The sequence batcher's control tensors, which reach the model as inputs.
+
+    Returns:
+        A list of (tensor name, config data type).
+    """
+    controls = []
+    for control_input in config.get("sequence_batching", {}).get("control_input", []):
+        for control in control_input.get("control", []):
+            kinds = [kind for field, kind in _CONTROL_FIELDS.items() if control.get(field)]
+            controls.append((control_input["name"], kinds[0] if kinds else control.get("data_type", "")))
+    return controls
+
+
+class Output:
+    """One configured output: what the server promised its clients, checked on every answer.
+
+    Triton's core passes on whatever dtype and shape a Python backend returns.
+    """
+
+    def __init__(self, tensor, batched):
+        self.name = tensor["name"]
+        self.config_type = tensor["data_type"]
+        self.dtype = np.dtype(NUMPY_TYPES[tensor["data_type"]])
+        self.dims = dims_of(tensor)
+        self._batched = batched
+        self._fixed = self.dims if all(size >= 0 for size in self.dims) else None
+
+    def check(self, array, rows):
+        """Refuse an array of another dtype or shape.
+
+        Args:
+            array: the model's output for the whole batch.
+            rows: size of the batch; ignored where the model has no batch dimension.
+        """
+        if array.dtype != self.dtype:
+            raise RefusedError(
+                f"configuration expects datatype {self.config_type} for output '{self.name}', "
+                f"model provides {config_type(array.dtype)}"
+            )
+        shape = array.shape
+        if self._batched:
+            if not shape or shape[0] != rows:
+                raise RefusedError(
+                    f"failed to split the output tensor '{self.name}' in responses: expected batch size of "
+                    f"at least {rows} in model output, got {shape[0] if shape else 'a scalar'}"
+                )
+            shape = shape[1:]
+        if shape != self._fixed and not self._fits(shape):
+            expected = ((-1,) if self._batched else ()) + self.dims
+            raise RefusedError(
+                f"output '{self.name}' has shape {shape_text(array.shape)}, "
+                f"the model configuration specifies {shape_text(expected)}"
+            )
+
+    def _fits(self, shape):
+        sizes = zip(shape, self.dims, strict=False)
+        return len(shape) == len(self.dims) and all(limit in (-1, size) for size, limit in sizes)
+
+
+class Batcher:
+    """Turns the requests of one execution into one run of the model, and its outputs into responses.
+
+    Args:
+        name: the model's name.
+        max_batch_size: the configuration's; 0 for a model without a batch dimension.
+        outputs: the configured outputs.
+        run: takes input arrays by name; returns the outputs' arrays, in the order of ``outputs``; raises
+            RefusedError.
+    """
+
+    def __init__(self, name, max_batch_size, outputs, run):
+        self._name, self._limit, self._outputs, self._run = name, max_batch_size, outputs, run
+
+    def execute(self, requests):
+        """One response per request; a failed run fails all its requests, as in the C++ backends."""
+        try:
+            if len(requests) == 1:
+                return [self._response(self._alone(requests[0]))]
+            return self._together(requests)
+        except RefusedError as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
+            return [pb_utils.InferenceResponse(error=failure) for _ in requests]
+
+    def _alone(self, request):
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        rows = next(iter(inputs.values())).shape[0] if self._limit else 0
+        self._require_size(rows if self._limit else 1)
+        arrays = self._run(inputs)
+        for output, array in zip(self._outputs, arrays, strict=True):
+            output.check(array, rows)
+        return arrays
+
+    def _together(self, requests):
+        parts = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
+        rows = [next(iter(part.values())).shape[0] for part in parts] if self._limit else [1] * len(parts)
+        total = sum(rows)
+        self._require_size(total)
+        try:
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        except (KeyError, ValueError) as error:
+            raise RefusedError(f"requests of one batch differ in inputs or shapes: {error}") from error
+        arrays = self._run(joined)
+        for output, array in zip(self._outputs, arrays, strict=True):
+            output.check(array, total)
+        responses, start = [], 0
+        for count in rows:
+            responses.append(self._response([array[start : start + count] for array in arrays]))
+            start += count
+        return responses
+
+    def _require_size(self, total):
+        if total != 1 and total > self._limit:
+            raise RefusedError(f"batch size {total} for '{self._name}', max allowed is {self._limit}")
+
+    def _response(self, arrays):
+        tensors = [pb_utils.Tensor(output.name, array) for output, array in zip(self._outputs, arrays, strict=True)]
+        return pb_utils.InferenceResponse(tensors)

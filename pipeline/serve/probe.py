@@ -1,0 +1,198 @@
+"""The few requests of Triton's HTTP protocol that tell whether a server serves, with the standard library alone.
+
+Protocol: KServe v2 (Open Inference Protocol) with Triton's repository and binary-data extensions.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shlex
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pipeline import model_config
+from pipeline.errors import ConfigError, SmokeError
+
+_SHORT_ELEMENTS = 16
+_ELEMENT_BYTES = {
+    "BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2, "UINT32": 4, "INT32": 4,
+    "FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8,
+    "BYTES": 4,  # a length of zero
+}  # fmt: skip
+_NO_JSON = ("FP16", "BF16")  # the server takes and gives these in binary only
+_ZERO: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP32": 0.0, "FP64": 0.0}
+_STUB_DEAD = "Stub process"
+_CURL = "curl -sS --noproxy '*'"
+# proxies of the environment are for the outside world
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class NotAnswered(Exception):  # noqa: N818 - a state while a server starts, not an error
+    """The server did not answer, or not yet with what was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRow:
+    """One version of one model that the server has tried to load."""
+
+    model: str
+    version: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """An input as a request names it: protocol data type, and a full shape without dynamic dimensions."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many values the tensor holds."""
+        return prod(self.shape)
+
+
+def server_name(http_url: str, *, timeout_s: float) -> str:
+    """The ``--id`` the server was started with.
+
+    Raises:
+        NotAnswered: nobody answers as Triton there.
+    """
+    return str(_ask(f"{http_url}/v2", timeout_s=timeout_s).get("name", ""))
+
+
+def index(http_url: str, *, timeout_s: float) -> list[IndexRow]:
+    """Versions the server has loaded or failed to load; models it never touched are left out.
+
+    Raises:
+        NotAnswered: no answer.
+    """
+    rows = _ask(f"{http_url}/v2/repository/index", data=b"", timeout_s=timeout_s)
+    return [IndexRow(model=row["name"], version=row["version"], state=row["state"]) for row in rows if "state" in row]
+
+
+def infer_zeros(http_url: str, model: str, version: str, *, timeout_s: float) -> None:
+    """Ask for one inference over zeros. A refusal by the model is an answer too: some models have no use for zeros.
+
+    Raises:
+        NotAnswered: no answer within ``timeout_s``.
+        SmokeError: the model's process is dead; Triton does not start it again, whatever its health endpoints say.
+    """
+    url = f"{http_url}/v2/models/{model}/versions/{version}"
+    metadata = _ask(url, timeout_s=timeout_s)
+    inputs = [
+        InputSpec(name=item["name"], datatype=item["datatype"], shape=_fixed(item["shape"]))
+        for item in metadata["inputs"]
+    ]
+    header = _binary_header(inputs, binary_answer=True)
+    body = header + bytes(sum(_byte_size(item) for item in inputs))
+    request = urllib.request.Request(  # noqa: S310 - http URL of our own making
+        f"{url}/infer", data=body, headers={"Inference-Header-Content-Length": str(len(header))}
+    )
+    try:
+        with _opener.open(request, timeout=timeout_s) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read().decode(errors="replace")
+        if _STUB_DEAD in text:
+            raise SmokeError(f"server[{model}]: the model's process died", found=text) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NotAnswered(f"model {model} version {version}: {error}") from error
+
+
+def _ask(url: str, *, data: bytes | None = None, timeout_s: float) -> Any:
+    try:
+        with _opener.open(urllib.request.Request(url, data=data), timeout=timeout_s) as answer:  # noqa: S310
+            return json.loads(answer.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotAnswered(f"{url}: {error}") from error
+
+
+def _fixed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(1 if size < 0 else int(size) for size in shape)
+
+
+def _byte_size(item: InputSpec) -> int:
+    return item.elements * _ELEMENT_BYTES[item.datatype]
+
+
+def _binary_header(inputs: Sequence[InputSpec], *, binary_answer: bool) -> bytes:
+    """The JSON that precedes the inputs' bytes (Triton's binary data extension)."""
+    request: dict[str, Any] = {
+        "inputs": [
+            {
+                "name": item.name,
+                "shape": list(item.shape),
+                "datatype": item.datatype,
+                "parameters": {"binary_data_size": _byte_size(item)},
+            }
+            for item in inputs
+        ]
+    }
+    if binary_answer:
+        request["parameters"] = {"binary_data_output": True}
+    return json.dumps(request, separators=(",", ":")).encode()
+
+
+def curl_line(repository: Path, model: str, http_url: str) -> str:
+    """A shell line that asks a running server for one inference over zeros.
+
+    Small inputs are written out as JSON. Larger ones, and types JSON cannot carry, go as a JSON header with zero bytes
+    behind it, so the line stays short; then an answer of such a type is written to ``answer.bin``.
+
+    Raises:
+        ConfigError: the model has no readable configuration in the repository.
+    """
+    path = repository / model / "config.pbtxt"
+    try:
+        config = model_config.parse_text(path.read_text(), str(path))
+    except OSError as error:
+        raise ConfigError(f"no model {model} in the repository", found=str(error), where=str(path)) from error
+    fields = model_config.to_dict(config)
+    batch = (1,) if fields.get("max_batch_size", 0) else ()
+    inputs = [
+        InputSpec(
+            name=item["name"],
+            datatype=_protocol_type(item["data_type"]),
+            shape=batch + _fixed([int(size) for size in item["dims"]]),
+        )
+        for item in fields["input"]
+    ]
+    url = f"{http_url}/v2/models/{model}/infer"
+    if all(item.elements <= _SHORT_ELEMENTS and item.datatype not in _NO_JSON for item in inputs):
+        return f"{_CURL} {url} -H 'Content-Type: application/json' -d {shlex.quote(_json_request(inputs))}"
+    binary_answer = any(_protocol_type(item["data_type"]) in _NO_JSON for item in fields["output"])
+    header = _binary_header(inputs, binary_answer=binary_answer)
+    total = sum(_byte_size(item) for item in inputs)
+    return (
+        f"(printf %s {shlex.quote(header.decode())}; head -c {total} /dev/zero) | {_CURL} {url} --data-binary @- "
+        f"-H 'Inference-Header-Content-Length: {len(header)}'{' --output answer.bin' if binary_answer else ''}"
+    )
+
+
+def _protocol_type(config_type: str) -> str:
+    return "BYTES" if config_type == "TYPE_STRING" else config_type.removeprefix("TYPE_")
+
+
+def _json_request(inputs: Sequence[InputSpec]) -> str:
+    request = {
+        "inputs": [
+            {
+                "name": item.name,
+                "shape": list(item.shape),
+                "datatype": item.datatype,
+                "data": [_ZERO.get(item.datatype, 0)] * item.elements,
+            }
+            for item in inputs
+        ]
+    }
+    return json.dumps(request, separators=(",", ":"))

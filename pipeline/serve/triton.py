@@ -1,0 +1,176 @@
+"""Launches the tritonserver that nvidia-pytriton ships, with the stand-in backends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import files
+from pipeline.errors import ConfigError, MissingError
+from pipeline.serve.probe import curl_line
+from pipeline.serve.process import Launch, Ports, Served, models_of, on_ports, server_flags
+
+__all__ = ["curl_line", "embedded", "models_of"]
+
+_STAND_INS = Path(__file__).parent / "backends"
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
+# what the server and its stubs may know of this process's environment; anything else could be a secret
+_ENVIRONMENT = (
+    "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def embedded(
+    repository: Path,
+    models: Sequence[str],
+    *,
+    log_path: Path,
+    http_port: int = 0,
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+    host: str = "127.0.0.1",
+    start_timeout_s: float,
+    exit_timeout_s: float = 30.0,
+) -> Iterator[Served]:
+    """Serve models of a repository until the block is left; the server dies with the thread that started it.
+
+    Args:
+        repository: root of the model repository.
+        models: names of the models to load; others in the repository are left alone.
+        log_path: the server's output is appended here; its backends are assembled beside it and removed again.
+        http_port: a port of ``host``, or 0 for a free one.
+        grpc_port: likewise.
+        metrics_port: likewise.
+        host: address to listen on.
+        start_timeout_s: until every model has answered once.
+        exit_timeout_s: how long requests in flight may take on leaving.
+
+    Raises:
+        ConfigError: no models, or a host or ports that cannot be.
+        MissingError: the server, its Python stub, libpython or a named port is not to be had.
+        SmokeError: a model did not load or answer, or the server ended.
+    """
+    if not models:
+        raise ConfigError("server: no model to serve", where=str(repository))
+    home, libpython = _server_home(), _libpython_folder()
+    asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
+    with contextlib.ExitStack() as stack:
+        with files.disk_errors(log_path, "server: assembling its backends"):
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
+            backends = Path(stack.enter_context(folder)).absolute()
+            _assemble(backends, home)
+        server_id = f"triton-{uuid.uuid4().hex[:12]}"
+        locations = [
+            str(home / "bin" / "tritonserver"),
+            f"--model-repository={repository.absolute()}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={home / 'caches'}",
+        ]
+
+        def launch(ports: Ports) -> Launch:
+            return Launch(
+                argv=[*locations, *server_flags(models, server_id, exit_timeout_s), *_addresses(host, ports)],
+                env=_environment(home, libpython),
+                host=_ANY_ADDRESS.get(host, host),
+                ports=ports,
+                server_id=server_id,
+                models=tuple(models),
+                log_path=log_path,
+                start_timeout_s=start_timeout_s,
+                exit_timeout_s=exit_timeout_s,
+            )
+
+        yield stack.enter_context(on_ports(host, asked, launch))
+
+
+def _addresses(host: str, ports: Ports) -> list[str]:
+    named = (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
+    return [flag for name, port in named for flag in (f"--{name}-address={host}", f"--{name}-port={port}")]
+
+
+def _environment(home: Path, libpython: Path | None) -> dict[str, str]:
+    """The stub takes its Python from the first ``python3`` on PATH, and ignores PYTHONPATH and VIRTUAL_ENV."""
+    libraries = [str(libpython)] if libpython else []
+    libraries.append(str(home.parents[1] / "nvidia_pytriton.libs"))
+    return {
+        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": ":".join(libraries),
+    }
+
+
+def _server_home() -> Path:
+    """The folder of nvidia-pytriton that holds bin, backends, caches and python_backend_stubs."""
+    spec = importlib.util.find_spec("pytriton")
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    if not locations:
+        raise MissingError("server: tritonserver is not installed", hint="pip install nvidia-pytriton==0.7.0")
+    home = Path(locations[0]) / "tritonserver"
+    needed = (home / "bin" / "tritonserver", home / "backends" / "python" / "libtriton_python.so", _stub(home))
+    for path in needed:
+        if not path.is_file():
+            raise MissingError(
+                "server: nvidia-pytriton lacks a file it should have",
+                found=f"no {path}",
+                hint="pip install --force-reinstall nvidia-pytriton==0.7.0, under a Python it has a stub for: "
+                + ", ".join(_stub_versions(home)),
+            )
+    return home
+
+
+def _stub(home: Path) -> Path:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return home / "python_backend_stubs" / version / "triton_python_backend_stub"
+
+
+def _stub_versions(home: Path) -> list[str]:
+    return sorted(item.parent.name for item in home.glob("python_backend_stubs/*/triton_python_backend_stub"))
+
+
+def _libpython_folder() -> Path | None:
+    """Where the running interpreter's shared library is, or None when the loader finds one by itself.
+
+    The interpreter's own comes first: another build of the same version lacks symbols its extension modules need.
+
+    Raises:
+        MissingError: there is none; the stub is linked to it.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    name = f"libpython{version}.so.1.0"
+    library_folder = Path(sysconfig.get_config_var("LIBDIR") or "/nowhere")
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in (library_folder, library_folder / multiarch, Path(sys.base_prefix) / "lib"):
+        if (folder / name).is_file():
+            return folder
+    if ctypes.util.find_library(f"python{version}"):
+        return None
+    raise MissingError(
+        "server: Triton's Python stub needs libpython as a shared library",
+        found=f"no {name} in {library_folder}, nor known to the loader",
+        hint=f"apt-get install libpython{version}, or a Python built with --enable-shared",
+    )
+
+
+def _assemble(backends: Path, home: Path) -> None:
+    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins.
+
+    Copies, not links: the server refuses a library whose real path is elsewhere ("escapes backend directory").
+    """
+    shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    python = backends / "python"
+    python.mkdir()
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy(home / "backends" / "python" / name, python)
+    shutil.copy(_stub(home), python)

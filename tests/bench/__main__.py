@@ -1,0 +1,25 @@
+"""``make bench``: every figure is a ratio of two things measured in one run; prints docs/benchmarks.md's tables.
+
+python -m tests.bench [commands|cold|served]...
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import cold, commands, served
+
+PARTS = {"commands": commands.measure, "cold": cold.measure, "served": served.measure}
+
+
+def main(names: list[str]) -> None:
+    """Run the named parts, or all, and print a Markdown table for each."""
+    for name in names or PARTS:
+        with tempfile.TemporaryDirectory(prefix="bench.") as folder:
+            print(PARTS[name](Path(folder)), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,178 @@
+"""Served by the embedded Triton against in-process ONNX Runtime with the same threads; perf_analyzer is the client.
+
+ResNet-50 at saturating concurrency: throughput ratio (goal >= 0.95). A tiny model at concurrency 1: what serving adds
+to the median latency (goal <= 0.5 ms). In-process and served runs alternate, and the best of three rounds counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from pipeline import model_config, torchvision_compat
+from pipeline.artifacts import Sample, Signature, TensorSpec
+from pipeline.repository import config_pbtxt
+from pipeline.serve import triton
+from tests.bench.timing import table
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be measured both ways.
+
+    Attributes:
+        threads: ONNX Runtime's intra-op threads, the same in both.
+        requests: of batch 1, per round.
+        concurrency: of perf_analyzer.
+    """
+
+    name: str
+    path: Path
+    signature: Signature
+    threads: int
+    requests: int
+    concurrency: int
+
+
+def measure(folder: Path) -> str:
+    """Serve both models in one server; print throughput, p50 and p99 of both ways."""
+    candidates = [_resnet50(folder), _tiny()]
+    repository = folder / "repository"
+    for candidate in candidates:
+        _emit(repository, candidate)
+    rows = []
+    names = [candidate.name for candidate in candidates]
+    with triton.embedded(repository, names, log_path=folder / "server.log", start_timeout_s=120) as running:
+        for candidate in candidates:
+            local = [_in_process(candidate) for _ in range(1)]
+            served = []
+            for _ in range(ROUNDS):
+                local.append(_in_process(candidate))
+                served.append(_perf_analyzer(candidate, running.server.grpc_url, folder))
+            rows += _rows(candidate, local[1:], served)
+    return table(("model", "way", "inferences/s", "p50 ms", "p99 ms", "throughput ratio", "p50 added ms"), rows)
+
+
+Figures = tuple[float, float, float]
+
+
+def _rows(candidate: Candidate, local: list[Figures], served: list[Figures]) -> list[tuple[str, ...]]:
+    mine, theirs = max(served), max(local)
+    p50_mine, p50_theirs = min(row[1] for row in served), min(row[1] for row in local)
+    label = f"{candidate.name}, {candidate.threads} threads, concurrency {candidate.concurrency}"
+    return [
+        (label, "in process", *_cells(theirs), "1", ""),
+        (label, "served, gRPC", *_cells(mine), f"{mine[0] / theirs[0]:.2f}", f"{p50_mine - p50_theirs:.2f}"),
+    ]
+
+
+def _cells(figures: Figures) -> tuple[str, str, str]:
+    return (f"{figures[0]:.1f}", f"{figures[1]:.2f}", f"{figures[2]:.2f}")
+
+
+def _in_process(candidate: Candidate) -> Figures:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = candidate.threads
+    session = onnxruntime.InferenceSession(str(candidate.path), options, providers=["CPUExecutionProvider"])
+    inputs = {spec.name: _zeros(spec) for spec in candidate.signature.inputs}
+    for _ in range(5):
+        session.run(None, inputs)
+    times = []
+    for _ in range(candidate.requests):
+        began = time.perf_counter()
+        session.run(None, inputs)
+        times.append(time.perf_counter() - began)
+    return (len(times) / sum(times), *(float(np.percentile(times, share)) * 1e3 for share in (50, 99)))  # type: ignore[return-value]
+
+
+def _zeros(spec: TensorSpec) -> np.ndarray:
+    return np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
+
+
+def _perf_analyzer(candidate: Candidate, url: str, folder: Path) -> Figures:
+    report = folder / "perf.csv"
+    subprocess.run(
+        [
+            Path(sys.executable).with_name("perf_analyzer"), "-m", candidate.name, "-i", "grpc", "-u", url,
+            "--concurrency-range", str(candidate.concurrency), "--request-count", str(candidate.requests),
+            "--percentile", "50", "-f", report,
+        ],
+        env={**os.environ, "LD_LIBRARY_PATH": str(_libraries(folder))}, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    with report.open() as stream:
+        row = next(csv.DictReader(stream))
+    return (float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e3, float(row["p99 latency"]) / 1e3)
+
+
+def _libraries(folder: Path) -> Path:
+    """perf_analyzer wants libb64 and libcudart under their own names; the server's wheel has both under hashed ones."""
+    links = folder / "lib"
+    links.mkdir(exist_ok=True)
+    wheel = Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs"
+    for pattern, name in (("libb64-*", "libb64.so.0d"), ("libcudart-*", "libcudart.so.12")):
+        (target,) = wheel.glob(pattern)
+        if not (links / name).exists():
+            (links / name).symlink_to(target)
+    return links
+
+
+def _emit(repository: Path, candidate: Candidate) -> None:
+    """A repository as ``build`` writes it, with the thread count set."""
+    sample = Sample(inputs={spec.name: _zeros(spec) for spec in candidate.signature.inputs}, outputs={})
+    described = config_pbtxt.describe(
+        model_name=candidate.name,
+        format="onnx",
+        signature=candidate.signature,
+        max_batch_size=8,
+        fields={"parameters": {"intra_op_thread_count": {"string_value": str(candidate.threads)}}},
+        warmup=sample,
+    )
+    assert model_config.to_text(described.config)
+    for relative, data in described.files.items():
+        target = repository / candidate.name / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    version = repository / candidate.name / "1"
+    version.mkdir()
+    (version / "model.onnx").write_bytes(candidate.path.read_bytes())
+
+
+def _resnet50(folder: Path) -> Candidate:
+    import torch
+
+    torchvision = torchvision_compat.load()
+    path = folder / "resnet50.onnx"
+    torch.manual_seed(0)
+    model = torchvision.models.resnet50().eval()
+    batch = torch.export.Dim("N")
+    torch.onnx.export(
+        model, (torch.zeros(2, 3, 224, 224),), path, dynamo=True, dynamic_shapes=({0: batch},), input_names=["image"],
+        output_names=["logits"], opset_version=20, external_data=False, verbose=False,
+    )  # fmt: skip
+    signature = Signature(
+        inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 3, 224, 224)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=("N", 1000)),),
+        batch="N",
+    )
+    return Candidate("resnet50", path, signature, threads=2, requests=100, concurrency=4)
+
+
+def _tiny() -> Candidate:
+    signature = Signature(
+        inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 1, 8, 8)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=("N", 10)),),
+        batch="N",
+    )
+    path = Path(__file__).parents[2] / "configs" / "models" / "digits.onnx"
+    return Candidate("tiny", path, signature, threads=1, requests=3000, concurrency=1)

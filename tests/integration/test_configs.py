@@ -1,0 +1,73 @@
+"""Every shipped configuration builds, is emitted, served and smoke-tested."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import jsonschema
+import pytest
+
+from tests.integration.conftest import CONFIGS, Built, pipeline
+
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+Build = Callable[[str], Built]
+
+
+def test_no_configuration_is_forgotten() -> None:
+    assert set(NAMES) == {
+        "resnet", "mnist_convnet", "resnet50_imagenet", "text_classifier", "recurrent", "from_onnx",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_builds_and_is_proven_on_a_real_server(built: Build, name: str) -> None:
+    done = built(name)
+    assert done.exit_code == 0, done.output
+    report = done.report
+    assert report["exit_code"] == 0
+    assert report["variants"]
+    for variant in report["variants"]:
+        assert variant["version"] == 1
+        assert variant["parity"]["passed"]
+        assert variant["smoke"]["outcome"] == "passed"
+        protocols = {check["protocol"] for check in variant["smoke"]["checks"]}
+        assert protocols >= {"http", "grpc"}
+        assert len(variant["smoke"]["checks"]) >= 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_report_is_what_the_schema_promises(built: Build, name: str) -> None:
+    schema = json.loads(pipeline("schema", "--report").stdout)
+    jsonschema.validate(built(name).report, schema, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_repository_passes_the_linter(built: Build, name: str) -> None:
+    done = pipeline("lint", built(name).repository, "--json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["findings"] == []
+
+
+def test_resnet_reaches_its_accuracy_on_held_out_digits(built: Build) -> None:
+    for variant in built("resnet").report["variants"]:
+        assert variant["accuracy"]["value"] >= 0.97
+        assert variant["accuracy"]["value"] == pytest.approx(variant["accuracy"]["reference"], abs=0.005)
+
+
+def test_mnist_convnet_reaches_its_accuracy(built: Build) -> None:
+    assert built("mnist_convnet").report["variants"][0]["accuracy"]["value"] >= 0.97
+
+
+def test_the_recurrent_model_falls_back_and_says_so(built: Build) -> None:
+    done = built("recurrent")
+    onnx, torchscript = done.variant("recurrent_onnx"), done.variant("recurrent_torchscript")
+    assert any("exporter" in note for note in onnx["notes"])
+    assert any("recurrent.py" in note and "script" in note for note in torchscript["notes"])
+
+
+def test_every_run_lists_its_steps_with_times(built: Build) -> None:
+    durations = built("resnet").report["durations_s"]
+    assert list(durations)[:3] == ["source[resnet]", "samples[resnet]", "export[resnet_onnx]"]
+    assert all(seconds >= 0 for seconds in durations.values())

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import files
+from pipeline.artifacts import RepositoryEntry
+from pipeline.errors import MissingError, StageError
+from pipeline.repository import versions
+from pipeline.repository.versions import Version
+
+
+class Bench:
+    """A repository in a temporary folder, and versions to publish into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "repo"
+
+    def version(self, model: str = "weights", config: str = "max_batch_size: 4\n", **extra: bytes) -> Version:
+        artifact, golden = self.folder / f"artifact-{model}", self.folder / "samples.npz"
+        artifact.write_text(model)
+        golden.write_bytes(b"golden")
+        return Version(
+            model_name="m_onnx",
+            backend="onnxruntime",
+            file_name="model.onnx",
+            artifact=artifact,
+            model_files={"config.pbtxt": config.encode(), **extra},
+            golden=golden,
+            manifest={"schema": 1},
+        )
+
+    def publish(self, version: Version, retain: int | None = None) -> RepositoryEntry:
+        return versions.publish(self.root, version, retain=retain)
+
+    @property
+    def tree(self) -> dict[str, str]:
+        return {name: (self.root / name).read_text() for name in files.tree_digests(self.root)}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_a_first_version_is_complete_with_its_manifest(bench: Bench) -> None:
+    entry = bench.publish(bench.version(**{"labels.txt": b"a\nb\n", "warmup/golden_x": b"\0"}))
+    assert (entry.version, entry.created) == (1, True)
+    assert bench.tree == {
+        "m_onnx/1/model.onnx": "weights",
+        "m_onnx/config.pbtxt": "max_batch_size: 4\n",
+        "m_onnx/labels.txt": "a\nb\n",
+        "m_onnx/warmup/golden_x": "\0",
+    }
+    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    assert manifest is not None
+    assert manifest["files"] == {"model.onnx": files.sha256_bytes(b"weights")}
+    assert versions.golden_path(bench.root, manifest).read_bytes() == b"golden"
+
+
+def test_only_model_directories_stand_in_the_root(bench: Bench) -> None:
+    bench.publish(bench.version())
+    assert [item.name for item in bench.root.iterdir()] == ["m_onnx"]
+    assert not list((bench.folder / "repo.state" / "staging").iterdir())
+
+
+def test_the_same_content_makes_no_new_version(bench: Bench) -> None:
+    bench.publish(bench.version())
+    before = (bench.root / "m_onnx").stat().st_ino
+    entry = bench.publish(bench.version())
+    assert (entry.version, entry.created, entry.notes) == (1, False, ())
+    assert (bench.root / "m_onnx").stat().st_ino == before
+
+
+def test_other_content_is_the_next_integer_and_the_old_one_stays(bench: Bench) -> None:
+    bench.publish(bench.version("one"))
+    inode = (bench.root / "m_onnx/1/model.onnx").stat().st_ino
+    assert bench.publish(bench.version("two")).version == 2
+    assert bench.tree["m_onnx/1/model.onnx"] == "one"
+    assert bench.tree["m_onnx/2/model.onnx"] == "two"
+    assert (bench.root / "m_onnx/1/model.onnx").stat().st_ino == inode
+    assert bench.publish(bench.version("one")).version == 3
+
+
+def test_a_new_configuration_alone_makes_no_new_version(bench: Bench) -> None:
+    bench.publish(bench.version(**{"labels.txt": b"a\n"}))
+    entry = bench.publish(bench.version(config="max_batch_size: 8\n"))
+    assert (entry.version, entry.created) == (1, False)
+    assert entry.notes == ("version 1 is unchanged; its configuration was updated",)
+    assert bench.tree == {"m_onnx/1/model.onnx": "weights", "m_onnx/config.pbtxt": "max_batch_size: 8\n"}
+
+
+def test_retain_prunes_ours_and_spares_foreign_ones(bench: Bench) -> None:
+    bench.publish(bench.version("one"))
+    (bench.root / "m_onnx/2").mkdir()
+    (bench.root / "m_onnx/2/model.onnx").write_text("foreign")
+    bench.publish(bench.version("three"))
+    entry = bench.publish(bench.version("four"), retain=1)
+    assert versions.version_numbers(bench.root / "m_onnx") == [2, 4]
+    assert entry.notes == ("version 1 was removed (retain: 1)", "version 3 was removed (retain: 1)")
+    assert versions.read_manifest(bench.root, "m_onnx", 1) is None
+
+
+def test_a_version_changed_by_hand_is_not_pruned(bench: Bench) -> None:
+    bench.publish(bench.version("one"))
+    (bench.root / "m_onnx/1/model.onnx").write_text("edited")
+    bench.publish(bench.version("two"), retain=1)
+    assert versions.version_numbers(bench.root / "m_onnx") == [1, 2]
+
+
+def test_a_corrupted_newest_version_is_replaced_by_a_new_one(bench: Bench) -> None:
+    bench.publish(bench.version())
+    (bench.root / "m_onnx/1/model.onnx").write_text("weightS")
+    entry = bench.publish(bench.version())
+    assert (entry.version, entry.created) == (2, True)
+    assert "version 1 no longer matches its manifest (model.onnx)" in entry.notes[0]
+
+
+def test_a_foreign_model_directory_is_refused(bench: Bench) -> None:
+    (bench.root / "m_onnx/1").mkdir(parents=True)
+    (bench.root / "m_onnx/config.pbtxt").write_text("theirs")
+    with pytest.raises(StageError, match="was not written by this tool"):
+        bench.publish(bench.version())
+    assert bench.tree == {"m_onnx/config.pbtxt": "theirs"}
+
+
+def test_a_users_file_in_the_model_directory_stays(bench: Bench) -> None:
+    bench.publish(bench.version("one"))
+    (bench.root / "m_onnx/notes.md").write_text("mine")
+    bench.publish(bench.version("two"))
+    assert bench.tree["m_onnx/notes.md"] == "mine"
+    assert not bench.publish(bench.version("two")).created
+
+
+def test_a_directory_artifact_keeps_its_layout(bench: Bench) -> None:
+    folder = bench.folder / "big"
+    folder.mkdir()
+    (folder / "model.onnx").write_text("graph")
+    (folder / "model.onnx.data").write_text("weights")
+    bench.publish(replace(bench.version(), artifact=folder))
+    assert bench.tree["m_onnx/1/model.onnx/model.onnx.data"] == "weights"
+    assert not bench.publish(replace(bench.version(), artifact=folder)).created
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+def test_dying_at_any_moment_leaves_the_old_or_the_new_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    """Dies at the 1st, 2nd, … file-system call of a publication until one goes through, checking after each."""
+    if not exchange:
+        monkeypatch.setattr(versions, "_exchange", lambda one, other: False)
+    bench.publish(bench.version("one", "old\n"))
+    old = bench.tree
+    new = {"m_onnx/1/model.onnx": "one", "m_onnx/2/model.onnx": "two", "m_onnx/config.pbtxt": "new\n"}
+    backup = bench.folder / "backup"
+    shutil.copytree(bench.root, backup / "repo")
+    shutil.copytree(versions.state_dir(bench.root), backup / "state")
+    for moment in range(1, 200):
+        for folder, copy in ((bench.root, "repo"), (versions.state_dir(bench.root), "state")):
+            shutil.rmtree(folder)
+            shutil.copytree(backup / copy, folder)
+        died = _die_at(monkeypatch, moment, lambda: bench.publish(bench.version("two", "new\n")))
+        if exchange:  # one atomic step: never anything else, even before the next build recovers
+            assert bench.tree in (old, new)
+        bench.publish(bench.version("two", "new\n"))
+        assert bench.tree == new
+        if not died:
+            break
+    assert moment > 10
+
+
+class _Died(BaseException):
+    """Stands for SIGKILL: nothing handles it; clean-up code that runs is undone by the next call dying too."""
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, moment: int, action: Any) -> bool:
+    calls = 0
+
+    def dying(function: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= moment:
+                raise _Died
+            return function(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in (
+            (os, "fsync"),
+            (os, "link"),
+            (os, "replace"),
+            (Path, "rename"),
+            (Path, "mkdir"),
+            (Path, "unlink"),
+            (Path, "write_bytes"),
+            (shutil, "copyfile"),
+            (shutil, "rmtree"),
+        ):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        if (exchange := versions._exchange) is not None:
+            patch.setattr(versions, "_exchange", dying(exchange))
+        try:
+            action()
+        except _Died:
+            return True
+    return False
+
+
+def test_a_full_disk_leaves_the_repository_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.publish(bench.version("one"))
+    before = bench.tree
+
+    def full(source: Any, target: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(MissingError, match="no space left"):
+        bench.publish(bench.version("two"))
+    assert bench.tree == before
+
+
+def test_manifests_do_not_depend_on_time_or_place(tmp_path: Path) -> None:
+    records = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name)
+        bench.publish(bench.version())
+        records.append((versions.state_dir(bench.root) / "manifests/m_onnx/1.json").read_text())
+    assert records[0] == records[1]
+    assert str(tmp_path) not in records[0]
+    assert json.loads(records[0])["version"] == 1

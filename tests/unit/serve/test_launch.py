@@ -1,0 +1,114 @@
+"""How the server is launched, embedded and in a container, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from pipeline import command
+from pipeline.errors import ConfigError, MissingError, StageError
+from pipeline.serve import container, triton
+from pipeline.serve.process import Ports
+from tests.models import make_models as make
+
+OPTIONS = {"start_timeout_s": 1.0}
+
+
+def test_the_server_is_given_no_secret(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    home = tmp_path / "site-packages" / "pytriton" / "tritonserver"
+    environment = triton._environment(home, tmp_path / "lib")
+    assert environment["LD_LIBRARY_PATH"] == f"{tmp_path}/lib:{tmp_path}/site-packages/nvidia_pytriton.libs"
+    assert environment["PATH"].split(":")[0] == os.path.dirname(sys.executable)  # noqa: PTH120
+    assert environment["LANG"] == "C.UTF-8"
+    assert "hush" not in environment.values()
+
+
+def test_without_pytriton_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with (
+        pytest.raises(MissingError, match="tritonserver is not installed") as caught,
+        triton.embedded(tmp_path, ["m"], log_path=tmp_path / "log", **OPTIONS),
+    ):
+        pass
+    assert "pip install nvidia-pytriton" in caught.value.hint
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_missing_stub_names_the_pythons_that_have_one(monkeypatch, tmp_path):
+    home = tmp_path / "pytriton" / "tritonserver"
+    stub = "python_backend_stubs/3.8/triton_python_backend_stub"
+    for path in ("bin/tritonserver", "backends/python/libtriton_python.so", stub):
+        (home / path).parent.mkdir(parents=True)
+        (home / path).touch()
+    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path / "pytriton")]})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    with pytest.raises(MissingError) as caught:
+        triton._server_home()
+    assert f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}/" in caught.value.found
+    assert caught.value.hint.endswith("3.8")
+
+
+def test_a_missing_libpython_names_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    with pytest.raises(MissingError, match="needs libpython") as caught:
+        triton._libpython_folder()
+    assert f"libpython{sys.version_info.major}.{sys.version_info.minor}" in caught.value.hint
+
+
+def test_the_interpreters_own_libpython_comes_first(monkeypatch, tmp_path):
+    (tmp_path / f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0").touch()
+    monkeypatch.setattr("sysconfig.get_config_var", lambda name: str(tmp_path))
+    assert triton._libpython_folder() == tmp_path
+
+
+def test_no_models_is_refused(tmp_path):
+    for launch in (
+        triton.embedded(tmp_path, [], log_path=tmp_path / "log", **OPTIONS),
+        container.launch(tmp_path, [], release="24.10", log_path=tmp_path / "log", **OPTIONS),
+    ):
+        with pytest.raises(ConfigError, match="no model to serve"), launch:
+            pass
+
+
+def test_docker_command(tmp_path):
+    make.add_scale(tmp_path, "a")
+    make.add_scale(tmp_path, "b", extra="instance_group { kind: KIND_GPU gpus: [0] }")
+    ports = Ports(http=1, grpc=2, metrics=3)
+    argv = container.docker_run(tmp_path, ["a"], release="24.10", name="me", ports=ports)
+    assert argv == [
+        "docker", "run", "--rm", "--name=me", "--user=triton-server", "--shm-size=1g", "--ulimit=memlock=-1",
+        "--ulimit=stack=67108864", "--publish=127.0.0.1:1:8000", "--publish=127.0.0.1:2:8001",
+        "--publish=127.0.0.1:3:8002", f"--volume={tmp_path}:/models:ro", "nvcr.io/nvidia/tritonserver:24.10-py3",
+        "tritonserver", "--model-repository=/models",
+    ]  # fmt: skip
+    argv = container.docker_run(tmp_path, ["a", "b"], release="24.10", name="me", ports=ports)
+    assert "--gpus=all" in argv
+
+
+def test_docker_command_for_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="no model absent"):
+        container.docker_run(tmp_path, ["absent"], release="24.10", name="me", ports=Ports())
+
+
+def test_an_image_that_cannot_be_fetched_is_missing(monkeypatch, tmp_path):
+    make.add_scale(tmp_path, "a")
+    calls = []
+
+    def run(argv, *, timeout_s):
+        calls.append(argv[1])
+        if argv[1] != "version":
+            raise StageError("docker exited with 1", found="manifest unknown")
+        return "28.2.2"
+
+    monkeypatch.setattr(command, "run", run)
+    launch = container.launch(tmp_path, ["a"], release="24.10", log_path=tmp_path / "log", **OPTIONS)
+    with pytest.raises(MissingError, match=r"cannot get the image .*:24\.10-py3") as caught, launch:
+        pass
+    assert calls == ["version", "image", "pull"]
+    assert caught.value.found == "manifest unknown"

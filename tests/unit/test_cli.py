@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import __main__ as main_module
+from pipeline import __version__
+from pipeline.cli import app
+from pipeline.errors import ConfigError
+
+runner = CliRunner()
+CONFIGS = Path(__file__).parents[2] / "configs"
+COMMANDS = ["build", "plan", "serve", "smoke", "predict", "lint", "schema", "doctor", "cache"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = runner.invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage" in shown.output
+
+
+def test_help_lists_the_commands_and_exit_codes() -> None:
+    shown = runner.invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    for word in (*COMMANDS, "Exit codes"):
+        assert word in shown
+
+
+def test_the_version_is_printed() -> None:
+    assert __version__ in runner.invoke(app, ["--version"]).output
+
+
+def test_the_schema_in_the_repository_is_the_current_one() -> None:
+    printed = json.loads(runner.invoke(app, ["schema"]).output)
+    assert printed == json.loads((CONFIGS / "schema.json").read_text())
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_plans_and_names_its_schema(path: Path, tmp_path: Path) -> None:
+    assert path.read_text().startswith("# yaml-language-server: $schema=./schema.json\n")
+    shown = runner.invoke(app, ["plan", str(path), "--json", "--work-dir", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    plan = json.loads(shown.output)
+    assert plan["missing"] == []
+    assert not any(step["cached"] for step in plan["steps"])
+
+
+def test_a_wrong_configuration_exits_with_2_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.yaml").write_text("name: a/b\nsoruce: {}\n")
+    monkeypatch.setattr(
+        "sys.argv", ["pipeline", "build", str(tmp_path / "bad.yaml"), "--work-dir", str(tmp_path / "w")]
+    )
+    assert main_module.main() == 2
+    text = capsys.readouterr().err
+    assert "bad.yaml:1:7: name" in text
+    assert "bad.yaml:2:1: soruce" in text
+    assert "source" in text
+    assert "Traceback" not in text
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["bad.yaml"]
+
+
+def test_the_problems_of_all_files_come_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("name: [\n")
+    shown = runner.invoke(app, ["plan", str(tmp_path)])
+    assert isinstance(shown.exception, ConfigError)
+    assert {Path(problem.where.split(":")[0]).name for problem in shown.exception.problems} == {"a.yaml", "b.yaml"}
+
+
+def test_two_configurations_may_not_make_the_same_model(tmp_path: Path) -> None:
+    text = (CONFIGS / "from_onnx.yaml").read_text().replace("models/", f"{CONFIGS}/models/")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    shown = runner.invoke(app, ["plan", str(tmp_path)])
+    assert isinstance(shown.exception, ConfigError)
+    assert "digits_onnx" in str(shown.exception)
+
+
+def test_ports_beyond_the_range_are_refused(tmp_path: Path) -> None:
+    assert runner.invoke(app, ["serve", str(tmp_path), "--http-port", "70000"]).exit_code == 2

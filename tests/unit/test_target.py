@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.target import limits, releases
+
+
+def test_the_default_release_has_the_limits_of_its_onnx_runtime() -> None:
+    found = limits("24.10")
+    assert (found.triton, found.onnxruntime, found.python) == ("2.51.0", "1.19.2", "3.10")
+    assert (found.max_opset, found.max_ir_version) == (21, 10)
+
+
+@pytest.mark.parametrize(
+    ("release", "triton", "onnxruntime", "opset", "ir_version"),
+    [
+        ("24.01", "2.42.0", "1.16.3", 19, 9),
+        ("25.03", "2.56.0", "1.21.0", 22, 10),
+        ("25.08", "2.60.0", "1.23.0", 23, 11),
+        ("26.08", "2.72.0", "1.28.0", 26, 13),
+    ],
+)
+def test_other_releases(release: str, triton: str, onnxruntime: str, opset: int, ir_version: int) -> None:
+    found = limits(release)
+    assert (found.triton, found.onnxruntime) == (triton, onnxruntime)
+    assert (found.max_opset, found.max_ir_version) == (opset, ir_version)
+
+
+def test_releases_are_in_order_and_limits_never_fall() -> None:
+    names = releases()
+    assert list(names) == sorted(names)
+    assert len(set(names)) == len(names)
+    rows = [limits(name) for name in names]
+    assert [row.release for row in rows] == list(names)
+    for older, newer in itertools.pairwise(rows):
+        assert newer.max_opset >= older.max_opset
+        assert newer.max_ir_version >= older.max_ir_version
+
+
+def test_an_unknown_python_is_said_to_be_unknown() -> None:
+    assert limits("24.11").python is None
+
+
+@pytest.mark.parametrize(
+    ("release", "nearest"), [("24.1", "24.10"), ("27.01", "26.08"), ("23.09", "24.01"), ("", "24.01")]
+)
+def test_an_unknown_release_is_refused_with_the_range_and_the_nearest(release: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        limits(release)
+    assert caught.value.exit_code == 2
+    assert "24.01 to 26.08" in str(caught.value)
+    assert f'"{nearest}"' in caught.value.hint
