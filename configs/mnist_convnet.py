@@ -1,8 +1,8 @@
 """A small convolutional network for 28x28 grey digits."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 
 class ConvNet(nn.Module):
@@ -19,8 +19,8 @@ class ConvNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the ten digits."""
-        x = F.relu(self.cn1(image))
-        x = F.relu(self.cn2(x))
-        x = self.dp1(F.max_pool2d(x, 2))
-        x = F.relu(self.fc1(torch.flatten(x, 1)))
-        return F.log_softmax(self.fc2(self.dp2(x)), dim=1)
+        x = functional.relu(self.cn1(image))
+        x = functional.relu(self.cn2(x))
+        x = self.dp1(functional.max_pool2d(x, 2))
+        x = functional.relu(self.fc1(torch.flatten(x, 1)))
+        return functional.log_softmax(self.fc2(self.dp2(x)), dim=1)

@@ -51,7 +51,7 @@ def tokens(text: str) -> list[int]:
 
 
 def data(seed: int = 0, test_fraction: float = 0.2) -> dict[str, Any]:
-    """Sentences of prose and lines of code, padded to the shortest of three lengths; topics are not split over the parts."""
+    """Sentences of prose and lines of code, padded to the shortest of three lengths; each topic is in one part only."""
     random = np.random.default_rng(seed)
     names = sorted(topics)
     held_out = set(random.choice(names, size=round(len(names) * test_fraction), replace=False).tolist())

@@ -121,7 +121,10 @@ def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
     except PipelineError as error:
         failure = error
     report = run.report(failure)
-    files.write_atomic(report.run_dir / "report.json", run_report(report).model_dump_json(indent=2) + "\n")
+    try:
+        files.write_atomic(report.run_dir / "report.json", run_report(report).model_dump_json(indent=2) + "\n")
+    except MissingError as error:
+        report = run.report(failure or error)  # the table shall still be printed
     return report
 
 
@@ -166,7 +169,7 @@ class Stages:
             stage.result = _source_summary(entry.values)
         with self.run.stage(self._plan.samples.name, self._config.name) as stage:
             entry = self.run.step(self._plan.samples, stage, self._make_samples)
-            stage.result = f"{entry.values['count']} samples"
+            stage.result = " · ".join([f"{entry.values['count']} samples", *entry.values["notes"]])
 
     @cached_property
     def _source_model(self) -> SourceModel:
@@ -183,7 +186,7 @@ class Stages:
         return samples.make(
             self._config.samples,
             planning.train_data(loaded),
-            signature=self._plan.signature,
+            signature=self.run.signature,
             resolve=loaded.resolve,
             runtime=self._source_model.runtime,
             seed=planning.train_seed(loaded),

@@ -21,7 +21,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 MIN_SHM_BYTES = 16 * 2**20  # with 8 MB a batch of 16 images of 3x224x224 failed; Docker gives 64 MB
 MIN_DISK_BYTES = 2 * 2**30  # a model, its variants and their cache entries, several times over
 ENGINE_TIMEOUT_S = 3.0
-MIN_PYTHON, MAX_PYTHON = (3, 10), (3, 13)
+MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)  # numpy < 2, which the server pins, ends there
 
 REQUIRED = (
     "numpy",

@@ -21,6 +21,7 @@ DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles;
 DEFAULT_MAX_BATCH_SIZE = 32
 DIGIT_LABELS = tuple("0123456789")
 
+_DATA_CODE = ("artifacts.py", "datasets.py", "image_data.py", "user_code.py", "torchvision_compat.py")
 _SHARED_CODE = ("artifacts.py", "samples.py", "runtimes")
 
 
@@ -182,7 +183,7 @@ def _tensors(model_signature: Signature) -> dict[str, Any]:
 def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies) -> Step:
     return Step(
         name=f"source[{loaded.config.name}]",
-        code=("source", "datasets.py", "user_code.py", "runtimes/torch_module.py"),
+        code=("source", "runtimes", *_DATA_CODE),
         parameters={
             "source": loaded.config.source.model_dump(mode="json", by_alias=True),
             "tensors": _tensors(model_signature),
@@ -214,12 +215,13 @@ def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies
     data = train_data(loaded)
     return Step(
         name=f"samples[{loaded.config.name}]",
-        code=("samples.py", "datasets.py", "user_code.py", "runtimes"),
+        code=("samples.py", "runtimes", *_DATA_CODE),
         parameters={
             "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
             "train_data": data.model_dump(mode="json") if data else None,
             "seed": train_seed(loaded),
             "tensors": _tensors(model_signature),
+            "labels": [list(spec.labels) for spec in model_signature.outputs],  # class folders are matched to them
         },
         inputs=dependencies.samples_digests,
         tools=("numpy", "pillow", "scikit-learn", "torch"),
@@ -306,7 +308,7 @@ def _fields(loaded: LoadedConfig, variant: VariantConfig) -> dict[str, Any]:
 
 
 def _image_parameters(loaded: LoadedConfig) -> dict[str, Any]:
-    """How pixels scaled to 0..1 were normalised, so that ``predict`` can prepare an image from the served model alone."""
+    """How pixels of 0..1 were normalised, so that ``predict`` can prepare an image by asking the server alone."""
     data = train_data(loaded) or samples_data(loaded)
     if data is None or not (data.images or data.dataset):
         return {}

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import model_config, samples
 from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
@@ -63,16 +62,18 @@ def prove_at(run: Run, server: RunningServer) -> None:
 
     for variant in run.plan.variants:
         with run.guarded(variant, "smoke"):
-            newest = max(connection.ready_versions(server.http_url, variant.identifier))
-            run.update(variant, entry=_entry(run, variant, newest))
-            _smoke(run, variant, server, lambda: None)
+            served = connection.ready_versions(server.http_url, variant.identifier)
+            run.update(variant, entry=_entry(run, variant, max(served)))
+            _smoke(run, variant, server, lambda: None, served)
 
 
 def _serve_and_smoke(run: Run, rows: Sequence[Variant]) -> None:
     with _launched(run, [variant.identifier for variant in rows]) as (server, alive):
         for variant in rows:
             with run.guarded(variant, "smoke"):
-                _smoke(run, variant, server, alive)
+                numbers = versions.version_numbers(run.plan.repository / variant.identifier)
+                served = model_config.served_versions(run.model_files(variant).config, numbers)
+                _smoke(run, variant, server, alive, served)
 
 
 @contextlib.contextmanager
@@ -101,17 +102,16 @@ def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, C
         yield running.server, running.check_alive
 
 
-def _smoke(run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None]) -> None:
+def _smoke(run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None], served: Sequence[int]) -> None:
     from pipeline.smoke import checks
 
-    config = run.model_files(variant).config
     expectation = checks.Expectation(
         model=variant.identifier,
         signature=run.signature,
         max_batch_size=variant.max_batch_size,
-        versions=_golden_by_version(run, variant, config),
+        versions=_golden_by_version(run, variant, served),
         tolerance=variant.tolerance,
-        config=config,
+        config=run.model_files(variant).config,
         alive=alive,
     )
     with run.stage(f"smoke[{variant.identifier}]", variant.identifier) as stage:
@@ -140,7 +140,7 @@ def _manifest_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:
     return (SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage),)
 
 
-def _golden_by_version(run: Run, variant: Variant, config: Any) -> Mapping[int, GoldenSamples | None]:
+def _golden_by_version(run: Run, variant: Variant, served: Sequence[int]) -> Mapping[int, GoldenSamples | None]:
     """What each served version must answer: the newest the current samples, older ones those they were judged by.
 
     A version that this tool did not write has no known answers: None, it only has to answer.
@@ -148,10 +148,9 @@ def _golden_by_version(run: Run, variant: Variant, config: Any) -> Mapping[int, 
     entry = run.results[variant.key].entry
     assert entry is not None
     golden: dict[int, GoldenSamples | None] = {entry.version: run.golden}
-    numbers = versions.version_numbers(entry.root / entry.model_name)
-    for number in model_config.served_versions(config, numbers):
-        manifest = versions.read_manifest(entry.root, entry.model_name, number)
+    for number in served:
         if number != entry.version:
+            manifest = versions.read_manifest(entry.root, entry.model_name, number)
             golden[number] = samples.read(versions.golden_path(entry.root, manifest)) if manifest else None
     return golden
 

@@ -100,15 +100,15 @@ class Run:
         """The golden samples, read once."""
         return samples.read(self.golden_path)
 
-    @cached_property
+    @property
     def signature(self) -> Signature:
-        """With the labels that only the source or its data knows.
+        """With the labels that only the source or, once they are made, the golden samples know.
 
         Raises:
             StageError: their number is not the output's last dimension.
         """
-        entries = (self.entries[step.name] for step in (self.plan.source, self.plan.samples))
-        known = next((entry.values["labels"] for entry in entries if entry.values.get("labels")), ())
+        made = (self.entries.get(step.name) for step in (self.plan.source, self.plan.samples))
+        known = next((entry.values["labels"] for entry in made if entry and entry.values.get("labels")), ())
         signature = planning.with_source_labels(self.plan, tuple(known))
         for spec in signature.outputs:
             if spec.labels and isinstance(spec.shape[-1], int) and spec.shape[-1] != len(spec.labels):

@@ -44,7 +44,11 @@ class Model(Section):
     """A torch module: a library's, by name, or your own callable that returns one."""
 
     library: Literal["torchvision", "timm", "transformers"] | None = None
-    name: str | None = Field(None, description="the library's name for it, e.g. resnet18 or bert-base-uncased")
+    name: str | None = Field(
+        None,
+        description="the library's name for it (resnet18, resnet50.a1_in1k); transformers: without weights a model type "
+        "(bert) or class (BertModel) with `args` as its configuration, with weights a hub name or a local folder",
+    )
     callable: Callable | None = None
     args: dict[str, Any] = Field({}, description="keyword arguments of the constructor")
     weights: str | None = Field(
@@ -200,7 +204,7 @@ class Output(Section):
     shape: Annotated[tuple[DimSize | DimLetter, ...], Field(max_length=8)]
     labels: str | tuple[str, ...] | None = Field(
         None,
-        description="class names by index: a list, a text file with a line each, `digits`, or `source` (what the data or "
+        description="class names by index: a list, a text file of lines, `digits`, or `source` (what the data or "
         "the pretrained weights say)",
     )
 

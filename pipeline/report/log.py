@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 import traceback
@@ -20,6 +21,22 @@ def _talkative() -> list[logging.Logger]:
     return [logging.root, *(logger for logger in known if logger.handlers and logger.name.startswith("torch"))]
 
 
+class _Lines(io.TextIOBase):
+    """Text onto an unbuffered file; what a full disk does not take is lost.
+
+    A log is not what was asked for: the full disk is reported by the step that cannot write its result, and a log that
+    raised as well would hide that.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._raw.write(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+
 class StageLog:
     """While a stage runs, Python warnings and log records go to ``path``, and the traceback if it fails.
 
@@ -33,8 +50,8 @@ class StageLog:
     def __enter__(self) -> StageLog:
         with files.disk_errors(self._path, self._stage):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            stream = self._stack.enter_context(self._path.open("a", encoding="utf-8", buffering=1))
-        self._stream: TextIO = stream
+            stream = _Lines(self._stack.enter_context(self._path.open("ab", buffering=0)))
+        self._stream = stream
         self._started = time.monotonic()
         stream.write(f"{time.strftime('%H:%M:%S')} {self._stage}: start\n")
         handler = logging.StreamHandler(stream)

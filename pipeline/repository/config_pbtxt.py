@@ -147,7 +147,7 @@ def _warmup(specs: Sequence[TensorSpec], sample: Sample, batched: bool, extra: d
             "dims": list(array.shape[1:] if batched else array.shape) or [1],
             "input_data_file": file_name,
         }
-    return {"name": "golden", "batch_size": 1 if batched else 0, "inputs": inputs}
+    return {"name": "golden", "batch_size": 1, "inputs": inputs}
 
 
 def _refined(

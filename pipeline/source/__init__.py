@@ -159,8 +159,8 @@ def tools(source: Source) -> tuple[str, ...]:
 def _waiting_threads() -> Iterator[None]:
     """Import torch so that its idle threads wait instead of spinning (OMP_WAIT_POLICY is read when libgomp is loaded).
 
-    Spinning threads fight other processes for the cores: beside a busy process on 2 cores, a step of ResNet-18 took 14 s
-    with spinning threads and 1 s with waiting ones.
+    Spinning threads fight other processes for the cores: beside busy processes on 2 cores, a step of ResNet-18 took
+    14 s with spinning threads, and 1 s with waiting ones.
     """
     chosen = os.environ.get("OMP_WAIT_POLICY")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

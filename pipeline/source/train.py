@@ -1,8 +1,7 @@
 """Train a classifier here: seeded, deterministic on the CPU, and resumable after a kill.
 
-Every epoch seeds all generators from (seed, epoch), and every step's learning rate is a function of its number, so
-that an epoch depends on nothing but the weights and the optimizer's state before it: a resumed training ends in the same
-bytes.
+Every epoch seeds all generators from (seed, epoch), and every step's learning rate is a function of its number. So an
+epoch depends on nothing but the weights and the optimizer's state before it: a resumed training ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def train(
         notes: what a person should know is added here.
 
     Returns:
-        ``accuracy`` (held-out, 0 to 1), ``epochs_run``, ``history``, ``train_samples``, ``test_samples`` and ``labels``.
+        ``accuracy`` (held-out, 0 to 1), ``epochs_run``, ``history``, ``train_samples``, ``test_samples``, ``labels``.
 
     Raises:
         ConfigError: data without targets or without a train part, or augmentation of something else than images.
@@ -99,7 +98,7 @@ def train(
         if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
             raise ConfigError(
                 "source: training needs labelled data with a train and a test part",
-                hint="add `target` to the arrays, a folder per class to the images, or 'train' to your callable's result",
+                hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
             )
         parts = _part(dataset.train, signature), _part(dataset.test, signature)
         determinism.seed_all(settings.seed)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from numpy.testing import assert_array_equal
+from PIL import Image
 
 from pipeline import datasets
 from pipeline.artifacts import Signature, TensorSpec
@@ -30,7 +30,7 @@ SEQUENCE = Signature(
 )
 
 
-def load(data: Data, signature: Signature, folder: Path = Path("."), **kwargs) -> datasets.Dataset:
+def load(data: Data, signature: Signature, folder: Path = Path(), **kwargs) -> datasets.Dataset:
     return datasets.load(data, signature=signature, resolve=lambda name: folder / name, seed=0, **kwargs)
 
 

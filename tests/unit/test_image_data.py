@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from numpy.testing import assert_allclose
+from PIL import Image
 
 from pipeline import image_data, torchvision_compat
 from pipeline.artifacts import Signature, TensorSpec

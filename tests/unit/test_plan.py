@@ -79,7 +79,7 @@ def test_variants_of_one_file_share_its_steps(tmp_path: Path) -> None:
         ("triton.dynamic_batching={}", set()),
         ("samples.count=3", {"samples", "export", "parity"}),
         ("source.model.args={a: 1}", {"source", "samples", "export", "parity"}),
-        ("outputs.y.labels=[c, d]", set()),
+        ("outputs.y.labels=[c, d]", {"samples", "export", "parity"}),
     ],
 )
 def test_a_change_moves_the_keys_it_must_and_no_other(tmp_path: Path, override: str, moved: set[str]) -> None:

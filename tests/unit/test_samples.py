@@ -93,8 +93,13 @@ def test_the_digest_covers_every_value(folder: Path) -> None:
     base = samples.digest([sample], targets, True)
     other = Sample(inputs=sample.inputs, outputs={**sample.outputs, "n": sample.outputs["n"] + 1})
     renamed = Sample(inputs={"z": sample.inputs["x"]}, outputs=sample.outputs)
-    assert len({base, samples.digest([other], targets, True), samples.digest([renamed], targets, True),
-                samples.digest([sample], targets, False), samples.digest([sample], targets + 1, True)}) == 5  # fmt: skip
+    others = [
+        ([other], targets, True),
+        ([renamed], targets, True),
+        ([sample], targets, False),
+        ([sample], targets + 1, True),
+    ]
+    assert len({base, *(samples.digest(*changed) for changed in others)}) == 5
 
 
 def test_more_than_there_are(folder: Path) -> None:

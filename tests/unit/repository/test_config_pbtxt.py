@@ -110,3 +110,9 @@ def test_the_text_parses_back_to_the_same_message() -> None:
 )
 def test_data_types_are_triton_s(dtype: str, expected: str) -> None:
     assert config_pbtxt.data_type(dtype) == expected
+
+
+def test_a_model_without_a_batch_is_warmed_up_with_one_whole_request() -> None:
+    (warmup,) = describe(max_batch_size=0).config.model_warmup
+    assert warmup.batch_size == 1  # Triton skips a sample of batch size 0
+    assert list(warmup.inputs["image"].dims) == [1, 1, 2, 2]
