@@ -46,7 +46,7 @@ class Model(Section):
     library: Literal["torchvision", "timm", "transformers"] | None = None
     name: str | None = Field(
         None,
-        description="the library's name for it (resnet18, resnet50.a1_in1k); transformers: without weights a model type "
+        description="the library's name for it (resnet18, resnet50.a1_in1k); transformers: without weights a type "
         "(bert) or class (BertModel) with `args` as its configuration, with weights a hub name or a local folder",
     )
     callable: Callable | None = None

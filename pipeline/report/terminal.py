@@ -89,6 +89,7 @@ class Terminal:
 
     def update(self, name: str, message: str, fraction: float | None) -> None:
         """Called by Stage.progress."""
+        message = message.removeprefix(f"{name}: ")
         if self._live is not None:
             total = None if fraction is None else 1.0
             self._live.update(
