@@ -31,7 +31,7 @@ Overrides = Annotated[
 ]
 Repository = Annotated[
     Path | None,
-    typer.Option("--repository", metavar="DIR", help="Repository root [default: the YAML's, or model_repository/]."),
+    typer.Option("--repository", metavar="DIR", help="Repository root (default: the YAML's, or model_repository/)."),
 ]
 WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step store, logs and reports.")]
 Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="KEY", help="Only this variant; repeatable.")]
@@ -101,7 +101,7 @@ def smoke(
     config: Config,
     url: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP endpoint of a running server.")] = None,
     grpc_url: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Its gRPC endpoint [default: the same host, port 8001].")
+        str | None, typer.Option(metavar="HOST:PORT", help="Its gRPC endpoint (default: the same host, port 8001).")
     ] = None,
     repository: Repository = None,
     work_dir: WorkDir = WORK_DIR,

@@ -93,7 +93,12 @@ def _print_report(terminal: Terminal, done: BuildReport) -> None:
     terminal.console.print(table(done), soft_wrap=True)
     seconds = sum(done.durations_s.values())
     verdict = "[green]passed[/green]" if done.exit_code == 0 else f"[red]failed, exit {done.exit_code}[/red]"
-    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(str(done.run_dir))}\n")
+    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(_shown(done.run_dir))}\n")
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _write_reports(path: Path | None, reports: Sequence[BuildReport]) -> None:

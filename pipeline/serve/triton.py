@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
-import importlib.util
 import os
 import shutil
 import sys
-import sysconfig
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import files
+from pipeline import environment, files
 from pipeline.errors import ConfigError, MissingError
 from pipeline.serve.probe import curl_line
 from pipeline.serve.process import Launch, Ports, Served, models_of, on_ports, server_flags
@@ -63,14 +60,14 @@ def embedded(
     """
     if not models:
         raise ConfigError("server: no model to serve", where=str(repository))
-    home, libpython = _server_home(), _libpython_folder()
+    home, stub, libpython = _installed()
     asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     with contextlib.ExitStack() as stack:
         with files.disk_errors(log_path, "server: assembling its backends"):
             log_path.parent.mkdir(parents=True, exist_ok=True)
             folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
             backends = Path(stack.enter_context(folder)).absolute()
-            _assemble(backends, home)
+            _assemble(backends, home, stub)
         server_id = f"triton-{uuid.uuid4().hex[:12]}"
         locations = [
             str(home / "bin" / "tritonserver"),
@@ -100,70 +97,36 @@ def _addresses(host: str, ports: Ports) -> list[str]:
     return [flag for name, port in named for flag in (f"--{name}-address={host}", f"--{name}-port={port}")]
 
 
-def _environment(home: Path, libpython: Path | None) -> dict[str, str]:
-    """The stub takes its Python from the first ``python3`` on PATH, and ignores PYTHONPATH and VIRTUAL_ENV."""
-    libraries = [str(libpython)] if libpython else []
-    libraries.append(str(home.parents[1] / "nvidia_pytriton.libs"))
+def _environment(home: Path, libpython: Path) -> dict[str, str]:
+    """The stub takes its Python from the first ``python3`` on PATH, and ignores PYTHONPATH and VIRTUAL_ENV.
+
+    The interpreter's own libpython comes first: another build of the same version lacks symbols its modules need.
+    """
     return {
         **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "LD_LIBRARY_PATH": ":".join(libraries),
+        "LD_LIBRARY_PATH": f"{libpython}:{home.parents[1] / 'nvidia_pytriton.libs'}",
     }
 
 
-def _server_home() -> Path:
-    """The folder of nvidia-pytriton that holds bin, backends, caches and python_backend_stubs."""
-    spec = importlib.util.find_spec("pytriton")
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    if not locations:
-        raise MissingError("server: tritonserver is not installed", hint="pip install nvidia-pytriton==0.7.0")
-    home = Path(locations[0]) / "tritonserver"
-    needed = (home / "bin" / "tritonserver", home / "backends" / "python" / "libtriton_python.so", _stub(home))
-    for path in needed:
-        if not path.is_file():
-            raise MissingError(
-                "server: nvidia-pytriton lacks a file it should have",
-                found=f"no {path}",
-                hint="pip install --force-reinstall nvidia-pytriton==0.7.0, under a Python it has a stub for: "
-                + ", ".join(_stub_versions(home)),
-            )
-    return home
-
-
-def _stub(home: Path) -> Path:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return home / "python_backend_stubs" / version / "triton_python_backend_stub"
-
-
-def _stub_versions(home: Path) -> list[str]:
-    return sorted(item.parent.name for item in home.glob("python_backend_stubs/*/triton_python_backend_stub"))
-
-
-def _libpython_folder() -> Path | None:
-    """Where the running interpreter's shared library is, or None when the loader finds one by itself.
-
-    The interpreter's own comes first: another build of the same version lacks symbols its extension modules need.
+def _installed() -> tuple[Path, Path, Path]:
+    """The server's folder in nvidia-pytriton, the Python stub, and the folder of the interpreter's libpython.
 
     Raises:
-        MissingError: there is none; the stub is linked to it.
+        MissingError: one of them, or shared memory for them to talk through, is missing.
     """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = f"libpython{version}.so.1.0"
-    library_folder = Path(sysconfig.get_config_var("LIBDIR") or "/nowhere")
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    for folder in (library_folder, library_folder / multiarch, Path(sys.base_prefix) / "lib"):
-        if (folder / name).is_file():
-            return folder
-    if ctypes.util.find_library(f"python{version}"):
-        return None
-    raise MissingError(
-        "server: Triton's Python stub needs libpython as a shared library",
-        found=f"no {name} in {library_folder}, nor known to the loader",
-        hint=f"apt-get install libpython{version}, or a Python built with --enable-shared",
-    )
+    found = environment.probe(Path.cwd())
+    gaps = found.lacks_to_serve()
+    if gaps or not (found.tritonserver and found.stub and found.libpython):
+        raise MissingError(
+            "server: this machine cannot run the embedded Triton",
+            found="\n".join(gaps),
+            hint="python -m pipeline doctor",
+        )
+    return found.tritonserver.parents[1], found.stub, found.libpython.parent
 
 
-def _assemble(backends: Path, home: Path) -> None:
+def _assemble(backends: Path, home: Path, stub: Path) -> None:
     """Lay out a backend directory: ``python/`` with the stub, and the stand-ins.
 
     Copies, not links: the server refuses a library whose real path is elsewhere ("escapes backend directory").
@@ -173,4 +136,4 @@ def _assemble(backends: Path, home: Path) -> None:
     python.mkdir()
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy(home / "backends" / "python" / name, python)
-    shutil.copy(_stub(home), python)
+    shutil.copy(stub, python)

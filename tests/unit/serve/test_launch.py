@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
 import pytest
 
 from pipeline import command
+from pipeline import environment as probing
 from pipeline.errors import ConfigError, MissingError, StageError
 from pipeline.serve import container, triton
 from pipeline.serve.process import Ports
@@ -27,44 +29,20 @@ def test_the_server_is_given_no_secret(monkeypatch, tmp_path):
     assert "hush" not in environment.values()
 
 
-def test_without_pytriton_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize(
+    ("gap", "name"), [("tritonserver", "Triton server"), ("stub", "Python stub"), ("libpython", "libpython")]
+)
+def test_what_is_not_installed_is_said_with_its_remedy_before_anything_is_written(monkeypatch, tmp_path, gap, name):
+    bare = dataclasses.replace(probing.probe(tmp_path), **{gap: None})
+    monkeypatch.setattr(probing, "probe", lambda work_dir: bare)
     with (
-        pytest.raises(MissingError, match="tritonserver is not installed") as caught,
+        pytest.raises(MissingError, match="cannot run the embedded Triton") as caught,
         triton.embedded(tmp_path, ["m"], log_path=tmp_path / "log", **OPTIONS),
     ):
         pass
-    assert "pip install nvidia-pytriton" in caught.value.hint
+    assert caught.value.found.startswith(f"{name}: ")
+    assert "; " in caught.value.found
     assert not (tmp_path / "log").exists()
-
-
-def test_a_missing_stub_names_the_pythons_that_have_one(monkeypatch, tmp_path):
-    home = tmp_path / "pytriton" / "tritonserver"
-    stub = "python_backend_stubs/3.8/triton_python_backend_stub"
-    for path in ("bin/tritonserver", "backends/python/libtriton_python.so", stub):
-        (home / path).parent.mkdir(parents=True)
-        (home / path).touch()
-    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path / "pytriton")]})
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(MissingError) as caught:
-        triton._server_home()
-    assert f"python_backend_stubs/{sys.version_info.major}.{sys.version_info.minor}/" in caught.value.found
-    assert caught.value.hint.endswith("3.8")
-
-
-def test_a_missing_libpython_names_the_package(monkeypatch, tmp_path):
-    monkeypatch.setattr("sysconfig.get_config_var", lambda name: str(tmp_path))
-    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
-    with pytest.raises(MissingError, match="needs libpython") as caught:
-        triton._libpython_folder()
-    assert f"libpython{sys.version_info.major}.{sys.version_info.minor}" in caught.value.hint
-
-
-def test_the_interpreters_own_libpython_comes_first(monkeypatch, tmp_path):
-    (tmp_path / f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0").touch()
-    monkeypatch.setattr("sysconfig.get_config_var", lambda name: str(tmp_path))
-    assert triton._libpython_folder() == tmp_path
 
 
 def test_no_models_is_refused(tmp_path):
