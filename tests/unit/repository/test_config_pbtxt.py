@@ -44,7 +44,7 @@ def test_the_configuration_is_complete() -> None:
     assert tensor["format"] == "FORMAT_NCHW"
     assert config["output"][0]["label_filename"] == "labels.txt"
     assert config["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}]
-    assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 1024
+    assert config["dynamic_batching"] == {}
 
 
 def test_labels_and_warmup_are_written_beside_it() -> None:
@@ -70,7 +70,7 @@ def test_a_scalar_per_row_is_reshaped() -> None:
 
 def test_fields_of_the_yaml_are_laid_over_and_null_removes() -> None:
     given = {
-        "dynamic_batching": {"max_queue_delay_microseconds": 500},
+        "dynamic_batching": {"max_queue_delay_microseconds": 500, "preserve_ordering": True},
         "model_warmup": None,
         "version_policy": {"all": {}},
         "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
@@ -78,7 +78,7 @@ def test_fields_of_the_yaml_are_laid_over_and_null_removes() -> None:
     described = describe(fields=given)
     config = fields(described)
     assert int(config["dynamic_batching"]["max_queue_delay_microseconds"]) == 500
-    assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 1024
+    assert config["dynamic_batching"]["preserve_ordering"] is True
     assert "model_warmup" not in config
     assert set(described.extra) == {"labels.txt"}
     assert config["version_policy"] == {"all": {}}
