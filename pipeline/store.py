@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class Step:
                 "code": {path: _code_digest(path) for path in self.code},
                 "parameters": dict(self.parameters),
                 "inputs": dict(self.inputs),
-                "tools": tool_versions(self.tools),
+                "tools": {**tool_versions(self.tools), "python": platform.python_version()},
                 "upstream": {role: step.key for role, step in self.upstream.items()},
             }
         )

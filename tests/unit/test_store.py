@@ -56,6 +56,12 @@ def test_every_part_of_a_step_is_in_its_key(changes: dict[str, Any]) -> None:
     assert step(**changes).key != step().key
 
 
+def test_the_python_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = step().key
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    assert step().key != before
+
+
 def test_a_key_follows_its_upstream_keys() -> None:
     one = step(upstream={"source": step(parameters={"seed": 0})})
     two = step(upstream={"source": step(parameters={"seed": 1})})
