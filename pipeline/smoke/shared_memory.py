@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ from pipeline.smoke.connection import GrpcConnection
 from pipeline.smoke.values import RefusedError, Request
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux (shm_overview(7))
+
+_IN_USE = "currently in use"
+_RELEASE_TIMEOUT_S, _RELEASE_POLL_S = 5.0, 0.02
 
 
 class ForeignMemoryError(Exception):
@@ -98,9 +102,22 @@ def _region(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, 
             try:
                 yield memory, name
             finally:
-                connection.answer(partial(connection.client.unregister_system_shared_memory, name))
+                _unregister(connection, name)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _unregister(connection: GrpcConnection, name: str) -> None:
+    """Take a region back; Triton may hold it for a moment after the answer ("it is currently in use", core 2.51)."""
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+    while True:
+        try:
+            connection.answer(partial(connection.client.unregister_system_shared_memory, name))
+            return
+        except RefusedError as error:
+            if _IN_USE not in error.text or time.monotonic() > deadline:
+                raise
+            time.sleep(_RELEASE_POLL_S)
 
 
 def _mapped(descriptor: int, size: int) -> mmap.mmap:
