@@ -78,7 +78,7 @@ def describe(
         "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
     }
     if batched and not any(fields.get(name) for name in _SCHEDULERS[1:]):
-        # No queue policy by default: with one, 2.51 leaves about 3 % of lone requests waiting for its 500 ms wake-up.
+        # No queue policy by default: with max_queue_size, 2.51 leaves some lone requests to its 500 ms wake-up.
         defaults["dynamic_batching"] = {}
     if warmup is not None and not fields.get("sequence_batching"):
         defaults["model_warmup"] = [_warmup(signature.inputs, warmup, batched, extra)]

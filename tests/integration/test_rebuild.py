@@ -92,7 +92,7 @@ def test_a_build_killed_at_many_points_leaves_the_old_or_the_new_whole(
     whole_s = time.monotonic() - began
     states = []
     chooser = random.Random(0)
-    for attempt in range(5):
+    for attempt in range(8):
         copy = old.copy(tmp_path / f"attempt{attempt}")
         child = _start(copy.config, copy.folder, *change)
         time.sleep(whole_s * chooser.uniform(0.3, 1.0))
