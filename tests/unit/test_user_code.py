@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def test_a_neighbour_imported_late_is_found(tmp_path: Path) -> None:
     assert user_code.call("main.py:number", _resolver(tmp_path), {}, "test") == 5
 
 
-def test_an_edited_file_is_loaded_again(tmp_path: Path) -> None:
+def test_an_edited_file_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # whatever the shell says: stale bytecode is the point
     path = tmp_path / "mine.py"
     path.write_text("def value():\n    return 1\n")
     assert user_code.call("mine.py:value", _resolver(tmp_path), {}, "test") == 1
