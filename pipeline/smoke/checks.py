@@ -333,10 +333,10 @@ class _Suite:
             f"max abs {tally.max_abs:.2g}"
         )
 
-    def _burst(self, connection: Connection, count: int) -> tuple[list[int], Tally]:
+    def _burst(self, connection: Connection, count: int, *, busy: bool = False) -> tuple[list[int], Tally]:
         """Send ``count`` mixed requests at once, hold each answer against its own reference, note merged ones."""
         limit = self.expectation.max_batch_size
-        sizes = traffic.mixed_sizes(count, limit, joined=self.golden.batched)
+        sizes = traffic.mixed_sizes(count, limit, joined=self.golden.batched, busy=busy)
         sent = traffic.burst(self.golden, sizes)
         before = connection.statistics(self.expectation.model, str(self.version))
         answers = connection.infer_all([self.judge.request(sample, self.default) for sample in sent])
@@ -369,14 +369,14 @@ class _Suite:
         )
 
     def _dynamic_batching(self) -> str:
-        """Merging depends on timing, so a burst that showed none is followed by larger ones."""
+        """Merging depends on timing: a burst that showed none is followed by larger ones that keep the model busy."""
         count = CONCURRENCY
         bound = self.expectation.config.dynamic_batching.default_queue_policy.max_queue_size
         for _ in range(_MERGE_ATTEMPTS):
             if self.merged:
                 break
             count *= 2
-            self._burst(self.grpc, min(count, bound) if bound else count)
+            self._burst(self.grpc, min(count, bound) if bound else count, busy=True)
         if not self.merged:
             raise WrongError(f"no two requests were run as one batch, in bursts of up to {count}")
         return self.merged

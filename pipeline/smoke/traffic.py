@@ -25,10 +25,21 @@ def batch_sizes(max_batch_size: int, *, joined: bool) -> tuple[int, ...]:
     return tuple(sorted({1, max(1, largest // 2), largest}))
 
 
-def mixed_sizes(count: int, max_batch_size: int, *, joined: bool) -> list[int]:
-    """Sizes of ``count`` concurrent requests: 1, 2, 3, … in turn, at most half the limit so that two always merge."""
+def mixed_sizes(count: int, max_batch_size: int, *, joined: bool, busy: bool = False) -> list[int]:
+    """Sizes of ``count`` concurrent requests: 1, 2, 3, … in turn, at most half the limit so that two always merge.
+
+    Args:
+        count: how many.
+        max_batch_size: the limit; 0 where Triton does not batch.
+        joined: whether samples can be joined; without, every size is 1.
+        busy: every fourth is of the greatest size: a model that answers faster than a client can ask merges nothing
+            unless something keeps it busy while the others queue up.
+    """
     largest = min(_LARGEST_MIXED, max(1, max_batch_size // 2)) if joined else 1
-    return [1 + position % largest for position in range(count)]
+    sizes = [1 + position % largest for position in range(count)]
+    if busy and joined:
+        sizes[::4] = [max(1, max_batch_size)] * len(sizes[::4])
+    return sizes
 
 
 def burst(golden: GoldenSamples, sizes: Sequence[int]) -> list[Sample]:

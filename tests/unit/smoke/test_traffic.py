@@ -48,6 +48,11 @@ def test_mixed_sizes_leave_room_for_merging(limit: int, joined: bool, sizes: lis
     assert traffic.mixed_sizes(6, limit, joined=joined) == sizes
 
 
+def test_every_fourth_request_keeps_the_model_busy_where_that_is_wanted() -> None:
+    assert traffic.mixed_sizes(6, 32, joined=True, busy=True) == [32, 2, 3, 4, 32, 2]
+    assert traffic.mixed_sizes(4, 32, joined=False, busy=True) == [1, 1, 1, 1]
+
+
 def test_a_burst_has_the_sizes_and_differs_from_neighbour_to_neighbour() -> None:
     chosen = traffic.burst(golden(*[2] * 9), [1, 2, 1, 2, 1, 2])
     assert [len(item.inputs["x"]) for item in chosen] == [1, 2, 1, 2, 1, 2]
