@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -97,7 +97,7 @@ def accuracy(runtime: Runtime, golden: GoldenSamples, *, gate: AccuracyGate | No
             )
         return None
     correct = reference = 0
-    for chunk in _chunks(labelled, _ACCURACY_BATCH if golden.batched else 1):
+    for chunk in golden_samples.chunks(replace(golden, samples=tuple(labelled)), _ACCURACY_BATCH):
         targets = np.array([sample.target for sample in chunk])
         inputs = {key: np.concatenate([sample.inputs[key] for sample in chunk]) for key in chunk[0].inputs}
         outputs = runtime.run(inputs if golden.batched else chunk[0].inputs)
@@ -138,13 +138,3 @@ def _share(rows: Sequence[tuple[int, Comparison]]) -> float | None:
 def _scores(sample: Sample, batched: bool) -> str | None:
     shaped = _with_batch(sample.outputs, batched)
     return next((name for name, array in shaped.items() if array.ndim == 2 and has_class_axis(array)), None)
-
-
-def _chunks(labelled: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """Runs of samples with equal input shapes, ``size`` at most."""
-    by_shape: dict[tuple[tuple[int, ...], ...], list[Sample]] = {}
-    for sample in labelled:
-        by_shape.setdefault(tuple(array.shape for array in sample.inputs.values()), []).append(sample)
-    for group in by_shape.values():
-        for start in range(0, len(group), size):
-            yield group[start : start + size]

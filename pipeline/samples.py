@@ -129,6 +129,17 @@ def batches(golden: GoldenSamples, size: int) -> Iterator[Sample]:
             )
 
 
+def chunks(golden: GoldenSamples, size: int) -> Iterator[tuple[Sample, ...]]:
+    """Every sample once, in runs of equal input shapes, ``size`` at most; one by one where they cannot be joined."""
+    by_shape: dict[tuple[tuple[int, ...], ...], list[Sample]] = {}
+    for sample in golden.samples:
+        by_shape.setdefault(tuple(array.shape for array in sample.inputs.values()), []).append(sample)
+    step = size if golden.batched else 1
+    for group in by_shape.values():
+        for start in range(0, len(group), step):
+            yield tuple(group[start : start + step])
+
+
 def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
     """Hex SHA-256 over names, dtypes, shapes and values of all samples, in order."""
     running = hashlib.sha256(f"{batched} {len(samples)}".encode())

@@ -53,26 +53,56 @@ def finish(
     _strip(model)
     _rename_scoped(model)
     model.ir_version = min(model.ir_version, max_ir_version)
-    weights_bytes = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     notes: list[str] = []
-    if simplify and weights_bytes > _PROTOBUF_LIMIT:
+    if simplify and _weights_bytes(model) > _PROTOBUF_LIMIT:
         notes.append("not simplified: onnxslim cannot take a graph over 2 GB")
     elif simplify:
         model, note = _simplified(model)
         notes += [note] if note else []
-    external = weights_bytes > external_data_threshold_bytes
-    file = _write(model, out_dir, external)
-    _infer_and_check(file)
-    return {
-        "file": FILE,
-        "notes": notes,
-        "properties": {
-            "opset": opset(model),
-            "ir_version": model.ir_version,
-            "nodes": len(model.graph.node),
-            "external_data": external,
-        },
+    properties = save(model, out_dir, external_data_threshold_bytes=external_data_threshold_bytes)
+    return {"file": FILE, "notes": notes, "properties": properties}
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read a model this room wrote: the file, or the directory that holds it and its external data."""
+    return onnx.load(str(file_of(path)))
+
+
+def file_of(path: Path) -> Path:
+    """The ``.onnx`` file itself, where ``path`` may be the directory of a model with external data."""
+    return path / FILE if path.is_dir() else path
+
+
+def save(
+    model: onnx.ModelProto, out_dir: Path, *, external_data_threshold_bytes: int = _PROTOBUF_LIMIT
+) -> dict[str, Any]:
+    """Clean a model, write ``out_dir/model.onnx`` with fresh shapes, and check it whole.
+
+    Args:
+        model: weights in memory; changed in place.
+        out_dir: existing directory without a ``model.onnx``.
+        external_data_threshold_bytes: as for ``finish``.
+
+    Returns:
+        ``{"opset", "ir_version", "nodes", "external_data"}``.
+
+    Raises:
+        StageError: the graph is not valid ONNX.
+    """
+    _strip(model)
+    external = _weights_bytes(model) > external_data_threshold_bytes
+    properties = {
+        "opset": opset(model),
+        "ir_version": model.ir_version,
+        "nodes": len(model.graph.node),
+        "external_data": external,
     }
+    _infer_and_check(_write(model, out_dir, external))
+    return properties
+
+
+def _weights_bytes(model: onnx.ModelProto) -> int:
+    return sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
 def opset(model: onnx.ModelProto) -> int:
