@@ -1,19 +1,23 @@
-# make build   set everything up in .venv/ and build configs/resnet.yaml
-# make test    all tests but those that need a GPU
-# make check   ruff, mypy --strict, import-linter
-# make bench   ratios, printed as the tables of docs/benchmarks.md
+# make build    set everything up in .venv/ and build configs/resnet.yaml
+# make test     all tests but those that need a GPU
+# make test-gpu those; they fail on a machine without one
+# make check    ruff, mypy --strict, import-linter, and the TensorRT code against its bindings
+# make bench    ratios, printed as the tables of docs/benchmarks.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: build test check bench lock clean
+.PHONY: build test test-gpu check bench lock clean
 
 build: $(STAMP)
 	$(BIN)/python -m pipeline build configs/resnet.yaml
 
 test: $(STAMP)
 	ci/test
+
+test-gpu: $(STAMP)
+	ci/test -m gpu tests/gpu
 
 check: $(STAMP)
 	ci/check

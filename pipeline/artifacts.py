@@ -13,7 +13,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Dim = int | str
-Format = Literal["onnx", "torchscript"]
+Format = Literal["onnx", "torchscript", "tensorrt"]
+Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx"]
+"""What a file is: a format, where engines of the two TensorRT flavours are two, since neither loads the other's."""
 
 NUMPY_DTYPES: Mapping[str, type[np.generic]] = {
     "bool": np.bool_,
@@ -119,7 +121,7 @@ class Artifact:
     """
 
     path: Path
-    kind: Format
+    kind: Kind
     sha256: str
     size_bytes: int
     tool_versions: Mapping[str, str]
@@ -134,6 +136,7 @@ class Tolerance:
     Attributes:
         max_abs: absolute part, in the output's own unit.
         max_rel: part relative to the reference element.
+        max_scaled: part relative to the greatest magnitude in the reference tensor.
         min_cosine: least cosine similarity over an output tensor's samples.
         min_top1: least share of samples whose arg-max over the last axis agrees, 0 to 1.
     """
@@ -142,6 +145,14 @@ class Tolerance:
     max_rel: float
     min_cosine: float
     min_top1: float
+    max_scaled: float = 0.0
+
+    def allowed(self, reference: Array) -> Array:
+        """How far each element may be from ``reference``, an array of finite floats; same shape."""
+        magnitude = np.abs(reference)
+        scale = float(magnitude.max()) if magnitude.size else 0.0
+        limits: Array = self.max_abs + self.max_rel * magnitude + self.max_scaled * scale
+        return limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +282,7 @@ class VariantResult:
         identifier: its name in the repository.
         model: the YAML's ``name``.
         cached: its file and verdict came from the step store and no new version was made.
+        skipped: why it was not made, where the YAML allows that, or empty.
         error: the error form of what stopped it, or empty.
         exit_code: 0, or that error's code.
         reproduce: the command that runs just the failed step again, or empty.
@@ -287,6 +299,7 @@ class VariantResult:
     smoke: SmokeResult | None = None
     cached: bool = False
     notes: tuple[str, ...] = ()
+    skipped: str = ""
     error: str = ""
     exit_code: int = 0
     reproduce: str = ""

@@ -1,35 +1,23 @@
-"""Calls the stages in order: source, golden samples, export, parity, repository; prove.py goes on from there."""
+"""Calls the stages in order: source and golden samples here, each variant in make.py, the served end in prove.py."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, datasets, environment, files, samples, source
+from pipeline import datasets, environment, files, samples, source
+from pipeline import make as making
 from pipeline import plan as planning
 from pipeline import prove as proving
-from pipeline.artifacts import (
-    AccuracyResult,
-    Artifact,
-    BuildReport,
-    ParityResult,
-    RunningServer,
-    Runtime,
-    Signature,
-    SourceModel,
-)
+from pipeline.artifacts import BuildReport, RunningServer, SourceModel
 from pipeline.config.load import LoadedConfig
-from pipeline.errors import GateError, MissingError, PipelineError
-from pipeline.plan import BuildPlan, Dependencies, Variant
-from pipeline.report.summary import human_bytes, run_report
+from pipeline.errors import MissingError, PipelineError
+from pipeline.plan import BuildPlan, Dependencies
+from pipeline.report.summary import run_report
 from pipeline.report.terminal import Terminal
-from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
-from pipeline.store import Entry, Step, tool_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +43,16 @@ def make_plan(loaded: LoadedConfig, options: Options) -> BuildPlan:
     Raises:
         ConfigError: a file is missing, or a variant named by ``options`` is not in the YAML.
     """
-    data = planning.samples_data(loaded) or planning.train_data(loaded)
+    data = loaded.samples_data or loaded.train_data
     dependencies = Dependencies(
         source_digests=source.digests(loaded.config.source, loaded.resolve),
         source_tools=source.tools(loaded.config.source),
         samples_digests=datasets.digests(data, loaded.resolve) if data else {},
+        calibration_digests={
+            key: datasets.digests(found[0], loaded.resolve)
+            for key in loaded.config.variants
+            if (found := planning.calibration_data(loaded, key)) is not None
+        },
     )
     repository = options.repository or Path("model_repository")
     if options.repository is None and loaded.config.repository.path is not None:
@@ -88,7 +81,7 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
     def work() -> None:
         stages.prepare(serve=options.serve)
         for variant in stages.run.plan.variants:
-            stages.make(variant)
+            making.make(stages.run, variant, stages.source_model)
         if options.serve:
             proving.prove(stages.run)
 
@@ -135,6 +128,7 @@ class Stages:
         self.run = Run(plan, terminal)
         self._plan = plan
         self._config = plan.loaded.config
+        self._opened: SourceModel | None = None
 
     # ---- source and golden samples ----------------------------------------------------------------------------
 
@@ -171,158 +165,28 @@ class Stages:
             entry = self.run.step(self._plan.samples, stage, self._make_samples)
             stage.result = " · ".join([f"{entry.values['count']} samples", *entry.values["notes"]])
 
-    @cached_property
-    def _source_model(self) -> SourceModel:
-        """Opened only when a step that needs it has to run."""
-        return source.open_source(
-            self._config.source,
-            signature=self._plan.signature,
-            resolve=self._plan.loaded.resolve,
-            directory=self.run.entries[self._plan.source.name].directory,
-        )
+    def source_model(self) -> SourceModel:
+        """Opened once, and only when a step that needs it has to run."""
+        if self._opened is None:
+            self._opened = source.open_source(
+                self._config.source,
+                signature=self._plan.signature,
+                resolve=self._plan.loaded.resolve,
+                directory=self.run.entries[self._plan.source.name].directory,
+            )
+        return self._opened
 
     def _make_samples(self, folder: Path) -> Mapping[str, Any]:
         loaded = self._plan.loaded
         return samples.make(
             self._config.samples,
-            planning.train_data(loaded),
+            loaded.train_data,
             signature=self.run.signature,
             resolve=loaded.resolve,
-            runtime=self._source_model.runtime,
-            seed=planning.train_seed(loaded),
+            runtime=self.source_model().runtime,
+            seed=loaded.train_seed,
             out_dir=folder,
         )
-
-    # ---- one variant --------------------------------------------------------------------------------------------
-
-    def make(self, variant: Variant) -> None:
-        """Export one variant, judge it, and put it into the repository."""
-        with self.run.guarded(variant, "build"):
-            artifact = self._export(variant)
-            self._judge(variant, artifact)
-            self._emit(variant, artifact)
-
-    def _export(self, variant: Variant) -> Artifact:
-        step = variant.export
-        with self.run.stage(step.name, variant.identifier) as stage:
-            entry = self.run.step(step, stage, lambda folder: self._make_export(variant, folder))
-            path = entry.directory / entry.values["file"]
-            artifact = Artifact(
-                path=path,
-                kind=variant.format,
-                sha256=files.sha256_tree(path),
-                size_bytes=files.size_bytes(path),
-                tool_versions=tool_versions(step.tools),
-                notes=tuple(self._relative(note) for note in entry.values["notes"]),
-                properties=entry.values["properties"],
-            )
-            stage.result = human_bytes(artifact.size_bytes)
-        self.run.update(variant, artifact=artifact, cached=entry.cached)
-        self.run.note(variant, *artifact.notes, *_rebuilt(step, entry))
-        return artifact
-
-    def _relative(self, note: str) -> str:
-        """Paths of the user's code as the YAML would write them: a manifest must not tell where it was built."""
-        return note.replace(f"{self._plan.loaded.path.parent.resolve()}/", "")
-
-    def _make_export(self, variant: Variant, folder: Path) -> Mapping[str, Any]:
-        arguments: dict[str, Any] = {"signature": self._plan.signature, "golden": self.run.golden, "out_dir": folder}
-        if variant.format == "torchscript":
-            from pipeline.export import torchscript
-
-            return torchscript.export(self._source_model, **arguments, **variant.options)
-        from pipeline.export import onnx
-
-        return onnx.export(self._source_model, **arguments, **variant.options)
-
-    def _judge(self, variant: Variant, artifact: Artifact) -> None:
-        """In-process parity and accuracy, and the gates.
-
-        Raises:
-            GateError: the numbers are refused; they are kept in the result.
-        """
-        step = variant.parity
-        with self.run.stage(step.name, variant.identifier) as stage:
-            entry = self.run.step(step, stage, lambda folder: self._measure(variant, artifact))
-            parity = _parity_of(entry.values["parity"], variant)
-            accuracy = AccuracyResult(**entry.values["accuracy"]) if entry.values["accuracy"] else None
-            cached = self.run.results[variant.key].cached and entry.cached
-            self.run.update(variant, parity=parity, accuracy=accuracy, cached=cached)
-            self.run.note(variant, *_rebuilt(step, entry))
-            stage.result = f"max abs {parity.max_abs:.1e}" + (f" · accuracy {accuracy.value:.2%}" if accuracy else "")
-            for verdict in (parity, accuracy):
-                if verdict and not verdict.passed:
-                    raise GateError(
-                        f"parity[{variant.identifier}]: refused by a gate",
-                        found=verdict.reason,
-                        where=self._plan.loaded.where("variants", variant.key),
-                        hint="nothing was emitted; try another exporter or method, or loosen `gates` if you accept it",
-                    )
-
-    def _measure(self, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
-        from pipeline import parity
-
-        runtime = _open(artifact, self._plan.signature)
-        sizes = parity.batch_sizes(variant.max_batch_size)
-        measured = parity.measure(runtime, self.run.golden, batch_sizes=sizes, tolerance=variant.tolerance)
-        accuracy = parity.accuracy(runtime, self.run.golden, gate=variant.accuracy_gate)
-        return {"parity": asdict(measured), "accuracy": asdict(accuracy) if accuracy else None}
-
-    def _emit(self, variant: Variant, artifact: Artifact) -> None:
-        backend, _, file_name = config_pbtxt.BACKENDS[variant.format]
-        with self.run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
-            version = versions.Version(
-                model_name=variant.identifier,
-                backend=backend,
-                file_name=file_name,
-                artifact=artifact.path,
-                model_files=self.run.model_files(variant).files,
-                golden=self.run.golden_path,
-                manifest=self._manifest(variant, artifact),
-            )
-            entry = versions.publish(
-                self._plan.repository,
-                version,
-                retain=self._config.repository.retain,
-                waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
-            )
-            stage.cached = not entry.created
-            stage.result = f"version {entry.version}"
-        cached = self.run.results[variant.key].cached and not entry.created
-        self.run.update(variant, entry=entry, cached=cached)
-        self.run.note(variant, *entry.notes)
-
-    def _manifest(self, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
-        """What is known of a version; nothing in it depends on when or where it was built."""
-        result = self.run.results[variant.key]
-        made_by = self._plan.source
-        record = {
-            "schema": 1,
-            "tool": f"model-repository-pipeline {__version__}",
-            "model": self._config.name,
-            "variant": variant.key,
-            "format": variant.format,
-            "precision": variant.precision,
-            "target": {"release": self._plan.limits.release, "onnxruntime": self._plan.limits.onnxruntime},
-            "sha256": artifact.sha256,
-            "properties": dict(artifact.properties),
-            "tool_versions": dict(artifact.tool_versions),
-            "source": {
-                "settings": self._config.source.model_dump(mode="json", by_alias=True, exclude_none=True),
-                "files": dict(made_by.inputs),
-                "sha256": self.run.entries[made_by.name].digest,
-                "tool_versions": tool_versions(made_by.tools),
-            },
-            "parity": asdict(result.parity) if result.parity else None,
-            "accuracy": asdict(result.accuracy) if result.accuracy else None,
-            "notes": list(artifact.notes),
-        }
-        masked: dict[str, Any] = json.loads(self._plan.loaded.masked(json.dumps(record)))
-        return masked
-
-
-def _rebuilt(step: Step, entry: Entry) -> tuple[str, ...]:
-    return (f"{step.name} was run again: {entry.rebuilt}",) if entry.rebuilt else ()
 
 
 def _source_summary(values: Mapping[str, Any]) -> str:
@@ -330,18 +194,3 @@ def _source_summary(values: Mapping[str, Any]) -> str:
     if accuracy is None:
         return " · ".join(notes)
     return " · ".join([f"accuracy {accuracy:.2%} on {values['test_samples']} held-out samples", *notes])
-
-
-def _parity_of(values: Mapping[str, Any], variant: Variant) -> ParityResult:
-    typed = {**values, "batch_sizes": tuple(values["batch_sizes"]), "tolerance": variant.tolerance}
-    return ParityResult(**typed)
-
-
-def _open(artifact: Artifact, signature: Signature) -> Runtime:
-    if artifact.kind == "torchscript":
-        from pipeline.runtimes.torchscript import TorchScriptRuntime
-
-        return TorchScriptRuntime(artifact.path, signature)
-    from pipeline.runtimes.onnxruntime import OnnxRuntime
-
-    return OnnxRuntime(artifact.path, signature)

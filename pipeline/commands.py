@@ -17,12 +17,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pipeline import build as building
+from pipeline import doctor as diagnosis
 from pipeline import environment, files
 from pipeline.artifacts import BuildReport, RunningServer
 from pipeline.build import Options
 from pipeline.config import load as loading
 from pipeline.config.load import LoadedConfig
-from pipeline.errors import ConfigError, Problem
+from pipeline.engine.spec import to_json as engine_json
+from pipeline.errors import ConfigError, MissingError, Problem
 from pipeline.plan import BuildPlan
 from pipeline.report.summary import human_bytes, run_report, table
 from pipeline.report.terminal import Terminal
@@ -147,6 +149,8 @@ def describe_plan(item: BuildPlan) -> dict[str, Any]:
             "onnxruntime": item.limits.onnxruntime,
             "max_opset": item.limits.max_opset,
             "max_ir_version": item.limits.max_ir_version,
+            "python": item.limits.python,
+            "tensorrt": item.limits.tensorrt,
         },
         "repository": str(item.repository),
         "variants": [
@@ -155,14 +159,16 @@ def describe_plan(item: BuildPlan) -> dict[str, Any]:
                 "format": variant.format,
                 "precision": variant.precision,
                 "made_by": f"{item.loaded.config.name}_{variant.parent}",
+                "how": variant.how,
                 "max_batch_size": variant.max_batch_size,
                 **variant.options,
+                **({"engine": engine_json(variant.engine.spec)} if variant.engine else {}),
                 "triton": dict(variant.fields),
             }
             for variant in item.variants
         ],
         "steps": [{"step": step.name, "key": step.key, "cached": store.holds(step)} for step in item.steps],
-        "missing": [*item.missing_to_build, *item.missing_to_serve],
+        "missing": [*item.missing_to_build, *item.missing_to_serve, *item.missing_for_engines],
     }
     masked: dict[str, Any] = json.loads(item.loaded.masked(json.dumps(description)))
     return masked
@@ -175,15 +181,17 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
     )
     console.print(
         f"  target {target['release']}: ONNX Runtime {target['onnxruntime']}, opset ≤ {target['max_opset']}, "
-        f"IR ≤ {target['max_ir_version']}\n",
+        f"IR ≤ {target['max_ir_version']}, Python {target['python'] or 'unknown'}, "
+        f"TensorRT {target['tensorrt'] or 'unknown'}\n",
         highlight=False,
     )
     variants = Table(
         "variant", "format", "precision", "max batch", "how", box=None, header_style="bold", padding=(0, 2)
     )
-    for variant, shown in zip(item.variants, row["variants"], strict=True):
-        how = f"from {shown['made_by']}" if variant.parent != variant.key else _options_text(variant.options)
-        variants.add_row(variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), how)
+    for variant in item.variants:
+        variants.add_row(
+            variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), escape(variant.how)
+        )
     console.print(variants)
     steps = Table("step", "", "key", box=None, header_style="bold", padding=(0, 2))
     for step in row["steps"]:
@@ -195,10 +203,6 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
     for key, value in _flat(row["options"]):
         console.print(f"  {escape(key)} = {escape(json.dumps(value))}", highlight=False, soft_wrap=True)
     console.print()
-
-
-def _options_text(options: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in options.items() if not key.startswith("max_"))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -214,7 +218,7 @@ def serve(repository: Path, models: Sequence[str], ports: tuple[int, int, int], 
     from pipeline.serve import triton
 
     console = Console()
-    names = list(models) or triton.models_of(repository)
+    names = list(models) or _runnable(repository, console)
     log_path = work_dir.absolute() / "runs" / f"serve-{time.strftime('%Y%m%dT%H%M%S')}" / "server.log"
     stopping = threading.Event()
     http_port, grpc_port, metrics_port = ports
@@ -246,6 +250,20 @@ def serve(repository: Path, models: Sequence[str], ports: tuple[int, int, int], 
         console.print("  Ctrl-C stops it", highlight=False)
         while not stopping.wait(timeout=1.0):
             running.check_alive()
+
+
+def _runnable(repository: Path, console: Console) -> list[str]:
+    """The models of a repository, without the engines where there is no GPU; these are told."""
+    from pipeline.serve import triton
+
+    names = triton.models_of(repository)
+    engines = () if environment.probe(Path.cwd()).gpu else triton.engines_of(repository, names)
+    if engines:
+        left_out = ", ".join(engines)
+        console.print(f"  not served, for want of a GPU: {escape(left_out)}", highlight=False, soft_wrap=True)
+    if len(engines) == len(names):
+        raise MissingError("server: every model of the repository is an engine, and this machine has no GPU")
+    return [name for name in names if name not in engines]
 
 
 def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None:
@@ -294,7 +312,7 @@ def lint(repository: Path, target: str, *, as_json: bool) -> int:
 def doctor(work_dir: Path) -> int:
     """Print what this machine has; 3 when something needed is missing."""
     console = Console()
-    checks = environment.checks(environment.probe(work_dir))
+    checks = diagnosis.checks(environment.probe(work_dir))
     rows = Table("", "what", Column("found", overflow="fold"), "needed for", box=None, padding=(0, 1))
     for check in checks:
         mark = "[green]✓[/green]" if check.ok else "[red]✗[/red]"

@@ -12,7 +12,13 @@ from pipeline.artifacts import Array, Tensors, Tolerance
 _RELATIVE_FLOOR = 0.01  # of the tensor's greatest magnitude: keeps max_rel meaningful next to zeros
 _NOISE = 1e-4  # a tolerance looser than this does not make values noise
 _TINY = float(np.finfo(np.float64).tiny)
-_DEFAULTS: Mapping[str, Tolerance] = {"fp32": Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99)}
+_DEFAULTS: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99),
+    "fp16": Tolerance(max_abs=1e-3, max_rel=1e-2, max_scaled=0.01, min_cosine=0.999, min_top1=0.99),
+    "bf16": Tolerance(max_abs=1e-2, max_rel=5e-2, max_scaled=0.05, min_cosine=0.99, min_top1=0.98),
+    "int8": Tolerance(max_abs=1e-2, max_rel=0.1, max_scaled=0.25, min_cosine=0.97, min_top1=0.97),
+}
+"""Reduced precision errs in proportion to the whole tensor, not to the element: hence max_scaled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +46,7 @@ class Comparison:
 
 
 def default_tolerance(precision: str) -> Tolerance:
-    """The limits used where the YAML sets none, by precision (``fp32``)."""
+    """The limits used where the YAML sets none, by precision."""
     return _DEFAULTS[precision]
 
 
@@ -48,7 +54,7 @@ def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Compari
     """Compare by name; dimension 0 is taken as the samples.
 
     Names, dtypes and shapes are compared first, then the places of NaN and infinity, then the values: integers
-    and booleans must be equal, a float passes when ``|actual - expected| <= max_abs + max_rel * |expected|``. An
+    and booleans must be equal, a float passes when ``|actual - expected|`` is at most ``tolerance.allowed``. An
     output of floats with two or more dimensions and a last one above 1 has a
     class axis. Never raises for unequal tensors.
     """
@@ -110,15 +116,17 @@ def _compare_one(name: str, actual: Array, expected: Array, tolerance: Tolerance
     with np.errstate(over="ignore"):  # next to a reference of zeros only, any difference is out of all proportion
         relative = np.minimum(difference / np.maximum(scale, floor), np.finfo(np.float64).max)
     place = _largest(difference)
-    within = difference <= tolerance.max_abs + tolerance.max_rel * scale
+    allowed = tolerance.allowed(reference)
+    within = difference <= allowed
     cosine = _least_cosine(got, reference, min(tolerance.max_abs, _NOISE))
     top1 = _agreement(actual, expected) if has_class_axis(expected) else None
     reasons = []
     if not within.all():
-        excess = _largest(difference - tolerance.max_rel * scale)
+        excess = _largest(difference - allowed)
+        scaled = f" + {tolerance.max_scaled:.1e}·{scale.max():.4g}" if tolerance.max_scaled else ""
         reasons.append(
             f"{_element(name, excess)} differs by {difference[excess]:.1e}, over {tolerance.max_abs:.1e} + "
-            f"{tolerance.max_rel:.1e}·|{reference[excess]:.4g}| "
+            f"{tolerance.max_rel:.1e}·|{reference[excess]:.4g}|{scaled} "
             f"({int((~within).sum())} of {within.size} elements)"
         )
     if cosine < tolerance.min_cosine:

@@ -35,15 +35,23 @@ def _entry(run: Run, variant: Variant, number: int) -> RepositoryEntry:
         root=run.plan.repository,
         model_name=variant.identifier,
         version=number,
-        backend=config_pbtxt.BACKENDS[variant.format][0],
+        backend=config_pbtxt.BACKENDS[variant.kind].name,
         config_path=run.plan.repository / variant.identifier / "config.pbtxt",
         created=False,
     )
 
 
 def prove(run: Run) -> None:
-    """Serve all emitted variants together and smoke-test each; when the server refuses, each alone."""
-    rows = [variant for variant in run.plan.variants if run.results[variant.key].entry is not None]
+    """Serve all emitted variants together and smoke-test each; when the server refuses, each alone.
+
+    Engines that cannot run here are only held against their manifests.
+    """
+    emitted = [variant for variant in run.plan.variants if run.results[variant.key].entry]
+    rows = [variant for variant in emitted if _servable(variant)]
+    for variant in emitted:
+        if not _servable(variant):
+            with run.guarded(variant, "smoke"):
+                _intact(run, variant)
     try:
         if rows:
             _serve_and_smoke(run, rows)
@@ -56,12 +64,33 @@ def prove(run: Run) -> None:
                 _serve_and_smoke(run, [variant])
 
 
+def _servable(variant: Variant) -> bool:
+    """Whether this machine can run it; an engine needs a GPU."""
+    return variant.engine is None or not variant.engine.obstacle
+
+
+def _intact(run: Run, variant: Variant) -> None:
+    """Hold the files of a version against its manifest.
+
+    Raises:
+        SmokeError: they are not what was published.
+    """
+    damaged = tuple(check for check in _manifest_check(run, variant) if check.outcome == "failed")
+    if damaged:
+        result = SmokeResult(model=variant.identifier, checks=damaged)
+        run.update(variant, smoke=result)
+        raise _failure(variant, result, None)
+
+
 def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant on a server that is running already."""
     from pipeline.smoke import connection
 
     for variant in run.plan.variants:
         with run.guarded(variant, "smoke"):
+            if variant.engine and variant.identifier not in connection.ready_models(server.http_url):
+                run.update(variant, skipped=f"{server.http_url} does not serve it: an engine needs a server with a GPU")
+                continue
             served = connection.ready_versions(server.http_url, variant.identifier)
             run.update(variant, entry=_entry(run, variant, max(served)))
             _smoke(run, variant, server, lambda: None, served)

@@ -123,11 +123,13 @@ class Run:
         """A variant's config.pbtxt and the files beside it."""
         return config_pbtxt.describe(
             model_name=variant.identifier,
-            format=variant.format,
+            kind=variant.kind,
             signature=self.signature,
             max_batch_size=variant.max_batch_size,
             fields=variant.fields,
             warmup=self.golden.samples[0],
+            engines=variant.engine.file_names if variant.engine else None,
+            profiles=len(variant.engine.spec.profiles) if variant.kind == "tensorrt" and variant.engine else 1,
         )
 
     def _reproduce(self, variant: Variant, command: str) -> str:

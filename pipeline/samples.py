@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline import datasets, files
 from pipeline.artifacts import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
-from pipeline.config.schema import Data, Samples
+from pipeline.config.schema import MIN_CALIBRATION_SAMPLES, Data, Samples
 from pipeline.errors import ConfigError, StageError
 
 FILE_NAME = "samples.npz"
@@ -72,6 +72,64 @@ def make(
     sha256 = digest(chosen, known, batched)
     files.write_atomic(out_dir / FILE_NAME, _encoded(chosen, known, batched, sha256))
     return {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels), "notes": notes}
+
+
+def make_calibration(
+    data: Data,
+    golden: GoldenSamples,
+    *,
+    count: int,
+    trained: bool,
+    signature: Signature,
+    resolve: datasets.Resolve,
+    seed: int,
+    out_dir: Path,
+) -> dict[str, Any]:
+    """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
+
+    Args:
+        data: the training data, the golden samples' data, or a data set of the calibration's own. Where it has a
+            training part, that is used.
+        golden: the samples that judge; whatever equals one of them is left out.
+        count: how many are wanted.
+        trained: ``data`` is what the model was trained on, split as it was then.
+        signature: names, dtypes and shapes.
+        resolve: turns a path relative to the YAML into a path.
+        seed: the training seed; it fixes the split and the choice.
+        out_dir: where ``samples.npz`` goes.
+
+    Returns:
+        ``count``, ``sha256`` and ``notes``.
+
+    Raises:
+        StageError: fewer than 16 samples are left.
+    """
+    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
+    part = dataset.test if dataset.train is None else dataset.train
+    judges = {_inputs_digest(sample.inputs) for sample in golden.samples}
+    chosen: list[Tensors] = []
+    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
+        inputs = part.inputs[int(row)]
+        if _inputs_digest(inputs) not in judges:
+            chosen.append(inputs)
+        if len(chosen) == count:
+            break
+    if len(chosen) < MIN_CALIBRATION_SAMPLES:
+        raise StageError(
+            f"calibration: {len(chosen)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            found=f"{len(part.inputs)} samples, golden ones among them; those judge, so they are not used",
+            hint="give the variant data of its own: calibration: {from: {images: folder/}}",
+        )
+    samples = [Sample(inputs=inputs, outputs={}) for inputs in chosen]
+    targets = np.full(len(samples), -1, np.int64)
+    sha256 = digest(samples, targets, golden.batched)
+    files.write_atomic(out_dir / FILE_NAME, _encoded(samples, targets, golden.batched, sha256))
+    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
+    return {"count": len(samples), "sha256": sha256, "notes": notes}
+
+
+def _inputs_digest(inputs: Tensors) -> str:
+    return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
 
 
 def read(path: Path) -> GoldenSamples:

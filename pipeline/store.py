@@ -27,6 +27,7 @@ from uuid import uuid4
 
 from pipeline import files
 
+TIMING_CACHES = "timing_caches"  # TensorRT's, one per version and GPU; they make builds faster, not different
 _ENTRY = "entry.json"
 _PACKAGE = Path(__file__).parent
 _LOCK_TIMEOUT_S = 6 * 3600.0
@@ -218,6 +219,6 @@ class Store:
         """Delete everything in the store; return the bytes freed."""
         freed = files.size_bytes(self.root) if self.root.exists() else 0
         with files.disk_errors(self.root, "cache clear"):
-            for folder in ("entries", "partial", "tmp", "locks"):
+            for folder in ("entries", "partial", "tmp", "locks", TIMING_CACHES):
                 files.remove_tree(self.root / folder)
         return freed

@@ -8,6 +8,7 @@ Read in November 2026 from:
 * Python: the same compatibility.md, from its vllm and trtllm rows, since it has none for the plain ``-py3``
   image. Where the two rows differ (24.11) or there is none (before 24.04) it is unknown.
 * opset and IR: see ``_ONNX_LIMITS``.
+* TensorRT: see ``_TENSORRT``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Limits:
         max_opset: highest version of the default ONNX operator set that ONNX Runtime is known to load.
         max_ir_version: highest ONNX file format version that ONNX Runtime is known to load.
         python: Python of its container, ``major.minor``; None where no source says.
+        tensorrt: TensorRT of its ``-py3`` container; None where no source says.
     """
 
     release: str
@@ -37,6 +39,7 @@ class Limits:
     max_opset: int
     max_ir_version: int
     python: str | None
+    tensorrt: str | None
 
 
 # ONNX Runtime -> (opset, IR). It accepts what the ONNX it is built with had released, and refuses a model
@@ -63,6 +66,10 @@ _ONNX_LIMITS = {
     "1.27": (26, 13),
     "1.28": (26, 13),
 }
+
+# release -> TensorRT of its -py3 container. None is known yet: NVIDIA's support matrix, which lists them, could not be
+# read. The versions that Triton's repository prints are those of the trtllm images, which pin theirs separately.
+_TENSORRT: dict[str, str] = {}
 
 _PY310, _PY312, _UNKNOWN = "3.10", "3.12", None
 
@@ -112,6 +119,7 @@ def _limits(release: str, triton: str, onnxruntime: str, python: str | None) -> 
         max_opset=opset,
         max_ir_version=ir_version,
         python=python,
+        tensorrt=_TENSORRT.get(release),
     )
 
 
@@ -144,3 +152,33 @@ def limits(release: str) -> Limits:
             hint=f'set triton.target to one of those, for example "{nearest}"',
         )
     return found
+
+
+def tensorrt_image(limits: Limits) -> str:
+    """The container to build engines for a release in: NVIDIA's TensorRT of the same month."""
+    return f"nvcr.io/nvidia/tensorrt:{limits.release}-py3"
+
+
+def tensorrt_conflict(limits: Limits, version: str) -> str:
+    """Why a release cannot load an engine.
+
+    Args:
+        limits: the release that shall load it.
+        version: TensorRT that built the engine, ``10.16.1`` or with the build number ``10.16.1.11``.
+
+    Returns:
+        A sentence without its full stop; empty where the versions are the same as far as both are told, and where
+        the release's is not known.
+
+    Rule: an engine loads in the TensorRT that built it. A version-compatible one loads in later ones too, where the
+    server runs with ``--backend-config=tensorrt,version-compatible=true``, which no file of a repository shows.
+    """
+    if limits.tensorrt is None:
+        return ""
+    pairs = zip(limits.tensorrt.split("."), version.split("."), strict=False)
+    if all(theirs == built for theirs, built in pairs):
+        return ""
+    return (
+        f"the engine was built by TensorRT {version}, and Triton {limits.release}'s container has {limits.tensorrt}; "
+        "an engine loads only in the TensorRT that built it"
+    )

@@ -96,12 +96,47 @@ def _parents(subject: _Subject) -> Found:
         elif name == chain[-1] == min(chain) and len(chain) > 1:  # once per circle
             yield (key, f"a circle: {' -> '.join(chain)}; one of them needs a `format` of its own, and no `from`")
         elif len(chain) > 1 and len(set(chain)) == len(chain) and chain[-1] in variants:
-            made, own = variants[chain[-1]].get("format"), variant.get("format")
-            if own is not None and made is not None and own != made:
-                yield (
-                    ("variants", name, "format"),
-                    f"expected {made}, that of `{chain[-1]}`, whose file this is; found {own}",
-                )
+            made, own = _given(variants, chain[1:], "format"), variant.get("format")
+            engine_of_graph = (made, own) == ("onnx", "tensorrt")
+            if own is not None and made is not None and own != made and not engine_of_graph:
+                yield (("variants", name, "format"), f"expected {made}, that of `{chain[1]}`; found {own}")
+
+
+def _given(variants: Mapping[str, Mapping[str, Any]], chain: list[str], key: str) -> Any:
+    """What the nearest variant of a chain says of a key that its children inherit."""
+    return next((variants[name][key] for name in chain if variants[name].get(key) is not None), None)
+
+
+def _precisions(subject: _Subject) -> Found:
+    for name in subject.config.variants:
+        chain = _chain(subject.variants, name)
+        if len(set(chain)) < len(chain) or chain[-1] not in subject.variants:
+            continue
+        own = subject.variants[name]
+        key: Key = ("variants", name, "precision" if "precision" in own else "from")
+        made_as = _given(subject.variants, chain, "format")
+        precision = _given(subject.variants, chain, "precision") or "fp32"
+        parent = _given(subject.variants, chain[1:], "precision") or "fp32"
+        if precision != "fp32" and made_as == "torchscript":
+            yield key, f"expected fp32, the only precision of torchscript; found {precision}"
+        elif precision == "bf16" and made_as == "onnx":
+            yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
+        elif parent not in ("fp32", precision):
+            yield key, f"expected {parent}, the precision of `{chain[1]}`, or an fp32 variant under `from`"
+        yield from _precision_keys(name, own, precision, made_as)
+
+
+def _precision_keys(name: str, own: Mapping[str, Any], precision: str, made_as: str | None) -> Found:
+    """Keys that say how something is done which this variant does not do."""
+    owners = (
+        ("calibration", precision == "int8", "precision: int8"),
+        ("keep_fp32", precision != "fp32", "precision: fp16, bf16 or int8"),
+        ("repair", precision != "fp32", "precision: fp16, bf16 or int8"),
+        ("engine", made_as == "tensorrt", "format: tensorrt"),
+    )
+    for key, applies, owner in owners:
+        if own.get(key) is not None and not applies:
+            yield ("variants", name, key), f"belongs to `{owner}`"
 
 
 def _chain(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
@@ -222,6 +257,11 @@ def _data_sets(config: Config) -> list[tuple[Key, Data]]:
         rows.append((("source", "train", "data"), config.source.train.data))
     if isinstance(config.samples.from_, Data):
         rows.append((("samples", "from"), config.samples.from_))
+    rows += [
+        (("variants", name, "calibration", "from"), variant.calibration.from_)
+        for name, variant in config.variants.items()
+        if variant.calibration is not None and variant.calibration.from_ is not None
+    ]
     return rows
 
 
@@ -305,6 +345,7 @@ def _model_names(subject: _Subject) -> Found:
 
 _CHECKS: tuple[tuple[Callable[[_Subject], Found], tuple[str, ...]], ...] = (
     (_parents, ()),
+    (_precisions, ("variants",)),
     (_possible_formats, ("source", "variants")),
     (_torchscript_names, ("source", "inputs", "variants")),
     (_sample_origin, ("source", "samples")),
@@ -312,12 +353,13 @@ _CHECKS: tuple[tuple[Callable[[_Subject], Found], tuple[str, ...]], ...] = (
     (_batch, ("inputs", "outputs")),
     (_batch_limit, ("inputs", "outputs", "triton", "variants")),
     (_labels, ("outputs",)),
-    (_channels, ("inputs", "source", "samples")),
+    (_channels, ("inputs", "source", "samples", "variants")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),
     (lambda subject: files_named.source_files(subject.config, subject.resolve), ("source",)),
     (lambda subject: files_named.sample_files(subject.config, subject.resolve), ("samples",)),
+    (lambda subject: files_named.calibration_files(subject.config, subject.resolve), ("variants",)),
     (lambda subject: files_named.label_files(subject.config, subject.resolve), ("outputs",)),
 )
 """Each check with the sections of the validated configuration that it reads."""

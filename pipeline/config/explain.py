@@ -23,6 +23,7 @@ PATTERNS: Mapping[str, str] = {
     NAME_PATTERN: "a name of letters, digits, _ and - (at most 64, the first a letter or a digit)",
     r"^[A-Z][A-Za-z0-9_]{0,15}$": "a capital letter",
     r"^[^:]+:[A-Za-z_]\w*$": "'file.py:callable' or 'package.module:callable'",
+    r"^sm_\d{2,3}$": "a compute capability such as sm_80",
     r"^\d\d\.(0[1-9]|1[0-2])$": 'a release such as "24.10"',
 }
 """The schema's patterns, in words."""

@@ -28,6 +28,14 @@ def sample_files(config: Config, resolve: Callable[[str], Path]) -> Found:
         yield from _unusable_ones(_of_data(config.samples.from_, ("samples", "from")), resolve)
 
 
+def calibration_files(config: Config, resolve: Callable[[str], Path]) -> Found:
+    """The same for data that calibrates int8."""
+    for name, variant in config.variants.items():
+        if variant.calibration is not None and variant.calibration.from_ is not None:
+            key: Key = ("variants", name, "calibration", "from")
+            yield from _unusable_ones(_of_data(variant.calibration.from_, key), resolve)
+
+
 def label_files(config: Config, resolve: Callable[[str], Path]) -> Found:
     """The same for files of labels, which must fit their outputs."""
     for output, spec in config.outputs.items():

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline.config import checks, document, explain
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import json_schema
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Data
 from pipeline.errors import ConfigError, Problem
 
 __all__ = ["LoadedConfig", "expand", "json_schema", "load"]
@@ -64,6 +64,24 @@ class LoadedConfig:
     def resolve(self, relative: str) -> Path:
         """A path in the YAML, which is relative to the YAML's own folder."""
         return self.path.parent / relative
+
+    @property
+    def train_data(self) -> Data | None:
+        """The training data, where the source trains."""
+        train = self.config.source.train
+        return train.data if train else None
+
+    @property
+    def samples_data(self) -> Data | None:
+        """The data set of the golden samples when it is not the training data's test part."""
+        origin = self.config.samples.from_
+        return origin if isinstance(origin, Data) else None
+
+    @property
+    def train_seed(self) -> int:
+        """The seed that fixed the split into training and held-out data."""
+        train = self.config.source.train
+        return train.seed if train else 0
 
     def masked(self, text: str) -> str:
         """``text`` with every value from the environment (from 4 characters on) put back to its reference."""

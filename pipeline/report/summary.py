@@ -44,7 +44,7 @@ def _variant(result: VariantResult) -> VariantReport:
         accuracy=Accuracy(**asdict(result.accuracy)) if result.accuracy else None,
         smoke=_smoke(result.smoke),
         notes=list(result.notes),
-        skipped_reason=None,
+        skipped_reason=result.skipped or None,
         error=result.error or None,
     )
 
@@ -76,6 +76,11 @@ def table(report: BuildReport) -> RenderableType:
     parts += [
         Text(f"  note: {result.identifier}: {note}", style="dim") for result in report.variants for note in result.notes
     ]
+    parts += [
+        Text(f"  skipped: {result.identifier}: {result.skipped}", style="yellow")
+        for result in report.variants
+        if result.skipped
+    ]
     for result in report.variants:
         parts += _failure(result)
     if report.error:
@@ -89,10 +94,15 @@ def _cells(result: VariantResult) -> tuple[str, ...]:
     parity = "–" if result.parity is None else f"{result.parity.max_abs:.1e}"
     accuracy = "–" if result.accuracy is None else f"{result.accuracy.value:.2%}"
     served = "not run" if result.smoke is None else _passed(result.smoke)
-    outcome = (
-        "[red]failed[/red]" if result.error else ("[cyan]unchanged[/cyan]" if result.cached else "[green]ok[/green]")
-    )
-    return (escape(result.identifier), version, size, parity, accuracy, served, outcome)
+    return (escape(result.identifier), version, size, parity, accuracy, served, _outcome(result))
+
+
+def _outcome(result: VariantResult) -> str:
+    if result.error:
+        return "[red]failed[/red]"
+    if result.skipped:
+        return "[yellow]skipped[/yellow]"
+    return "[cyan]unchanged[/cyan]" if result.cached else "[green]ok[/green]"
 
 
 def _passed(smoke: SmokeResult) -> str:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline import model_config
-from pipeline.artifacts import Format, Sample, Signature, TensorSpec
+from pipeline.artifacts import Kind, Sample, Signature, TensorSpec
 from pipeline.errors import ConfigError
 
-BACKENDS: Mapping[Format, tuple[str, str, str]] = {
-    "onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
-    "torchscript": ("pytorch", "pytorch_libtorch", "model.pt"),
+
+class Backend(NamedTuple):
+    """A backend by its names in the configuration; ``file_name`` is what it opens where nothing else is said."""
+
+    name: str
+    platform: str
+    file_name: str
+    instance_kind: str
+
+
+BACKENDS: Mapping[Kind, Backend] = {
+    "onnx": Backend("onnxruntime", "onnxruntime_onnx", "model.onnx", "KIND_CPU"),
+    "torchscript": Backend("pytorch", "pytorch_libtorch", "model.pt", "KIND_CPU"),
+    "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan", "KIND_GPU"),
+    # No container has a backend for TensorRT-RTX, and the tensorrt backend cannot load its engines: a name of its own.
+    "tensorrt_rtx": Backend("tensorrt_rtx", "", "model.engine", "KIND_GPU"),
 }
-"""Format -> (backend, platform, default file name), reference: Triton's model_configuration.md."""
+"""Reference: Triton's model_configuration.md."""
 
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 _REPLACED_WHOLE = ("version_policy",)
@@ -43,11 +56,13 @@ class ModelFiles:
 def describe(
     *,
     model_name: str,
-    format: Format,
+    kind: Kind,
     signature: Signature,
     max_batch_size: int,
     fields: Mapping[str, Any],
     warmup: Sample | None,
+    engines: Mapping[str, str] | None = None,
+    profiles: int = 1,
 ) -> ModelFiles:
     """Build the complete configuration of one model.
 
@@ -55,28 +70,34 @@ def describe(
 
     Args:
         model_name: the model directory's name.
-        format: decides backend and platform.
+        kind: decides backend, platform and the instance group's default.
         signature: full shapes; the batch dimension is left out of ``dims`` when ``max_batch_size`` > 0.
         max_batch_size: 0 for no batching by Triton.
         fields: ModelConfig fields from the YAML, laid over the defaults; None removes a default.
         warmup: a golden sample that the server runs before a version is ready.
+        engines: file name by compute capability (``{"8.0": "model_sm80.plan"}``), for engines that are named so.
+        profiles: optimization profiles of a TensorRT engine; without a word Triton uses the first alone.
 
     Raises:
         ConfigError: a field has a wrong type, or refines a tensor that the model does not have.
     """
-    backend, platform, _ = BACKENDS[format]
+    backend = BACKENDS[kind]
     batched = max_batch_size > 0
     extra: dict[str, bytes] = {}
     defaults: dict[str, Any] = {
         "name": model_name,
-        "platform": platform,
-        "backend": backend,
+        "platform": backend.platform,
+        "backend": backend.name,
         "max_batch_size": max_batch_size,
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_tensor(spec, batched) for spec in signature.inputs],
         "output": _outputs(signature.outputs, batched, extra),
-        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+        "instance_group": [{"count": 1, "kind": backend.instance_kind}],
     }
+    if profiles > 1:
+        defaults["instance_group"][0]["profile"] = [str(index) for index in range(profiles)]
+    if engines:
+        defaults["cc_model_filenames"] = dict(engines)
     if batched and not any(fields.get(name) for name in _SCHEDULERS[1:]):
         # No queue policy by default: with max_queue_size, 2.51 leaves some lone requests to its 500 ms wake-up.
         defaults["dynamic_batching"] = {}

@@ -23,7 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ class Version:
         backend: Triton's name of the backend.
         file_name: the model file's name in the version directory (``model.onnx``).
         artifact: the file, or directory, to be copied there.
+        beside: files that go next to it, by their names there.
+        identity: what decides the artifact where equal inputs do not give equal bytes (engines): the newest version
+            with the same one is the same version. Empty where bytes decide.
         model_files: bytes of config.pbtxt and of the files beside it, by relative path.
         golden: samples.npz the version was judged by.
         manifest: everything known about it; hashes are added here.
@@ -58,6 +61,8 @@ class Version:
     model_files: Mapping[str, bytes]
     golden: Path
     manifest: Mapping[str, Any]
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    identity: str = ""
 
 
 def state_dir(root: Path) -> Path:
@@ -125,7 +130,11 @@ def _publish(root: Path, state: Path, version: Version, retain: int | None) -> R
     newest = existing[-1] if existing else 0
     manifest = read_manifest(root, version.model_name, newest)
     damage = corruption(live / str(newest), manifest)
-    same = manifest is not None and manifest.get("files") == digests and not damage
+    same = manifest is not None and _is_same(version, digests, manifest) and not damage
+    if same and manifest is not None and manifest["files"] != digests:  # the files that stand there stay, as recorded
+        digests = manifest["files"]
+        kept = {name: manifest[name] for name in ("sha256", "size_bytes", "properties")}
+        version = replace(version, manifest={**version.manifest, **kept})
     notes = [f"{damage}; a new version replaces it"] if damage else []
     number = newest if same else newest + 1
     doomed = _doomed(root, version.model_name, existing if same else [*existing, number], retain)
@@ -162,9 +171,18 @@ def _refuse_foreign(root: Path, live: Path, model_name: str) -> None:
 
 
 def _content_digests(version: Version) -> dict[str, str]:
+    beside = {name: files.sha256_file(path) for name, path in version.beside.items()}
     if version.artifact.is_file():
-        return {version.file_name: files.sha256_file(version.artifact)}
-    return {f"{version.file_name}/{name}": digest for name, digest in files.tree_digests(version.artifact).items()}
+        return {version.file_name: files.sha256_file(version.artifact), **beside}
+    parts = files.tree_digests(version.artifact)
+    return {**{f"{version.file_name}/{name}": digest for name, digest in parts.items()}, **beside}
+
+
+def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str, Any]) -> bool:
+    recorded = manifest.get("properties")
+    if version.identity and isinstance(recorded, dict) and recorded.get("identity") == version.identity:
+        return True
+    return bool(manifest.get("files") == digests)
 
 
 def corruption(directory: Path, manifest: Mapping[str, Any] | None) -> str:
@@ -203,11 +221,11 @@ def _is_own(name: str) -> bool:
 def _write_records(root: Path, state: Path, version: Version, number: int, digests: Mapping[str, str]) -> None:
     golden_sha256 = files.sha256_file(version.golden)
     record = {
+        "size_bytes": files.size_bytes(version.artifact),
         **version.manifest,
         "model_name": version.model_name,
         "version": number,
         "files": dict(digests),
-        "size_bytes": files.size_bytes(version.artifact),
         "config_sha256": files.sha256_bytes(version.model_files["config.pbtxt"]),
         "golden_sha256": golden_sha256,
     }
@@ -236,6 +254,8 @@ def _stage(state: Path, live: Path, version: Version, number: int | None, doomed
         target = staged / str(number) / version.file_name
         target.parent.mkdir()
         _copy(version.artifact, target)
+        for name, path in version.beside.items():
+            shutil.copyfile(path, target.with_name(name))
     files.fsync_tree(staged)
     return staged
 

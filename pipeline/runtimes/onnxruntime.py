@@ -21,17 +21,23 @@ class OnnxRuntime:
         path: the file, or the directory that holds ``model.onnx`` and its external data.
         signature: names and dtypes to feed and to return.
         threads: threads within one operator; 0 takes every core.
+        float_qdq: QuantizeLinear and DequantizeLinear round as they say, and the operators between them compute in
+            float32, so that an int8 graph is judged as its numbers are: 8-bit arithmetic saturates on a CPU without
+            VNNI (onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to
+            try U8U8?").
 
     Raises:
         StageError: the file cannot be loaded, or its inputs and outputs are not the signature's.
     """
 
-    def __init__(self, path: Path, signature: Signature, threads: int = 0) -> None:
+    def __init__(self, path: Path, signature: Signature, threads: int = 0, *, float_qdq: bool = False) -> None:
         self._signature = signature
         self._outputs = [spec.name for spec in signature.outputs]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERRORS_ONLY
+        if float_qdq:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         file = str(path / _FILE if path.is_dir() else path)
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command
+from pipeline import command, model_config
 from pipeline.artifacts import RunningServer
 from pipeline.errors import ConfigError, MissingError, SmokeError
 from pipeline.serve import probe
@@ -84,6 +84,17 @@ def models_of(repository: Path) -> tuple[str, ...]:
             hint="python -m pipeline build CONFIG",
         )
     return tuple(names)
+
+
+def engines_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the models that are TensorRT engines, which only a GPU runs."""
+    found = []
+    for name in names:
+        path = repository / name / "config.pbtxt"
+        config = model_config.parse_text(path.read_text(encoding="utf-8"), str(path))
+        if config.backend in ("tensorrt", "tensorrt_rtx") or config.platform == "tensorrt_plan":
+            found.append(name)
+    return tuple(found)
 
 
 def find_ports(host: str, asked: Ports) -> Ports:

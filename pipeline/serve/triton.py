@@ -11,14 +11,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import environment, files
+from pipeline import doctor, environment, files
 from pipeline.errors import ConfigError, MissingError
 from pipeline.serve.probe import curl_line
-from pipeline.serve.process import Launch, Ports, Served, models_of, on_ports, server_flags
+from pipeline.serve.process import Launch, Ports, Served, engines_of, models_of, on_ports, server_flags
 
-__all__ = ["curl_line", "embedded", "models_of"]
+__all__ = ["curl_line", "embedded", "engines_of", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
+_ENGINE_SESSION = Path(__file__).parents[1] / "runtimes" / "engine_session.py"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
 # what the server and its stubs may know of this process's environment; anything else could be a secret
 _ENVIRONMENT = (
@@ -116,7 +117,7 @@ def _installed() -> tuple[Path, Path, Path]:
         MissingError: one of them, or shared memory for them to talk through, is missing.
     """
     found = environment.probe(Path.cwd())
-    gaps = found.lacks_to_serve()
+    gaps = doctor.lacks_to_serve(found)
     if gaps or not (found.tritonserver and found.stub and found.libpython):
         raise MissingError(
             "server: this machine cannot run the embedded Triton",
@@ -127,11 +128,14 @@ def _installed() -> tuple[Path, Path, Path]:
 
 
 def _assemble(backends: Path, home: Path, stub: Path) -> None:
-    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins.
+    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins with what they share.
 
+    One stand-in serves both flavours of TensorRT; it takes its flavour from its folder's name.
     Copies, not links: the server refuses a library whose real path is elsewhere ("escapes backend directory").
     """
     shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(backends / "tensorrt", backends / "tensorrt_rtx")
+    shutil.copy(_ENGINE_SESSION, backends)
     python = backends / "python"
     python.mkdir()
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):

@@ -277,7 +277,7 @@ class _Suite:
             except ValueError as error:
                 raise WrongError(f"output {name}: not score:index:label: {error}") from error
             tolerance = self.expectation.tolerance
-            limit = tolerance.max_abs + tolerance.max_rel * np.abs(scores) + _TEXT_ROUNDING
+            limit = tolerance.allowed(scores) + _TEXT_ROUNDING
             _none([f"output {name}, {text}" for text in traffic.class_differences(rows, scores, labels, limit=limit)])
         counts = ", ".join(f"{len(labels)} labels of {name}" for name, labels in self._labelled())
         return f"{counts} in {size} samples"

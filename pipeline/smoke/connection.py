@@ -43,29 +43,40 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url if "//" in url else f"//{url}").hostname in _LOOPBACK
 
 
-def ready_versions(http_url: str, model: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> list[int]:
-    """The versions of a model that a running server calls READY, ascending; at least one.
+def ready_models(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, list[int]]:
+    """The models that a running server calls READY, each with its versions, ascending.
 
     Raises:
-        SmokeError: no server answers there, or it has no version of that model ready.
+        SmokeError: no server answers there.
     """
     try:
         with contextlib.closing(HttpConnection(http_url, request_timeout_s)) as connection:
             rows = connection.index()
     except (NoAnswerError, RefusedError) as error:
         raise SmokeError(
-            f"smoke[{model}]: no Triton server answers at {http_url}",
+            f"smoke: no Triton server answers at {http_url}",
             found=f"{error.what}: {error.found}".removesuffix(": "),
             hint="check the address, and that the server has started",
         ) from error
-    numbers = sorted(int(row.version) for row in rows if (row.name, row.state) == (model, "READY"))
-    if not numbers:
-        names = sorted({row.name for row in rows if row.state == "READY"})
+    ready: dict[str, list[int]] = {}
+    for row in sorted((row for row in rows if row.state == "READY"), key=lambda row: int(row.version)):
+        ready.setdefault(row.name, []).append(int(row.version))
+    return ready
+
+
+def ready_versions(http_url: str, model: str) -> list[int]:
+    """The versions of a model that a running server calls READY, ascending; at least one.
+
+    Raises:
+        SmokeError: no server answers there, or it has no version of that model ready.
+    """
+    ready = ready_models(http_url)
+    if model not in ready:
         raise SmokeError(
             f"smoke[{model}]: the server at {http_url} does not serve it",
-            found=f"served there: {', '.join(names) or 'no model'}",
+            found=f"served there: {', '.join(sorted(ready)) or 'no model'}",
         )
-    return numbers
+    return ready[model]
 
 
 class HttpConnection:

@@ -56,6 +56,18 @@ def test_a_truncated_model_file_is_caught_with_the_server_s_reason(digits: Built
     assert "Traceback" not in done.output
 
 
+def test_a_truncated_engine_is_caught_without_a_gpu(digits: Built) -> None:
+    path = digits.repository / "digits_trt_fp16" / "1" / "model_sm80_sm89.engine"
+    path.write_bytes(path.read_bytes()[:-100])
+    again = digits.again(command="smoke")
+    assert again.exit_code == 5, again.output
+    assert "model_sm80_sm89.engine" in failures(again, "digits_trt_fp16")["manifest"]
+    assert again.variant("digits_onnx")["smoke"]["outcome"] == "passed"
+    done = pipeline("lint", digits.repository, "--json")
+    assert done.returncode == 4
+    assert {"engine-truncated", "engine-sha256"} <= {row["rule"] for row in json.loads(done.stdout)["findings"]}
+
+
 def test_swapped_labels_are_caught(digits: Built) -> None:
     path = digits.repository / "digits_onnx" / "labels.txt"
     labels = path.read_text().splitlines()
@@ -113,6 +125,8 @@ def served(digits: Built) -> Iterator[tuple[Built, psutil.Process, dict[str, str
         words = line.split(maxsplit=1)
         if words and words[0] in {"HTTP", "gRPC", "metrics"}:
             found[words[0]] = words[1].strip()
+        if line.startswith("  not served, for want of a GPU: "):
+            found["left out"] = line.rpartition(": ")[2].strip()
         if "curl " in line:
             found["curl"] = line.strip()
         if "Ctrl-C" in line:
@@ -129,6 +143,7 @@ def served(digits: Built) -> Iterator[tuple[Built, psutil.Process, dict[str, str
 
 
 def test_the_printed_curl_line_works(served: tuple[Built, psutil.Process, dict[str, str]]) -> None:
+    assert served[2]["left out"] == "digits_trt_fp16"
     done = subprocess.run(served[2]["curl"], shell=True, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["outputs"]
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import environment
+from pipeline import doctor, environment
 from pipeline import plan as planning
 from pipeline.config.load import load
+from pipeline.environment import Gpu
 from pipeline.errors import ConfigError
 from pipeline.plan import BuildPlan, Dependencies
 
@@ -27,7 +29,21 @@ triton:
   dynamic_batching: {max_queue_delay_microseconds: 5}
 """
 
-DEPENDENCIES = Dependencies(source_digests={"net.py": "aa"}, source_tools=("torch",), samples_digests={"x.npy": "bb"})
+DEPENDENCIES = Dependencies(
+    source_digests={"net.py": "aa"},
+    source_tools=("torch",),
+    samples_digests={"x.npy": "bb"},
+    calibration_digests={key: {"x.npy": "bb"} for key in ("int8", "trt_int8", "later")},
+)
+PRECISIONS = YAML.replace(
+    "  ts: {format",
+    """  fp16: {from: onnx, precision: fp16, keep_fp32: {ops: [Gemm]}}
+  int8: {from: onnx, precision: int8, calibration: {method: entropy, samples: 64}}
+  trt_fp16: {from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80]}}
+  trt_int8: {from: int8, format: tensorrt, repair: off}
+  later: {from: trt_int8, triton: {max_batch_size: 2}}
+  ts: {format""",
+)
 
 
 def plan(folder: Path, *overrides: str, text: str = YAML, keys: tuple[str, ...] = (), **changes: Any) -> BuildPlan:
@@ -68,6 +84,86 @@ def test_variants_of_one_file_share_its_steps(tmp_path: Path) -> None:
     assert made.variants[0].export.key == made.variants[1].export.key
     assert made.variants[0].export.key != made.variants[2].export.key
     assert [step.name for step in made.steps][:3] == ["source[m]", "samples[m]", "export[m_onnx]"]
+
+
+def by_key(made: BuildPlan) -> dict[str, Any]:
+    return {variant.key: variant for variant in made.variants}
+
+
+def test_a_precision_is_made_for_what_will_run_it(tmp_path: Path) -> None:
+    made = by_key(plan(tmp_path, text=PRECISIONS))
+    assert made["onnx"].reduction is None
+    assert made["onnx"].steps == (made["onnx"].export, made["onnx"].parity)
+    fp16, int8, engine = (made[key].reduction for key in ("fp16", "int8", "trt_int8"))
+    assert (fp16.precision, fp16.consumer, fp16.keep_ops, fp16.calibration) == ("fp16", "onnxruntime", ("Gemm",), None)
+    assert (int8.consumer, int8.calibration.method, int8.calibration.samples) == ("onnxruntime", "entropy", 64)
+    assert (engine.consumer, engine.calibration.method, engine.repair, int8.repair.attempts) == (
+        "tensorrt", "entropy", None, 4)  # fmt: skip
+    assert (int8.reduce_range, engine.reduce_range) == (environment.probe(tmp_path).cpu.saturates_int8, False)
+    assert made["int8"].reduce.key != made["trt_int8"].reduce.key
+    assert made["int8"].how.startswith("from onnx → int8 U8S8 for onnxruntime")
+    assert made["trt_int8"].how.startswith("from onnx → int8 S8S8 for tensorrt, entropy over 64 samples → tensorrt_rtx")
+    assert made["fp16"].tolerance.max_scaled > made["onnx"].tolerance.max_scaled == 0
+
+
+def test_an_engine_is_built_from_the_judged_graph(tmp_path: Path) -> None:
+    made = by_key(plan(tmp_path, text=PRECISIONS))
+    fp16 = made["trt_fp16"]
+    assert (fp16.kind, fp16.format, fp16.engine.spec.file_name) == ("tensorrt_rtx", "tensorrt", "model_sm80.engine")
+    assert fp16.engine.file_names == {"8.0": "model_sm80.engine"}
+    assert fp16.engine.step.upstream == {"graph": fp16.reduce}
+    (profile,) = fp16.engine.spec.profiles
+    assert (profile["x"].min, profile["x"].opt, profile["x"].max) == ((1, 4), (8, 4), (8, 4))
+    later = made["later"]
+    assert later.kind == "tensorrt_rtx"
+    assert later.reduce.key == made["trt_int8"].reduce.key
+    assert later.engine.spec.profiles[0]["x"].max == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("variants.trt_fp16.engine.gpus=[sm_90]", "variants.trt_fp16.engine.gpus"),
+        ("variants.trt_fp16.engine.gpus=[sm_99]", "variants.trt_fp16.engine.gpus"),
+        ("variants.trt_fp16.engine.refit=true", "variants.trt_fp16.engine.refit"),
+        ("variants.trt_fp16.engine.profiles=[{N: [2, 4, 8]}]", "expected min 1 for the batch dimension N; found 2"),
+        ("variants.trt_fp16.engine.profiles=[{N: [1, 4, 4]}]", "max_batch_size is 8: expected max N of at least that"),
+        ("variants.trt_fp16.engine.profiles=[{N: [1, 9, 8]}]", "expected min <= opt <= max; found [1, 9, 8]"),
+    ],
+)
+def test_engines_that_cannot_be_built_are_refused_with_their_place(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(tmp_path, override, text=PRECISIONS)
+    assert message in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu", "obstacle"),
+    [
+        (None, "this machine has no GPU"),
+        (Gpu(name="H200", driver="1", capability="sm_90"), "the GPU here is sm_90, and the engine is for sm_80"),
+        (Gpu(name="A100", driver="1", capability="sm_80"), ""),
+    ],
+)
+def test_an_engine_is_judged_itself_where_its_gpu_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, obstacle: str
+) -> None:
+    here = replace(environment.probe(tmp_path), gpu=gpu)
+    monkeypatch.setattr(environment, "probe", lambda folder: here)
+    variant = by_key(plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt_rtx", text=PRECISIONS))["trt_fp16"]
+    assert variant.engine.obstacle == obstacle
+    names = [step.name for step in variant.steps]
+    assert names[:4] == ["export[m_onnx]", "fp16[m_trt_fp16]", "parity[m_trt_fp16]", "engine[m_trt_fp16]"]
+    assert names[4:] == ([] if obstacle else ["parity[m_trt_fp16.engine]"])
+    if not obstacle:
+        assert variant.engine.parity.upstream["engine"] == variant.engine.step
+
+
+def test_a_machine_that_cannot_build_an_engine_is_told_so(tmp_path: Path) -> None:
+    made = plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt", text=PRECISIONS)
+    assert any(row.startswith("m_trt_fp16: tensorrt: not installed; pip install") for row in made.missing_for_engines)
+    assert made.missing_to_build == ()
 
 
 @pytest.mark.parametrize(
@@ -128,5 +224,5 @@ def test_a_library_that_is_not_installed_is_said_before_any_work(tmp_path: Path)
         **{name: getattr(environment.probe(tmp_path), name) for name in environment.Environment.__slots__}
         | {"distributions": {**environment.probe(tmp_path).distributions, "timm": "absent"}}
     )
-    (gap,) = bare.lacks_to_build(("timm",))
+    (gap,) = doctor.lacks_to_build(bare, ("timm",))
     assert "timm" in gap

@@ -203,3 +203,58 @@ def test_unbatched_shapes_are_checked_too(folder: Path) -> None:
     values = make(folder, data=None, from_=Data(arrays="u.npy"), signature=UNBATCHED, runtime=RowSums())
     assert (values["count"], values["batched"]) == (2, False)
     assert samples.read(folder / "out" / samples.FILE_NAME).samples[0].outputs["y"].tolist() == [2.0] * 5
+
+
+def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool = True, data: str = "many.py:data"):
+    (folder / "many.py").write_text(
+        "import numpy as np\n"
+        "def data():\n"
+        "    rows = [{'x': np.full(3, n, np.float32)} for n in range(60)]\n"
+        "    return {'train': (rows[:40], np.zeros(40, np.int64)), 'test': (rows[20:], np.zeros(40, np.int64))}\n"
+    )
+    out = folder / "calibration"
+    out.mkdir(exist_ok=True)
+    values = samples.make_calibration(
+        Data(callable=data),
+        golden,
+        count=count,
+        trained=trained,
+        signature=SIGNATURE,
+        resolve=lambda name: folder / name,
+        seed=3,
+        out_dir=out,
+    )
+    return values, samples.read(out / samples.FILE_NAME)
+
+
+def judging(*rows: int) -> GoldenSamples:
+    chosen = tuple(Sample(inputs={"x": np.full((1, 3), row, np.float32)}, outputs={}) for row in rows)
+    return GoldenSamples(samples=chosen, batched=True, sha256="")
+
+
+def test_calibration_samples_come_from_the_training_part_and_never_judge(folder: Path) -> None:
+    golden = judging(*range(20, 36))
+    values, found = calibrate(folder, count=20, golden=golden)
+    rows = [int(sample.inputs["x"][0, 0]) for sample in found.samples]
+    assert (values["count"], len(set(rows)), values["notes"]) == (20, 20, [])
+    assert set(rows) <= {*range(20), *range(36, 40)}
+    assert all(sample.outputs == {} and sample.inputs["x"].shape == (1, 3) for sample in found.samples)
+    assert calibrate(folder, count=20, golden=golden)[0] == values
+    values, found = calibrate(folder, count=100, golden=golden)
+    assert (len(found.samples), values["notes"]) == (24, ["all 24 samples are used; 100 were asked for"])
+
+
+def test_too_few_calibration_samples_are_an_error_and_leave_nothing(folder: Path) -> None:
+    with pytest.raises(StageError, match="15 samples are left to calibrate on; 16 are the least"):
+        calibrate(folder, count=128, golden=judging(*range(25)))
+    assert list((folder / "calibration").iterdir()) == []
+
+
+def test_chunks_hold_every_sample_once_in_runs_of_equal_shape() -> None:
+    widths = (2, 3, 2, 2, 3)
+    rows = tuple(Sample(inputs={"x": np.full((1, width), row)}, outputs={}) for row, width in enumerate(widths))
+    golden = GoldenSamples(samples=rows, batched=True, sha256="")
+    found = [[int(sample.inputs["x"][0, 0]) for sample in chunk] for chunk in samples.chunks(golden, 2)]
+    assert found == [[0, 2], [3], [1, 4]]
+    alone = samples.chunks(GoldenSamples(samples=rows, batched=False, sha256=""), 2)
+    assert [len(chunk) for chunk in alone] == [1, 1, 1, 1, 1]

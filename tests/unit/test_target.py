@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.target import limits, releases
+from pipeline.target import limits, releases, tensorrt_conflict, tensorrt_image
 
 
 def test_the_default_release_has_the_limits_of_its_onnx_runtime() -> None:
@@ -42,6 +43,32 @@ def test_releases_are_in_order_and_limits_never_fall() -> None:
 
 def test_an_unknown_python_is_said_to_be_unknown() -> None:
     assert limits("24.11").python is None
+
+
+def test_no_release_is_given_a_tensorrt_that_no_source_says() -> None:
+    # Those of the trtllm images (10.14.1.48 for 26.07) are not those of the -py3 images.
+    assert {limits(name).tensorrt for name in releases()} == {None}
+    assert tensorrt_conflict(limits("26.07"), "10.14.1") == ""
+    assert tensorrt_image(limits("26.07")) == "nvcr.io/nvidia/tensorrt:26.07-py3"
+
+
+@pytest.mark.parametrize(
+    ("has", "built", "loads"),
+    [
+        ("10.14.1.48", "10.14.1.48", True),
+        ("10.14.1.48", "10.14.1", True),
+        ("10.14", "10.14.1", True),
+        ("10.14.1.48", "10.14.1.49", False),
+        ("10.14.1", "10.14.2", False),
+        ("10.14.1", "10.4.1", False),
+        ("10.14.1", "11.4.0", False),
+    ],
+)
+def test_an_engine_loads_in_the_tensorrt_that_built_it(has: str, built: str, loads: bool) -> None:
+    conflict = tensorrt_conflict(replace(limits("26.07"), tensorrt=has), built)
+    assert (conflict == "") is loads
+    if not loads:
+        assert f"built by TensorRT {built}, and Triton 26.07's container has {has};" in conflict
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pipeline import target as releases
 from pipeline.errors import ConfigError
 from pipeline.repository.lint import tree
 from pipeline.repository.lint.config import CONFIG_RULES
+from pipeline.repository.lint.engine import ENGINE_RULES
 from pipeline.repository.lint.ensemble import ENSEMBLE_RULES
 from pipeline.repository.lint.layout import ANY_RULES, CONFIGURED_RULES
 from pipeline.repository.lint.model import (
@@ -56,6 +57,7 @@ _CONFIGURED = (
     *ENSEMBLE_RULES,
     *ONNX_RULES,
     *TORCHSCRIPT_RULES,
+    *ENGINE_RULES,
 )
 
 

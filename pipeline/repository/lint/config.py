@@ -9,6 +9,7 @@ from pipeline.repository.lint.model import (
     AOTI_PLATFORM,
     AOTI_SINCE,
     BACKENDS,
+    ENGINE_BACKENDS,
     TENSORFLOW_FILES,
     Finding,
     Model,
@@ -339,15 +340,15 @@ def instance_groups(model: Model) -> Iterator[Finding]:
 def tensorrt_instances(model: Model) -> Iterator[Finding]:
     """Engines run on GPUs, and profiles belong to engines."""
     for group in model.config.instance_group:
-        kind = enum_name(group, "kind")
-        if backend_of(model) == "tensorrt":
-            if kind in ("KIND_CPU", "KIND_MODEL"):
-                yield error(
-                    model.config_path,
-                    "tensorrt-needs-gpu",
-                    f"a TensorRT engine runs on GPUs only; its instance group is {kind}.",
-                    "write kind: KIND_GPU",
-                )
+        kind, backend = enum_name(group, "kind"), backend_of(model)
+        if backend in ENGINE_BACKENDS and kind in ("KIND_CPU", "KIND_MODEL"):
+            yield error(
+                model.config_path,
+                "tensorrt-needs-gpu",
+                f"a TensorRT engine runs on GPUs only; its instance group is {kind}.",
+                "write kind: KIND_GPU",
+            )
+        if backend == "tensorrt":
             for profile in group.profile:
                 if not (profile.isascii() and profile.isdigit()):
                     yield error(

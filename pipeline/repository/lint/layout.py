@@ -12,6 +12,7 @@ from pipeline.repository.lint.model import (
     BACKENDS,
     CONFIG_NAME,
     INT64_MAX,
+    RTX_BACKEND,
     SKIPPED_DIRECTORIES,
     TENSORFLOW_FILES,
     Finding,
@@ -29,7 +30,7 @@ from pipeline.repository.lint.model import (
     warning,
 )
 
-_KNOWN_BACKENDS = (*BACKENDS, "tensorflow")
+_KNOWN_BACKENDS = (*BACKENDS, RTX_BACKEND, "tensorflow")
 
 
 def version_names(model: Model) -> Iterator[Finding]:
@@ -216,12 +217,12 @@ def cc_filenames(model: Model) -> Iterator[Finding]:
                     "add the file, or remove the entry",
                 )
         default = below(version, model_filename(model) or "model.plan")
-        if default is not None and default.exists() and default.name not in names.values():
+        if default is not None and default.exists():
             yield warning(
                 model.where(default),
                 "cc-model-filenames-ambiguous",
                 "a GPU that cc_model_filenames does not list silently gets this file, whatever GPU it was built for.",
-                "remove it, or list it under the compute capability it was built for",
+                "rename it after the compute capability it was built for, and list it under that, or remove it",
             )
 
 

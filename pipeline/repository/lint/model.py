@@ -212,6 +212,9 @@ BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(platform="", filename="model.xml"),
     "python": Backend(platform="", filename="model.py"),
 }
+# This tool's own backend: Triton's core infers nothing about it from platforms and file names.
+RTX_BACKEND, RTX_FILE = "tensorrt_rtx", "model.engine"
+ENGINE_BACKENDS = ("tensorrt", RTX_BACKEND)
 TENSORFLOW_FILES = {"tensorflow_savedmodel": "model.savedmodel", "tensorflow_graphdef": "model.graphdef"}
 AOTI_PLATFORM, AOTI_FILE, AOTI_SINCE = "torch_aoti", "model.pt2", "26.03"
 # Backends whose library checks the configured tensors against the file, and so need both inputs and outputs.
@@ -266,7 +269,22 @@ def model_filename(model: Model) -> str:
         return AOTI_FILE
     if backend == "pytorch" and config.runtime == "model.py":
         return ""
+    if backend == RTX_BACKEND:
+        return RTX_FILE
     return BACKENDS[backend].filename if backend in BACKENDS else ""
+
+
+def fed_inputs(config: Any) -> set[str]:
+    """Names of all inputs a backend is given: the client's, the sequence batcher's, and those made per batch."""
+    sequence = config.sequence_batching
+    names = {item.name for item in (*config.input, *sequence.control_input)}
+    names |= {item.input_name for item in sequence.state}
+    return names | {name for item in config.batch_input for name in item.target_name}
+
+
+def model_dims(item: Any) -> list[int]:
+    """A configured tensor's dims as the backend sees them, without the batch dimension."""
+    return list(item.reshape.shape if item.HasField("reshape") else item.dims)
 
 
 def dims_text(dims: Iterable[int]) -> str:

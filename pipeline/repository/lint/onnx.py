@@ -16,7 +16,9 @@ from pipeline.repository.lint.model import (
     dims_text,
     enum_name,
     error,
+    fed_inputs,
     is_regular,
+    model_dims,
     model_filename,
     printable,
     warning,
@@ -160,10 +162,7 @@ def versions(model: Model, opened: OnnxFile) -> Iterator[Finding]:
 def tensor_names(model: Model, opened: OnnxFile) -> Iterator[Finding]:
     """The file's inputs and outputs are the configuration's."""
     config, at = model.config, model.where(opened.path)
-    configured = {item.name for item in config.input}
-    sequence = config.sequence_batching
-    fed = configured | {item.name for item in sequence.control_input} | {item.input_name for item in sequence.state}
-    fed |= {name for item in config.batch_input for name in item.target_name}
+    fed = fed_inputs(config)
     for name in sorted(opened.inputs.keys() - fed):
         yield error(
             at,
@@ -252,23 +251,19 @@ def shapes(model: Model, opened: OnnxFile) -> Iterator[Finding]:
             yield from _shape(model, opened, kind, what, item, found)
 
 
-def _configured_dims(item: Any) -> list[int]:
-    return list(item.reshape.shape if item.HasField("reshape") else item.dims)
-
-
 def _scalar(model: Model, opened: OnnxFile, what: str, item: Any) -> Iterator[Finding]:
-    if any(dim != 1 for dim in _configured_dims(item)):
+    if any(dim != 1 for dim in model_dims(item)):
         yield error(
             model.where(opened.path),
             "onnx-shape",
-            f"{what} is a scalar in the model; config.pbtxt has dims {dims_text(_configured_dims(item))}.",
+            f"{what} is a scalar in the model; config.pbtxt has dims {dims_text(model_dims(item))}.",
             "write dims: [ 1 ]",
         )
 
 
 def _shape(model: Model, opened: OnnxFile, kind: str, what: str, item: Any, found: list[int]) -> Iterator[Finding]:
     at, batched = model.where(opened.path), model.config.max_batch_size > 0
-    wanted = [-1] * batched + _configured_dims(item)
+    wanted = [-1] * batched + model_dims(item)
     if batched and found[0] != -1:
         yield error(
             at,

@@ -47,14 +47,14 @@ class Parameters:
         return self._values.get(key)
 
     def integer(self, key, default):
-        """The value by the rules of C++ ``std::stoi``: leading digits count, the rest is ignored."""
+        """The value as a whole number; see ``leading_integer``."""
         text = self._values.get(key)
         if text is None:
             return default
-        digits = re.match(r"\s*[+-]?\d+", text)
-        if digits is None:
+        number = leading_integer(text)
+        if number is None:
             raise RefusedError(f"failed to convert '{text}' to integral number")
-        return int(digits.group())
+        return number
 
     def boolean(self, key, default):
         """The value as true/on/1 or false/off/0, in any case of letters."""
@@ -64,6 +64,12 @@ class Parameters:
         if text.lower() not in _BOOLEANS:
             raise RefusedError(f"failed to convert '{text}' to boolean")
         return _BOOLEANS[text.lower()]
+
+
+def leading_integer(text):
+    """A text's value by the rules of C++ ``std::stoi``: leading digits count, the rest is ignored; else None."""
+    digits = re.match(r"\s*[+-]?\d+", text)
+    return int(digits.group()) if digits else None
 
 
 def shape_text(shape):
@@ -82,17 +88,20 @@ def dims_of(tensor):
     return tuple(int(size) for size in shape)
 
 
-def model_file(args, config, default):
+def model_file(args, config, default, capability=None):
     """Path of the model file named by the configuration, which may not exist.
 
     Args:
         args: what ``initialize`` was given.
         config: the model configuration.
         default: file name when the configuration names none.
+        capability: the GPU's compute capability (``8.9``), where the backend knows it.
     """
-    if args["model_instance_kind"] == "GPU" and config.get("cc_model_filenames"):
+    by_capability = config.get("cc_model_filenames", {}) if args["model_instance_kind"] == "GPU" else {}
+    if by_capability and capability is None:
         raise RefusedError("cc_model_filenames is not supported by this stand-in backend; use the container")
-    name = config.get("default_model_filename") or default
+    # An unlisted capability gets the default, silently, as in the C++ backends.
+    name = by_capability.get(capability) or config.get("default_model_filename") or default
     return Path(args["model_repository"]) / args["model_version"] / name
 
 

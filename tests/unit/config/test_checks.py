@@ -52,6 +52,13 @@ def _check(folder: Path, *changes: tuple[str, str]) -> list[str]:
         (("{format: onnx}", "{format: onnx, triton: {max_batch_size: null, dynamic_batching: null}}"),),
         (("samples:", "triton: {input: [{name: x, allow_ragged_batch: true}]}\nsamples:"),),
         (("samples:", "triton: {input: [{name: x, dims: [192], reshape: {shape: [3, 8, 8]}}]}\nsamples:"),),
+        (
+            (
+                "{format: onnx}",
+                "{format: onnx}\n  i: {from: onnx, precision: int8, calibration: {method: entropy}}\n"
+                "  t: {from: i, format: tensorrt, repair: off}\n  b: {from: onnx, format: tensorrt, precision: bf16}",
+            ),
+        ),
         (("samples:", "triton: {version_policy: {specific: {versions: [1, 2]}}, max_batch_size: 8}\nsamples:"),),
     ],
 )
@@ -69,7 +76,27 @@ def test_sound_configurations_pass(tmp_path: Path, changes: tuple[tuple[str, str
          "variants.a.from: "
          "a circle: a -> onnx -> b -> a; one of them needs a `format` of its own, and no `from`"),
         ("{format: onnx}", "{format: onnx}\n  b: {from: onnx}\n  c: {from: b, format: torchscript}", "11:24: "
-         "variants.c.format: expected onnx, that of `onnx`, whose file this is; found torchscript"),
+         "variants.c.format: expected onnx, that of `b`; found torchscript"),
+        ("{format: onnx}", "{format: onnx}\n  b: {from: onnx, format: tensorrt}\n  c: {from: b, format: onnx}",
+         "11:24: variants.c.format: expected tensorrt, that of `b`; found onnx"),
+        ("{format: onnx}", "{format: torchscript, precision: fp16}", "9:42: variants.onnx.precision: expected fp32, "
+         "the only precision of torchscript; found fp16"),
+        ("{format: onnx}", "{format: onnx, precision: bf16}", "9:35: variants.onnx.precision: bf16 is for tensorrt: "
+         "ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"),
+        ("{format: onnx}", "{format: onnx, precision: fp16}\n  b: {from: onnx, precision: int8}", "10:30: "
+         "variants.b.precision: expected fp16, the precision of `onnx`, or an fp32 variant under `from`"),
+        ("{format: onnx}", "{format: onnx, precision: fp16, calibration: {samples: 64}}", "9:54: "
+         "variants.onnx.calibration: belongs to `precision: int8`"),
+        ("{format: onnx}", "{format: onnx, repair: off}", "9:32: "
+         "variants.onnx.repair: belongs to `precision: fp16, bf16 or int8`"),
+        ("{format: onnx}", "{format: onnx, precision: int8, engine: {gpus: [sm_80]}}", "9:49: "
+         "variants.onnx.engine: belongs to `format: tensorrt`"),
+        ("{format: onnx}", "{format: onnx, precision: int8, calibration: {samples: 1}}", "9:64: "
+         "variants.onnx.calibration.samples: expected an integer >= 16 and <= 100000; found 1"),
+        ("{format: onnx}", "{format: onnx}\n  b: {from: onnx, format: tensorrt, engine: {gpus: [a100]}}", "10:53: "
+         "variants.b.engine.gpus[0]: expected a compute capability such as sm_80; found \"a100\""),
+        ("{format: onnx}", "{format: tensorrt}", "9:3: variants.onnx: an engine is built from an ONNX file: expected "
+         "`from`, naming an onnx variant"),
         ("{dataset: digits}", "data.test", "7:17: samples.from: `data.test` is the held-out part of source.train.data, "
          "but the source is `model`: name the samples' own data, e.g. {arrays: samples.npz}"),
         ("samples: {from: {dataset: digits}}\n", "", "1:1: samples.from: `data.test` is the held-out part of "

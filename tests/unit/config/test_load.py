@@ -136,7 +136,7 @@ def test_every_problem_of_a_file_is_reported_at_once_in_the_order_of_the_file(tm
          "13:3: variants.script: `method` belongs to `format: torchscript`"),
         ("  script: {format: torchscript}", "  script: 5",
          "13:11: variants.script: expected a mapping with from, format, precision, method, exporter, opset, simplify, "
-         "gates, triton; found 5"),
+         "calibration, keep_fp32, repair, engine, gates, triton; found 5"),
         ("name: net\n", "", "1:1: name: missing; expected a name of letters, digits, _ and - "
          "(at most 64, the first a letter or a digit)"),
         ("max_batch_size: 32", "max_batch_size: 9999999999",

@@ -21,7 +21,7 @@ SAMPLE = Sample(inputs={"image": np.arange(4, dtype=np.float32).reshape(1, 1, 2,
 def describe(**changes: Any) -> config_pbtxt.ModelFiles:
     arguments: dict[str, Any] = {
         "model_name": "m_onnx",
-        "format": "onnx",
+        "kind": "onnx",
         "signature": IMAGE,
         "max_batch_size": 4,
         "fields": {},
@@ -116,3 +116,14 @@ def test_a_model_without_a_batch_is_warmed_up_with_one_whole_request() -> None:
     (warmup,) = describe(max_batch_size=0).config.model_warmup
     assert warmup.batch_size == 1  # Triton skips a sample of batch size 0
     assert list(warmup.inputs["image"].dims) == [1, 1, 2, 2]
+
+
+def test_engines_run_on_a_gpu_and_are_named_by_capability() -> None:
+    config = fields(describe(kind="tensorrt_rtx", engines={"8.0": "model_sm80.engine"}))
+    assert (config["backend"], config.get("platform", "")) == ("tensorrt_rtx", "")
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
+    assert config["cc_model_filenames"] == {"8.0": "model_sm80.engine"}
+    config = fields(describe(kind="tensorrt", engines={}, profiles=2))
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}]
+    assert (config["backend"], config["platform"]) == ("tensorrt", "tensorrt_plan")
+    assert "cc_model_filenames" not in config

@@ -210,7 +210,7 @@ def test_what_the_system_forbids_is_a_finding(tmp_path: Path, monkeypatch: pytes
     assert rules(lint(root)) == {("unreadable", "tiny/config.pbtxt")}
     model = lint_model.Model(
         root=root, path=root / "tiny", config=None, versions={}, target=lint_model.Limits(
-            release="", triton="", onnxruntime="", max_opset=1, max_ir_version=1, python=None
+            release="", triton="", onnxruntime="", max_opset=1, max_ir_version=1, python=None, tensorrt=None
         ), others={},
     )  # fmt: skip
 

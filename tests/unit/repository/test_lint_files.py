@@ -132,8 +132,11 @@ def test_a_missing_model_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "wrong", "missing"),
-    [("pytorch", "model.onnx", "model.pt"), ("tensorrt", "x.plan", "model.plan"), ("python", "main.py", "model.py")],
-)
+    [
+        ("pytorch", "model.onnx", "model.pt"), ("tensorrt", "x.plan", "model.plan"),
+        ("tensorrt_rtx", "model.plan", "model.engine"), ("python", "main.py", "model.py"),
+    ],
+)  # fmt: skip
 def test_default_file_names(tmp_path: Path, backend: str, wrong: str, missing: str) -> None:
     text = replaced(PYTHON_CONFIG, '"python"', f'"{backend}"')
     assert ("model-file-missing", f"m/1/{missing}") in rules(
@@ -174,6 +177,9 @@ def test_files_by_compute_capability(tmp_path: Path) -> None:
     good = {"trt/config.pbtxt": text, "trt/1/ada.plan": "x"}
     assert check(tmp_path / "good", good) == []
     found = check(tmp_path / "both", {**good, "trt/1/model.plan": "x"})
+    assert only(found) == ("cc-model-filenames-ambiguous", "trt/1/model.plan", "warning")
+    listed = text.replace("ada.plan", "model.plan")  # GPUs that are not listed get it all the same
+    found = check(tmp_path / "listed", {"trt/config.pbtxt": listed, "trt/1/model.plan": "x"})
     assert only(found) == ("cc-model-filenames-ambiguous", "trt/1/model.plan", "warning")
     found = check(tmp_path / "none", {"trt/config.pbtxt": text, "trt/1/x": "x"})
     assert only(found) == ("cc-model-filename-missing", "trt/1/ada.plan", "error")

@@ -238,3 +238,47 @@ def test_manifests_do_not_depend_on_time_or_place(tmp_path: Path) -> None:
     assert records[0] == records[1]
     assert str(tmp_path) not in records[0]
     assert json.loads(records[0])["version"] == 1
+
+
+def engine(bench: Bench, content: str, identity: str, config: str = "max_batch_size: 4\n") -> Version:
+    """An engine with its sidecar; equal inputs give an equal identity, but never equal bytes."""
+    sidecar = bench.folder / "engine.json"
+    sidecar.write_text(json.dumps({"plan": content}))
+    plain = bench.version(content, config)
+    manifest = {"schema": 1, "sha256": files.sha256_file(plain.artifact), "properties": {"identity": identity}}
+    return replace(
+        plain, file_name="model.plan", beside={"model.plan.json": sidecar}, identity=identity, manifest=manifest
+    )
+
+
+def test_an_engine_comes_with_its_sidecar(bench: Bench) -> None:
+    bench.publish(engine(bench, "bytes", "id"))
+    assert bench.tree["m_onnx/1/model.plan"] == "bytes"
+    assert bench.tree["m_onnx/1/model.plan.json"] == '{"plan": "bytes"}'
+    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    assert manifest is not None
+    assert sorted(manifest["files"]) == ["model.plan", "model.plan.json"]
+    assert versions.corruption(bench.root / "m_onnx" / "1", manifest) == ""
+
+
+def test_an_engine_of_the_same_identity_is_no_new_version(bench: Bench) -> None:
+    bench.publish(engine(bench, "bytes", "id"))
+    before = bench.tree
+    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    entry = bench.publish(engine(bench, "other bytes", "id"))
+    assert (entry.version, entry.created, bench.tree) == (1, False, before)
+    assert versions.read_manifest(bench.root, "m_onnx", 1) == manifest
+    assert bench.publish(engine(bench, "other bytes", "another")).version == 2
+
+
+def test_a_new_configuration_keeps_the_record_of_the_engine_that_stands_there(bench: Bench) -> None:
+    bench.publish(engine(bench, "bytes", "id"))
+    before = versions.read_manifest(bench.root, "m_onnx", 1)
+    entry = bench.publish(engine(bench, "other and longer", "id", config="max_batch_size: 8\n"))
+    after = versions.read_manifest(bench.root, "m_onnx", 1)
+    assert before is not None
+    assert after is not None
+    assert (entry.version, bench.tree["m_onnx/config.pbtxt"]) == (1, "max_batch_size: 8\n")
+    for name in ("files", "sha256", "size_bytes", "properties"):
+        assert after[name] == before[name]
+    assert versions.corruption(bench.root / "m_onnx" / "1", after) == ""

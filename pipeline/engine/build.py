@@ -1,0 +1,207 @@
+"""Building one engine: a child builds it, and nothing it made is kept that is not proven to be what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import command, tensorrt_flavours
+from pipeline.artifacts import Progress
+from pipeline.engine import builder, failures, interface, layers, plan_file
+from pipeline.engine.spec import EngineSpec, to_json
+from pipeline.errors import StageError
+from pipeline.files import canonical_json, digest_of, disk_errors, sha256_file, sha256_tree, write_atomic
+from pipeline.tensorrt_flavours import Flavour
+
+SIDECAR = "engine.json"
+_ONNX_FILE = "model.onnx"
+_POLL_S = 0.1
+_TOLD_LAYERS = 12
+_TAIL_CHARACTERS = 400
+
+
+def build(
+    onnx: Path,
+    spec: EngineSpec,
+    out_dir: Path,
+    *,
+    timing_cache: Path | None,
+    log_path: Path,
+    timeout_s: float,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Build an engine, prove it, and write it to ``out_dir`` with its sidecar ``engine.json``.
+
+    Args:
+        onnx: the graph, already in the spec's precision: a file, or a directory that holds ``model.onnx`` and its
+            external data.
+        spec: what to build, and what it is held against.
+        out_dir: existing directory; on failure nothing is left in it.
+        timing_cache: folder of classic TensorRT's timing caches, made where needed; None for none.
+        log_path: everything the library says is added to it.
+        timeout_s: the child is killed after this long.
+        progress: told the library's phase and the share of the build that is done.
+
+    Returns:
+        ``{"file", "notes", "properties"}``; the properties are the sidecar's facts.
+
+    Raises:
+        MissingError: the flavour is not installed, does not load, or has no GPU here; the disk is full.
+        StageError: the graph or a setting is refused, the build failed, took too long or was killed, or what it made
+            is not what was asked for.
+    """
+    flavour = tensorrt_flavours.flavour(spec.flavour)
+    if tensorrt_flavours.installed(spec.flavour) is None:
+        raise failures.absent(flavour, f"no module {' or '.join(flavour.modules)}")
+    refused = tensorrt_flavours.refusals(spec.flavour, precision=spec.precision, gpus=spec.gpus, options=spec.options)
+    if refused:
+        raise StageError("engine: unsupported", found="\n".join(message for _, message in refused))
+    with (
+        disk_errors(out_dir, "building an engine"),
+        tempfile.TemporaryDirectory(dir=out_dir, prefix=".engine-") as scratch,
+    ):
+        plan = Path(scratch) / spec.file_name
+        job = {
+            "spec": to_json(spec),
+            "onnx": str(onnx / _ONNX_FILE if onnx.is_dir() else onnx),
+            "plan": str(plan),
+            "result": str(Path(scratch) / "result.json"),
+            "timing_cache": None if timing_cache is None else str(timing_cache),
+        }
+        result = _run(job, flavour, log_path, timeout_s, progress)
+        progress("engine: inspecting", None)
+        properties, notes = _proven(result, spec, onnx, plan, log_path)
+        write_atomic(plan.parent / SIDECAR, f"{canonical_json(properties)}\n")
+        for name in (spec.file_name, SIDECAR):
+            (plan.parent / name).replace(out_dir / name)
+    return {"file": spec.file_name, "notes": notes, "properties": properties}
+
+
+def _run(
+    job: Mapping[str, Any], flavour: Flavour, log_path: Path, timeout_s: float, progress: Progress
+) -> dict[str, Any]:
+    """Run the child to its end and return what it found."""
+    result = Path(job["result"])
+    job_file = result.with_name("job.json")
+    job_file.write_text(json.dumps(job))
+    start = log_path.stat().st_size if log_path.exists() else 0
+    child = command.start([sys.executable, "-m", builder.__name__, str(job_file)], log_path=log_path)
+    try:
+        _follow(child, log_path, start, timeout_s, progress)
+    finally:
+        status = command.stop(child, grace_s=0.0)
+    if not result.is_file():
+        with log_path.open(errors="replace") as log:
+            log.seek(start)
+            raise failures.died(status, log.read().strip()[-_TAIL_CHARACTERS:], log_path)
+    values: dict[str, Any] = json.loads(result.read_text())
+    if "failure" in values:
+        raise failures.error(values["failure"], flavour, log_path)
+    return values
+
+
+def _follow(child: subprocess.Popen[bytes], log_path: Path, start: int, timeout_s: float, progress: Progress) -> None:
+    """Wait for the child, passing its progress on.
+
+    Raises:
+        StageError: it took longer than ``timeout_s``.
+    """
+    deadline, rest, running = time.monotonic() + timeout_s, "", True
+    with log_path.open(errors="replace") as log:
+        log.seek(start)
+        while running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=_POLL_S)
+            running = child.poll() is None
+            *lines, rest = (rest + log.read()).split("\n")
+            told = [line for line in lines if line.startswith(builder.PROGRESS)]
+            if told:
+                _, share, phase = told[-1].split(" ", 2)
+                progress(f"engine: {phase[:1].lower()}{phase[1:]}", float(share))
+            if running and time.monotonic() > deadline:
+                raise StageError(
+                    f"engine: not built within {timeout_s:g} s",
+                    hint="raise `engine.timeout_s`, or make the profiles smaller",
+                    log=str(log_path),
+                )
+
+
+def _proven(
+    result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path, log_path: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The sidecar's facts of an engine that is what was asked for, and the notes on it.
+
+    Raises:
+        StageError: it is not.
+    """
+    log = str(log_path)
+    if damage := plan_file.problem(plan, spec.flavour):
+        raise StageError("engine: the builder wrote a damaged file", found=damage, log=log)
+    table = layers.parse(result["table"])
+    if not table:
+        raise StageError(
+            "engine: the build log has no layer table, so the engine cannot be proven",
+            found=f"{spec.flavour} {result['version']}",
+            hint="build with a version of the library that this tool knows",
+            log=log,
+        )
+    inputs, outputs = layers.ports(result["table"])
+    # Classic TensorRT's inspector does not list them in this form; the child has checked those of the network.
+    listed = bool(inputs) or spec.flavour == "tensorrt_rtx"
+    if listed and (wrong := interface.problems(inputs, outputs, spec)):
+        raise StageError("engine: its inputs and outputs are not the model's", found="\n".join(wrong), log=log)
+    wrong = layers.judge(table, spec.precision, kept=spec.kept_nodes, quantized=result["quantized"])
+    if wrong:
+        raise _wrong_precision(wrong, table, spec, log)
+    lost = layers.narrowed(table, set(spec.kept_nodes) & set(result["products"]))
+    notes = [f"kept in fp32 in the graph, but not by the engine's builder: {', '.join(lost)}"] if lost else []
+    return _facts(result, spec, table, sha256_tree(onnx), plan), notes
+
+
+def _wrong_precision(wrong: list[str], table: tuple[layers.Layer, ...], spec: EngineSpec, log: str) -> StageError:
+    got = {kind for layer in table if layer.is_product for kind in layer.arithmetic[:1]} - {
+        layers.TYPE_OF[spec.precision]
+    }
+    names = " and ".join(sorted(layers.PRECISION_OF.get(kind, kind) for kind in got)) or "something else"
+    more = [f"and {len(wrong) - _TOLD_LAYERS} more"] if len(wrong) > _TOLD_LAYERS else []
+    return StageError(
+        f"engine: asked for {spec.precision}, got {names}",
+        found="\n".join([*wrong[:_TOLD_LAYERS], *more]),
+        hint="the ONNX file is not in that precision: build the variant from the beginning, or name what stays in "
+        "fp32 under `keep_fp32`",
+        log=log,
+    )
+
+
+def _facts(
+    result: Mapping[str, Any], spec: EngineSpec, table: tuple[layers.Layer, ...], onnx_sha256: str, plan: Path
+) -> dict[str, Any]:
+    """Everything in the sidecar; equal builds differ in the plan's hash and size only."""
+    summary = layers.summary(table)
+    tensors = {side: [{key: port[key] for key in ("name", "dtype", "shape")} for port in result[side]] for side in
+               ("inputs", "outputs")}  # fmt: skip
+    values = to_json(spec)
+    decides = {"onnx": onnx_sha256, "spec": values, "version": result["version"], "layers": summary}
+    return {
+        "flavour": spec.flavour,
+        "version": result["version"],
+        "compute_capabilities": list(result["compute_capabilities"]),
+        "precision": spec.precision,
+        "profiles": json.loads(json.dumps(values["profiles"])),
+        **tensors,
+        "layers": layers.counts(table),
+        "layer_types": summary,
+        "quantized_nodes": result["quantized"],
+        "options": spec.options,
+        "onnx_sha256": onnx_sha256,
+        "plan_sha256": sha256_file(plan),
+        "size_bytes": plan.stat().st_size,
+        "identity": digest_of(decides),
+    }

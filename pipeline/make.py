@@ -1,0 +1,366 @@
+"""One variant, from the source model to a version in the repository: export, reduce, judge, engine, emit."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__, files, samples
+from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
+from pipeline.errors import GateError, MissingError
+from pipeline.plan import EnginePlan, Reduction, Variant
+from pipeline.report.summary import human_bytes
+from pipeline.repository import config_pbtxt, versions
+from pipeline.run import Run
+from pipeline.store import TIMING_CACHES, Entry, Step, tool_versions
+from pipeline.target import tensorrt_image
+
+
+def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) -> None:
+    """Make one variant and put it into the repository; its failure is kept to it.
+
+    Args:
+        run: the books; source and golden samples are done.
+        variant: what to make.
+        source_model: opens the source model, for a step that really has to run.
+    """
+    with run.guarded(variant, "build"):
+        if variant.engine and variant.engine.lacking and _skipped(run, variant, variant.engine):
+            return
+        graph = _export(run, variant, source_model)
+        if variant.reduction is not None:
+            graph = _reduce(run, variant, variant.reduction, graph)
+        _judge(run, variant, variant.parity, lambda: _open(run, variant, graph.path))
+        artifact = _engine(run, variant, variant.engine, graph) if variant.engine else graph
+        if variant.engine and variant.engine.parity:
+            _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path))
+        _emit(run, variant, artifact)
+
+
+def _skipped(run: Run, variant: Variant, engine: EnginePlan) -> bool:
+    """Note that the engine cannot be built here, where the YAML allows that.
+
+    Raises:
+        MissingError: it does not.
+    """
+    found = "\n".join(engine.lacking)
+    if not engine.skip:
+        raise MissingError(
+            f"engine[{variant.identifier}]: this machine cannot build it",
+            found=found,
+            where=run.plan.loaded.where("variants", variant.key, "engine"),
+            hint="install what is missing, or say `when_unavailable: skip`",
+        )
+    run.update(variant, skipped=found)
+    return True
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def _export(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) -> Artifact:
+    def produce(folder: Path) -> Mapping[str, Any]:
+        arguments: dict[str, Any] = {"signature": run.plan.signature, "golden": run.golden, "out_dir": folder}
+        if variant.kind == "torchscript":
+            from pipeline.export import torchscript
+
+            return torchscript.export(source_model(), **arguments, **variant.options)
+        from pipeline.export import onnx
+
+        return onnx.export(source_model(), **arguments, **variant.options)
+
+    return _made(run, variant, variant.export, lambda folder, _: produce(folder))
+
+
+def _reduce(run: Run, variant: Variant, reduction: Reduction, exported: Artifact) -> Artifact:
+    measured = _calibration(run, variant, variant.calibration) if variant.calibration else None
+
+    def produce(folder: Path, progress: Progress) -> Mapping[str, Any]:
+        from pipeline.optimize import repair, simulate
+
+        budget = None
+        if reduction.repair is not None:
+            budget = repair.Budget(attempts=reduction.repair.attempts, max_share=reduction.repair.max_share)
+        played = {"runnable": simulate.half} if reduction.calibration is None else {}
+        return repair.reduce(
+            exported.path,
+            folder,
+            make=lambda place, kept: _reduced(reduction, exported.path, place, kept, measured, progress),
+            judge=lambda path: _verdict(run, variant, path),
+            samples=measured or run.golden,
+            budget=budget,
+            progress=progress,
+            **played,
+        )
+
+    assert variant.reduce is not None
+    return _made(run, variant, variant.reduce, produce)
+
+
+def _calibration(run: Run, variant: Variant, step: Step) -> GoldenSamples:
+    found = run.plan.calibration_data(variant.key)
+    assert found is not None
+    assert variant.reduction is not None
+    assert variant.reduction.calibration is not None
+    (data, trained), count = found, variant.reduction.calibration.samples
+    with run.stage(step.name, variant.identifier) as stage:
+        entry = run.step(
+            step,
+            stage,
+            lambda folder: samples.make_calibration(
+                data,
+                run.golden,
+                count=count,
+                trained=trained,
+                signature=run.plan.signature,
+                resolve=run.plan.loaded.resolve,
+                seed=run.plan.loaded.train_seed,
+                out_dir=folder,
+            ),
+        )
+        stage.result = " · ".join([f"{entry.values['count']} samples", *entry.values["notes"]])
+    run.note(variant, *entry.values["notes"])
+    return samples.read(entry.directory / samples.FILE_NAME)
+
+
+def _reduced(
+    reduction: Reduction,
+    source: Path,
+    folder: Path,
+    repaired: frozenset[str],
+    measured: GoldenSamples | None,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    kept: dict[str, Any] = {"keep_ops": reduction.keep_ops, "keep_nodes": {*reduction.keep_nodes, *repaired}}
+    if reduction.precision != "int8":
+        from pipeline.optimize import half
+
+        return half.convert(source, folder, precision=reduction.precision, **kept)
+    from pipeline.optimize import int8
+
+    assert measured is not None
+    assert reduction.calibration is not None
+    return int8.quantize(
+        source,
+        measured,
+        folder,
+        consumer=reduction.consumer,
+        method=reduction.calibration.method,
+        percentile=reduction.calibration.percentile,
+        reduce_range=reduction.reduce_range,
+        progress=progress,
+        **kept,
+    )
+
+
+def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> Artifact:
+    spec = replace(engine.spec, kept_nodes=tuple(graph.properties.get("kept", ())))
+
+    def produce(folder: Path, progress: Progress) -> Mapping[str, Any]:
+        from pipeline.engine import build
+
+        return build.build(
+            graph.path,
+            spec,
+            folder,
+            timing_cache=run.store.root / TIMING_CACHES,
+            log_path=run.directory / f"{variant.identifier}.engine.log",
+            timeout_s=engine.timeout_s,
+            progress=progress,
+        )
+
+    artifact = _made(run, variant, engine.step, produce)
+    if spec.flavour == "tensorrt" and run.plan.limits.tensorrt is None:
+        run.note(
+            variant,
+            f"the TensorRT of Triton {run.plan.limits.release}'s container is not known here, and an engine loads only "
+            f"in the TensorRT that built it: build it in {tensorrt_image(run.plan.limits)}",
+        )
+    if engine.obstacle:
+        run.note(variant, f"built and inspected, not run: {engine.obstacle}; parity is that of its graph")
+    return artifact
+
+
+def _made(run: Run, variant: Variant, step: Step, produce: Callable[[Path, Progress], Mapping[str, Any]]) -> Artifact:
+    """Run a step that makes a file, or take it from the store; a step that this run has done already is not shown."""
+    done = run.entries.get(step.name)
+    if done is None:
+        with run.stage(step.name, variant.identifier) as stage:
+            entry = run.step(step, stage, lambda folder: produce(folder, stage.progress))
+            stage.result = human_bytes(files.size_bytes(entry.directory / entry.values["file"]))
+    else:
+        entry = done
+    path = entry.directory / entry.values["file"]
+    artifact = Artifact(
+        path=path,
+        kind=variant.kind,
+        sha256=files.sha256_tree(path),
+        size_bytes=files.size_bytes(path),
+        tool_versions=tool_versions(step.tools),
+        notes=tuple(_relative(run, note) for note in entry.values["notes"]),
+        properties=entry.values["properties"],
+    )
+    before = run.results[variant.key]
+    run.update(variant, artifact=artifact, cached=entry.cached and (before.artifact is None or before.cached))
+    if done is None:  # else its first variant has told
+        run.note(variant, *artifact.notes, *_rebuilt(step, entry))
+    return artifact
+
+
+def _relative(run: Run, note: str) -> str:
+    """Paths of the user's code as the YAML would write them: a manifest must not tell where it was built."""
+    return note.replace(f"{run.plan.loaded.path.parent.resolve()}/", "")
+
+
+def _rebuilt(step: Step, entry: Entry) -> tuple[str, ...]:
+    return (f"{step.name} was run again: {entry.rebuilt}",) if entry.rebuilt else ()
+
+
+# ---- the verdict --------------------------------------------------------------------------------------------------
+
+
+def _judge(run: Run, variant: Variant, step: Step, opened: Callable[[], Runtime]) -> None:
+    """In-process parity and accuracy of a graph or an engine, and the gates; an engine's replace its graph's.
+
+    Raises:
+        GateError: the numbers are refused; they are kept in the result.
+    """
+    with run.stage(step.name, variant.identifier) as stage:
+        entry = run.step(step, stage, lambda _: _measure(run, variant, opened()))
+        parity = _parity_of(entry.values["parity"], variant)
+        accuracy = AccuracyResult(**entry.values["accuracy"]) if entry.values["accuracy"] else None
+        cached = run.results[variant.key].cached and entry.cached
+        run.update(variant, parity=parity, accuracy=accuracy, cached=cached)
+        run.note(variant, *_rebuilt(step, entry))
+        stage.result = f"max abs {parity.max_abs:.1e}" + (f" · accuracy {accuracy.value:.2%}" if accuracy else "")
+        for verdict in (parity, accuracy):
+            if verdict and not verdict.passed:
+                raise GateError(
+                    f"{step.name}: refused by a gate",
+                    found=verdict.reason,
+                    where=run.plan.loaded.where("variants", variant.key),
+                    hint="nothing was emitted; try another exporter, method or calibration, keep nodes in fp32, "
+                    "or loosen `gates` if you accept it",
+                )
+
+
+def _measure(run: Run, variant: Variant, runtime: Runtime) -> Mapping[str, Any]:
+    from pipeline import parity
+
+    sizes = parity.batch_sizes(variant.max_batch_size)
+    measured = parity.measure(runtime, run.golden, batch_sizes=sizes, tolerance=variant.tolerance)
+    accuracy = parity.accuracy(runtime, run.golden, gate=variant.accuracy_gate)
+    return {"parity": asdict(measured), "accuracy": asdict(accuracy) if accuracy else None}
+
+
+def _verdict(run: Run, variant: Variant, path: Path) -> Any:
+    """The gates' word on one try of a repair."""
+    from pipeline.optimize.repair import Verdict
+
+    measured = _measure(run, variant, _open(run, variant, path))
+    parity, accuracy = measured["parity"], measured["accuracy"]
+    figures = {"accuracy": accuracy["value"]} if accuracy else {}
+    figures |= {name: parity[name] for name in ("max_abs", "cosine")}
+    refused = [verdict["reason"] for verdict in (parity, accuracy) if verdict and not verdict["passed"]]
+    return Verdict(passed=not refused, figures=figures, reason="; ".join(refused))
+
+
+def _parity_of(values: Mapping[str, Any], variant: Variant) -> ParityResult:
+    typed = {**values, "batch_sizes": tuple(values["batch_sizes"]), "tolerance": variant.tolerance}
+    return ParityResult(**typed)
+
+
+def _open(run: Run, variant: Variant, path: Path) -> Runtime:
+    """The runtime a graph is judged in: as it will be served or, where it is bound for TensorRT, with its rounding.
+
+    TensorRT's own arithmetic needs a GPU; ONNX Runtime's CPU would add faults of its own: 8-bit sums that saturate
+    without VNNI, and float16 operators computed in float32.
+    """
+    signature = run.plan.signature
+    if variant.kind == "torchscript":
+        from pipeline.runtimes.torchscript import TorchScriptRuntime
+
+        return TorchScriptRuntime(path, signature)
+    from pipeline.runtimes.onnxruntime import OnnxRuntime
+
+    if variant.engine is None or variant.reduction is None:
+        return OnnxRuntime(path, signature)
+    if variant.precision == "int8":
+        return OnnxRuntime(path, signature, float_qdq=True)
+    from pipeline.optimize import simulate
+
+    with tempfile.TemporaryDirectory() as folder:
+        return OnnxRuntime(simulate.half(path, Path(folder)), signature)
+
+
+def _open_engine(run: Run, variant: Variant, path: Path) -> Runtime:
+    from pipeline.runtimes.tensorrt import TensorRtRuntime
+
+    assert variant.engine is not None
+    return TensorRtRuntime(path, run.plan.signature, variant.engine.spec.flavour)
+
+
+# ---- the repository -----------------------------------------------------------------------------------------------
+
+
+def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
+    file_name = variant.engine.spec.file_name if variant.engine else config_pbtxt.BACKENDS[variant.kind].file_name
+    with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
+        version = versions.Version(
+            model_name=variant.identifier,
+            backend=config_pbtxt.BACKENDS[variant.kind].name,
+            file_name=file_name,
+            artifact=artifact.path,
+            beside={f"{file_name}.json": artifact.path.with_name("engine.json")} if variant.engine else {},
+            identity=artifact.properties.get("identity", ""),
+            model_files=run.model_files(variant).files,
+            golden=run.golden_path,
+            manifest=_manifest(run, variant, artifact),
+        )
+        entry = versions.publish(
+            run.plan.repository,
+            version,
+            retain=run.plan.loaded.config.repository.retain,
+            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        )
+        stage.cached = not entry.created
+        stage.result = f"version {entry.version}"
+    published = entry.version_dir / file_name
+    if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
+        artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=files.size_bytes(published))
+    cached = run.results[variant.key].cached and not entry.created
+    run.update(variant, entry=entry, artifact=artifact, cached=cached)
+    run.note(variant, *entry.notes)
+
+
+def _manifest(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
+    """What is known of a version; nothing in it depends on when or where it was built."""
+    result, plan = run.results[variant.key], run.plan
+    made_by, config = plan.source, plan.loaded.config
+    record = {
+        "schema": 1,
+        "tool": f"model-repository-pipeline {__version__}",
+        "model": config.name,
+        "variant": variant.key,
+        "format": variant.format,
+        "precision": variant.precision,
+        "target": {"release": plan.limits.release, "onnxruntime": plan.limits.onnxruntime},
+        "sha256": artifact.sha256,
+        "properties": dict(artifact.properties),
+        "tool_versions": dict(artifact.tool_versions),
+        "source": {
+            "settings": config.source.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "files": dict(made_by.inputs),
+            "sha256": run.entries[made_by.name].digest,
+            "tool_versions": tool_versions(made_by.tools),
+        },
+        "parity": asdict(result.parity) if result.parity else None,
+        "accuracy": asdict(result.accuracy) if result.accuracy else None,
+        "notes": list(artifact.notes),
+    }
+    masked: dict[str, Any] = json.loads(plan.loaded.masked(json.dumps(record)))
+    return masked

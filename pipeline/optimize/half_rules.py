@@ -1,0 +1,93 @@
+"""What operators may compute in 16-bit floats, and which had better not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
+_SCHEMA_TYPES = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+
+# What PyTorch's autocast computes in float32 on CUDA (pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to
+# float32"), by its ONNX names: sums lose small terms and overflow, exponentials overflow, normalisations do both. The
+# means belong to decomposed normalisations. Maxima and minima are exact in any type.
+_SENSITIVE = frozenset({
+    "Acos", "Asin", "Cosh", "CumProd", "CumSum", "Exp", "GroupNormalization", "InstanceNormalization",
+    "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "LpPool", "MeanVarianceNormalization", "Pow",
+    "RMSNormalization", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Sinh", "Softmax", "Softplus", "Tan",
+})  # fmt: skip
+
+# The type of what they make is an attribute with a default of its own.
+_GENERATORS = frozenset({"Bernoulli", "EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform"})
+
+KEPT_OPS = _SENSITIVE | _GENERATORS | frozenset(DEFAULT_OP_BLOCK_LIST)
+"""Operators that stay float32; ONNX Runtime's own list for float16 is among them."""
+
+CARRIERS = frozenset({
+    "Abs", "Add", "Clip", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "GatherElements",
+    "GatherND", "Identity", "LeakyRelu", "Max", "Min", "Mul", "Neg", "Pad", "Pow", "Reciprocal", "Relu", "Reshape",
+    "ScatterElements", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators that hand a value beyond the 16-bit type's range on: moved, or made part of another one."""
+
+ARITHMETIC = CARRIERS | {"Cast", "Ceil", "Cos", "Floor", "Mod", "Round", "Sin"}
+"""Operators whose result on integers and constants alone is worth float32, and costs little."""
+
+OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+
+def domain(item: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node or of imported operators, by one of the two names of the standard one."""
+    return "" if item.domain == "ai.onnx" else str(item.domain)
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs within a Loop, If or Scan node."""
+    graphs = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return graphs + [body for attribute in node.attribute for body in attribute.graphs]
+
+
+def schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
+    """ONNX's definition of a node's operator, or None where it has none."""
+    where = domain(node)
+    version = opsets.get(where, 0)
+    if not onnx.defs.has(node.op_type, version, where):
+        return None
+    return onnx.defs.get_schema(node.op_type, version, where)
+
+
+def types(
+    node: onnx.NodeProto, opsets: Mapping[str, int], floats: Sequence[bool], half: int
+) -> tuple[list[int], list[int]]:
+    """Element types of a node's float inputs and outputs when it computes in 16-bit floats as far as ONNX allows.
+
+    An output is 16-bit where its type is that of a 16-bit input; where it is an attribute's, it stays float32.
+
+    Args:
+        node: of a standard operator.
+        opsets: version of the operators by domain.
+        floats: which of the inputs are floats.
+        half: the 16-bit type.
+
+    Returns:
+        One element type per input and per output; those of tensors that are no floats mean nothing.
+    """
+    definition = schema(node, opsets)
+    takes = [int(TensorProto.FLOAT)] * len(node.input)
+    makes = [int(TensorProto.FLOAT)] * len(node.output)
+    bound = set()  # letters of the definition that stand for the 16-bit type here
+    for place, is_float in enumerate(floats):
+        formal = definition.inputs[min(place, len(definition.inputs) - 1)]
+        if is_float and _SCHEMA_TYPES[half] in formal.types:
+            takes[place] = half
+            bound.add(formal.type_str)
+    for place in range(len(makes)):
+        formal = definition.outputs[min(place, len(definition.outputs) - 1)]
+        if formal.type_str in bound:
+            makes[place] = half
+    return takes, makes

@@ -1,0 +1,216 @@
+"""Config + what the sources depend on -> BuildPlan. Pure: reads no files, runs nothing, imports no heavy library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import doctor
+from pipeline.artifacts import Signature, TensorSpec
+from pipeline.config.load import LoadedConfig
+from pipeline.config.schema import Data, Input, Output
+from pipeline.environment import Environment
+from pipeline.errors import ConfigError
+from pipeline.plan.steps import DATA_CODE, calibration_data, tensors
+from pipeline.plan.values import EnginePlan, Reduction, Subject, Variant
+from pipeline.plan.variants import resolve
+from pipeline.store import Step
+from pipeline.target import Limits, limits
+
+__all__ = ["BuildPlan", "Dependencies", "EnginePlan", "Reduction", "Variant", "calibration_data", "make"]
+
+DIGIT_LABELS = tuple("0123456789")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """Everything a build will do, decided before it starts.
+
+    Attributes:
+        signature: with the labels the YAML knows; ``labels: source`` stays empty until the source is there.
+        source: the step that makes the model.
+        samples: the step that makes the golden samples.
+        missing_to_build: what this machine lacks to make the model, each with its remedy.
+        missing_to_serve: what it lacks to serve it.
+    """
+
+    loaded: LoadedConfig
+    signature: Signature
+    limits: Limits
+    source: Step
+    samples: Step
+    variants: tuple[Variant, ...]
+    repository: Path
+    work_dir: Path
+    missing_to_build: tuple[str, ...]
+    missing_to_serve: tuple[str, ...]
+
+    @property
+    def missing_for_engines(self) -> tuple[str, ...]:
+        """What this machine lacks to build the engines asked for; only their variants fail, or are skipped."""
+        rows = [
+            f"{variant.identifier}: {lack}" + (" (skipped)" if variant.engine.skip else "")
+            for variant in self.variants
+            if variant.engine
+            for lack in variant.engine.lacking
+        ]
+        return tuple(rows)
+
+    def calibration_data(self, key: str) -> tuple[Data, bool] | None:
+        """Where an int8 variant's calibration samples come from, and whether the model was trained on that data."""
+        return calibration_data(self.loaded, key)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All cached steps, in order, each once."""
+        rows = [self.source, self.samples]
+        for variant in self.variants:
+            rows += [step for step in variant.steps if step not in rows]
+        return tuple(rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """What the source and the samples read, found by their rooms: file digests and distribution names.
+
+    Attributes:
+        calibration_digests: by the key of each int8 variant.
+    """
+
+    source_digests: Mapping[str, str]
+    source_tools: tuple[str, ...]
+    samples_digests: Mapping[str, str]
+    calibration_digests: Mapping[str, Mapping[str, str]]
+
+
+def make(
+    loaded: LoadedConfig,
+    dependencies: Dependencies,
+    environment: Environment,
+    *,
+    repository: Path,
+    work_dir: Path,
+    keys: tuple[str, ...] = (),
+) -> BuildPlan:
+    """Resolve every option and name every step.
+
+    Args:
+        loaded: the checked configuration.
+        dependencies: digests of all files the source and the samples read.
+        environment: what this machine has.
+        repository: repository root.
+        work_dir: where the step store, logs and reports live.
+        keys: the variants wanted; empty for all.
+
+    Raises:
+        ConfigError: the target release, or one of ``keys``, is unknown.
+    """
+    config = loaded.config
+    if unknown := [key for key in keys if key not in config.variants]:
+        raise ConfigError(
+            f"no variant is called {', '.join(unknown)}", found=f"the YAML has {', '.join(config.variants)}"
+        )
+    model_signature = signature(config.inputs, config.outputs, loaded)
+    target = limits(config.triton.target)
+    source = _source_step(loaded, model_signature, dependencies)
+    samples = _samples_step(loaded, model_signature, dependencies, source)
+    variants = resolve(
+        Subject(
+            loaded=loaded,
+            signature=model_signature,
+            limits=target,
+            environment=environment,
+            source=source,
+            samples=samples,
+            calibration_digests=dependencies.calibration_digests,
+        )
+    )
+    return BuildPlan(
+        loaded=loaded,
+        signature=model_signature,
+        limits=target,
+        source=source,
+        samples=samples,
+        variants=tuple(variant for variant in variants if not keys or variant.key in keys),
+        repository=repository,
+        work_dir=work_dir,
+        missing_to_build=doctor.lacks_to_build(environment, _libraries(loaded)),
+        missing_to_serve=doctor.lacks_to_serve(environment, container=config.serve.engine == "container"),
+    )
+
+
+def signature(inputs: Mapping[str, Input], outputs: Mapping[str, Output], loaded: LoadedConfig) -> Signature:
+    """The YAML's tensors as values; the batch letter is the one that every shape starts with."""
+    ins = tuple(
+        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout) for name, spec in inputs.items()
+    )
+    outs = tuple(
+        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=_labels(spec.labels, loaded))
+        for name, spec in outputs.items()
+    )
+    firsts = {spec.shape[0] if spec.shape else None for spec in (*ins, *outs)}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return Signature(inputs=ins, outputs=outs, batch=first if isinstance(first, str) else None)
+
+
+def _labels(labels: str | tuple[str, ...] | None, loaded: LoadedConfig) -> tuple[str, ...]:
+    if labels is None or labels == "source":
+        return ()
+    if labels == "digits":
+        return DIGIT_LABELS
+    if isinstance(labels, str):
+        return tuple(loaded.resolve(labels).read_text(encoding="utf-8").splitlines())
+    return labels
+
+
+def with_source_labels(plan: BuildPlan, labels: tuple[str, ...]) -> Signature:
+    """The plan's signature with ``labels: source`` filled in by what the source says."""
+    wanted = {name for name, spec in plan.loaded.config.outputs.items() if spec.labels == "source"}
+    outputs = tuple(replace(spec, labels=labels) if spec.name in wanted else spec for spec in plan.signature.outputs)
+    return replace(plan.signature, outputs=outputs)
+
+
+def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies) -> Step:
+    return Step(
+        name=f"source[{loaded.config.name}]",
+        code=("source", "runtimes", *DATA_CODE),
+        parameters={
+            "source": loaded.config.source.model_dump(mode="json", by_alias=True),
+            "tensors": tensors(model_signature),
+        },
+        inputs=dependencies.source_digests,
+        tools=dependencies.source_tools,
+    )
+
+
+def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies, source: Step) -> Step:
+    data = loaded.train_data
+    return Step(
+        name=f"samples[{loaded.config.name}]",
+        code=("samples.py", "runtimes", *DATA_CODE),
+        parameters={
+            "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
+            "train_data": data.model_dump(mode="json") if data else None,
+            "seed": loaded.train_seed,
+            "tensors": tensors(model_signature),
+            "labels": [list(spec.labels) for spec in model_signature.outputs],  # class folders are matched to them
+        },
+        inputs=dependencies.samples_digests,
+        tools=("numpy", "pillow", "scikit-learn", "torch"),
+        upstream={"source": source},
+    )
+
+
+def _libraries(loaded: LoadedConfig) -> tuple[str, ...]:
+    source = loaded.config.source
+    models = [
+        source.train.model if source.train else None,
+        source.checkpoint.model if source.checkpoint else None,
+        source.model,
+    ]
+    datasets = [loaded.train_data, loaded.samples_data]
+    names = {model.library for model in models if model and model.library}
+    if any(data and data.dataset in ("mnist", "cifar10") for data in datasets):
+        names.add("torchvision")
+    return tuple(sorted(names))

@@ -1,0 +1,129 @@
+"""The engine of a variant: its flavour, profiles and capabilities, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipeline import doctor, tensorrt_flavours
+from pipeline.config.schema import Engine
+from pipeline.engine import profiles
+from pipeline.engine.spec import EngineSpec, to_json
+from pipeline.environment import Environment
+from pipeline.errors import Problem
+from pipeline.plan.inheritance import chain, inherited
+from pipeline.plan.settings import max_batch_size
+from pipeline.plan.values import EnginePlan, Precision, Subject
+from pipeline.store import Step
+from pipeline.target import tensorrt_conflict
+
+
+def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:
+    settings = inherited(subject.loaded.config.variants, key, "engine") or Engine()
+    return settings, tensorrt_flavours.choose(settings.flavour, gpu=subject.environment.gpu is not None)
+
+
+def problems(subject: Subject, key: str) -> Iterator[Problem]:
+    """What is wrong with a variant's engine settings, each at its place in the YAML; nothing for other formats."""
+    variants = subject.loaded.config.variants
+    if inherited(variants, key, "format") != "tensorrt":
+        return
+    settings, flavour = _flavour(subject, key)
+    precision = inherited(variants, key, "precision") or "fp32"
+    owner = next((name for name in chain(variants, key) if variants[name].engine is not None), key)
+    found = [
+        (("profiles", *path), message)
+        for path, message in profiles.problems(
+            subject.signature, settings.profiles, max_batch_size(subject, variants[key])
+        )
+    ]
+    options = settings.model_dump(include=set(_BUILDER_OPTIONS))
+    for name, message in tensorrt_flavours.refusals(
+        flavour.name, precision=precision, gpus=settings.gpus, options=options
+    ):
+        found.append(((name,), message))
+    version = tensorrt_flavours.installed("tensorrt") if flavour.name == "tensorrt" else None
+    if version and not settings.version_compatible and (conflict := tensorrt_conflict(subject.limits, version)):
+        found.append(((), conflict))
+    for path, message in found:
+        place = ("variants", owner, "engine", *path)
+        where = subject.loaded.where(*place)
+        yield Problem(where=where, key=".".join(str(part) for part in place), message=message)
+
+
+_BUILDER_OPTIONS = (
+    "workspace_bytes",
+    "hardware_compatibility",
+    "version_compatible",
+    "refit",
+    "weight_streaming",
+    "optimization_level",
+)
+
+
+def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: Mapping[str, Any]) -> EnginePlan:
+    """The engine of a variant, whose settings have no problems."""
+    settings, flavour = _flavour(subject, key)
+    limit = max_batch_size(subject, subject.loaded.config.variants[key])
+    spec = EngineSpec(
+        flavour=flavour.name,
+        precision=precision,
+        signature=subject.signature,
+        max_batch_size=limit,
+        profiles=profiles.resolve(subject.signature, settings.profiles, limit),
+        gpus=settings.gpus or _all_capabilities(flavour, precision),
+        **settings.model_dump(include=set(_BUILDER_OPTIONS)),
+    )
+    step = Step(
+        name=f"engine[{subject.loaded.config.name}_{key}]",
+        code=("engine", "tensorrt_flavours.py"),
+        parameters={"spec": to_json(spec), "gpu": _gpu_name(subject.environment) if flavour.needs_gpu else None},
+        tools=flavour.distributions,
+        upstream={"graph": graph},
+    )
+    obstacle = _obstacle(subject.environment, spec)
+    return EnginePlan(
+        spec=spec,
+        step=step,
+        timeout_s=settings.timeout_s,
+        lacking=doctor.lacks_to_build_engines(subject.environment, flavour),
+        skip=settings.when_unavailable == "skip",
+        obstacle=obstacle,
+        parity=None if obstacle else _parity(subject, key, step, judged),
+    )
+
+
+def _obstacle(environment: Environment, spec: EngineSpec) -> str:
+    """Why an engine cannot be run on this machine."""
+    gpu = environment.gpu
+    if gpu is None:
+        return "this machine has no GPU"
+    if spec.gpus and gpu.capability not in spec.gpus:
+        return f"the GPU here is {gpu.capability}, and the engine is for {', '.join(spec.gpus)}"
+    return ""
+
+
+def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any]) -> Step:
+    """The step that judges an engine on this machine's GPU, by the samples and gates that judged its graph."""
+    gpu = subject.environment.gpu
+    return Step(
+        name=f"parity[{subject.loaded.config.name}_{key}.engine]",
+        code=("parity.py", "comparison.py", "samples.py", "artifacts.py", "runtimes"),
+        parameters={**judged, "gpu": asdict(gpu) if gpu else None},
+        tools=("cuda-bindings", "numpy", *engine.tools),
+        upstream={"engine": engine, "samples": subject.samples},
+    )
+
+
+def _all_capabilities(flavour: tensorrt_flavours.Flavour, precision: Precision) -> tuple[str, ...]:
+    """Every capability that this flavour builds this precision for ahead of time; none for one that needs the GPU."""
+    return tuple(
+        name
+        for name in (() if flavour.needs_gpu else flavour.capabilities or ())
+        if not tensorrt_flavours.refusals(flavour.name, precision=precision, gpus=(name,), options={})
+    )
+
+
+def _gpu_name(environment: Environment) -> str | None:
+    return environment.gpu.name if environment.gpu else None

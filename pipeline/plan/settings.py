@@ -1,0 +1,47 @@
+"""Triton's settings of a variant: its own over the common ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config.load import LoadedConfig
+from pipeline.config.schema import Variant
+from pipeline.plan.values import Subject
+
+DEFAULT_MAX_BATCH_SIZE = 32
+
+
+def max_batch_size(subject: Subject, variant: Variant) -> int:
+    """The variant's limit; 0 for a model without a batch dimension."""
+    if subject.signature.batch is None:
+        return 0
+    own = variant.triton.get("max_batch_size")
+    if own is not None:
+        return int(own)
+    common = subject.loaded.config.triton.max_batch_size
+    return DEFAULT_MAX_BATCH_SIZE if common is None else common
+
+
+def fields(loaded: LoadedConfig, variant: Variant) -> dict[str, Any]:
+    """The variant's ModelConfig fields, laid over the common ones."""
+    common = _overlay(_image_parameters(loaded), loaded.config.triton.model_config_fields)
+    own = {key: value for key, value in variant.triton.items() if key != "max_batch_size"}
+    return _overlay(common, own)
+
+
+def _image_parameters(loaded: LoadedConfig) -> dict[str, Any]:
+    """How pixels of 0..1 were normalised, so that ``predict`` can prepare an image by asking the server alone."""
+    data = loaded.train_data or loaded.samples_data
+    if data is None or not (data.images or data.dataset):
+        return {}
+    texts = {"image_mean": data.mean, "image_std": data.std}
+    return {"parameters": {name: {"string_value": ",".join(map(str, values))} for name, values in texts.items()}}
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "version_policy"
+        result[key] = _overlay(result[key], value) if both else value
+    return result

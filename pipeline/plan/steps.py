@@ -1,0 +1,180 @@
+"""The cached steps that make a variant: all that decides their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.artifacts import Format, Signature, TensorSpec, Tolerance
+from pipeline.config.load import LoadedConfig
+from pipeline.config.schema import AccuracyGate, Calibration, Data, KeepFp32, Repair, Variant
+from pipeline.plan.inheritance import inherited
+from pipeline.plan.values import Consumer, Precision, Reduction, Subject
+from pipeline.store import Step
+from pipeline.target import Limits
+
+DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
+SAMPLES_CODE = ("artifacts.py", "samples.py", "runtimes")
+DATA_CODE = ("artifacts.py", "datasets.py", "image_data.py", "user_code.py", "torchvision_compat.py")
+
+
+def tensors(signature: Signature) -> dict[str, Any]:
+    """The part of a signature that files depend on: names, dtypes, shapes and layouts, not labels."""
+    rows: dict[str, tuple[TensorSpec, ...]] = {"inputs": signature.inputs, "outputs": signature.outputs}
+    return {
+        role: [[spec.name, spec.dtype, list(spec.shape), spec.layout] for spec in specs] for role, specs in rows.items()
+    }
+
+
+def export(subject: Subject, maker: str) -> Step:
+    """The step that makes the fp32 file of the variant ``maker``."""
+    making = subject.loaded.config.variants[maker]
+    torchscript = making.format == "torchscript"
+    return Step(
+        name=f"export[{subject.loaded.config.name}_{maker}]",
+        code=("export", "optimize/graph.py", *SAMPLES_CODE),
+        parameters={
+            "format": making.format,
+            "options": options(making, subject.limits),
+            "tensors": tensors(subject.signature),
+        },
+        tools=("torch",) if torchscript else ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        upstream={"source": subject.source, "samples": subject.samples},
+    )
+
+
+def options(making: Variant, target: Limits) -> dict[str, Any]:
+    """How a file is exported, every option named."""
+    if making.format == "torchscript":
+        return {"method": making.method or "auto"}
+    return {
+        "exporter": making.exporter or "auto",
+        "opset": making.opset or min(DEFAULT_OPSET, target.max_opset),
+        "simplify": making.simplify is not False,
+        "max_ir_version": target.max_ir_version,
+        "max_opset": target.max_opset,
+    }
+
+
+def reduction(subject: Subject, key: str, precision: Precision, model_format: Format) -> Reduction | None:
+    """How a variant's graph is made less precise; None for fp32."""
+    if precision == "fp32":
+        return None
+    variants = subject.loaded.config.variants
+    keep = inherited(variants, key, "keep_fp32") or KeepFp32()
+    repair = inherited(variants, key, "repair")
+    consumer: Consumer = "tensorrt" if model_format == "tensorrt" else "onnxruntime"
+    int8 = precision == "int8"
+    return Reduction(
+        precision=precision,
+        consumer=consumer,
+        keep_ops=keep.ops,
+        keep_nodes=keep.nodes,
+        calibration=(inherited(variants, key, "calibration") or Calibration.model_construct()) if int8 else None,
+        reduce_range=int8 and consumer == "onnxruntime" and subject.environment.cpu.saturates_int8,
+        repair=None if repair == "off" else repair or Repair(),
+    )
+
+
+def calibration_data(loaded: LoadedConfig, key: str) -> tuple[Data, bool] | None:
+    """Where an int8 variant's calibration samples come from, and whether the model was trained on that data.
+
+    None for a variant that needs none.
+    """
+    config = loaded.config
+    if inherited(config.variants, key, "precision") != "int8":
+        return None
+    calibration = inherited(config.variants, key, "calibration")
+    if calibration is not None and calibration.from_ is not None:
+        return calibration.from_, False
+    if config.source.train is not None:
+        return config.source.train.data, True
+    assert isinstance(config.samples.from_, Data)  # config/checks.py: `data.test` needs a source that trains
+    return config.samples.from_, False
+
+
+def calibration(subject: Subject, key: str, identifier: str, reduction: Reduction | None) -> Step | None:
+    """The step that chooses calibration samples; None where nothing is calibrated."""
+    if reduction is None or reduction.calibration is None:
+        return None
+    found = calibration_data(subject.loaded, key)
+    assert found is not None
+    data, trained = found
+    return Step(
+        name=f"calibration[{identifier}]",
+        code=("samples.py", *DATA_CODE),
+        parameters={
+            "data": data.model_dump(mode="json"),
+            "trained": trained,
+            "count": reduction.calibration.samples,
+            "seed": subject.loaded.train_seed,
+            "tensors": tensors(subject.signature),
+        },
+        inputs=subject.calibration_digests[key],
+        tools=("numpy", "pillow", "scikit-learn"),
+        upstream={"samples": subject.samples},
+    )
+
+
+def reduce(
+    subject: Subject,
+    identifier: str,
+    reduction: Reduction | None,
+    export: Step,
+    calibration: Step | None,
+    judging: Mapping[str, Any],
+) -> Step | None:
+    """The step that makes the less precise graph, repairs included; None for fp32."""
+    if reduction is None:
+        return None
+    chosen = reduction.calibration
+    modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
+    return Step(
+        name=f"{reduction.precision}[{identifier}]",
+        code=("optimize", "parity.py", "comparison.py", *SAMPLES_CODE),
+        parameters={
+            "precision": reduction.precision,
+            "consumer": reduction.consumer,
+            "keep_ops": list(reduction.keep_ops),
+            "keep_nodes": list(reduction.keep_nodes),
+            "calibration": [chosen.method, chosen.percentile] if chosen else None,
+            "reduce_range": reduction.reduce_range,
+            "repair": reduction.repair.model_dump() if reduction.repair else None,
+            "judged": judging if reduction.repair else None,
+        },
+        tools=("numpy", "onnx", "onnxruntime", *modelopt),
+        upstream={
+            "export": export,
+            "samples": subject.samples,
+            **({"calibration": calibration} if calibration else {}),
+        },
+    )
+
+
+def judging(
+    max_batch_size: int,
+    tolerance: Tolerance,
+    gate: AccuracyGate | None,
+    precision: Precision,
+    reduction: Reduction | None,
+) -> dict[str, Any]:
+    """What decides a verdict on a graph, besides the graph and the samples."""
+    return {
+        "max_batch_size": max_batch_size,
+        "tolerance": asdict(tolerance),
+        "accuracy": gate.model_dump() if gate else None,
+        "precision": precision,
+        "consumer": reduction.consumer if reduction else None,
+    }
+
+
+def parity(identifier: str, graph: Step, samples: Step, parameters: Mapping[str, Any]) -> Step:
+    """The step that judges a graph."""
+    return Step(
+        name=f"parity[{identifier}]",
+        code=("parity.py", "comparison.py", "optimize/simulate.py", *SAMPLES_CODE),
+        parameters=parameters,
+        tools=("onnxruntime", "torch", "numpy"),
+        upstream={"graph": graph, "samples": samples},
+    )

@@ -1,0 +1,159 @@
+"""What a plan says of a variant, and what all variants share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.artifacts import Format, Kind, Signature, Tolerance
+from pipeline.config.load import LoadedConfig
+from pipeline.config.schema import AccuracyGate, Calibration, Repair
+from pipeline.engine.spec import EngineSpec
+from pipeline.environment import Environment
+from pipeline.store import Step
+from pipeline.target import Limits
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Consumer = Literal["onnxruntime", "tensorrt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """How an fp32 graph is made into one of less precision.
+
+    Attributes:
+        consumer: what will run it; int8 needs another graph for each.
+        keep_ops: operator types that stay fp32.
+        keep_nodes: nodes that stay fp32.
+        calibration: for int8, else None.
+        reduce_range: weights of 7 bits, for ONNX Runtime on CPUs whose 8-bit products overflow (x86 without VNNI).
+        repair: None for ``repair: off``.
+    """
+
+    precision: Literal["fp16", "bf16", "int8"]
+    consumer: Consumer
+    keep_ops: tuple[str, ...]
+    keep_nodes: tuple[str, ...]
+    calibration: Calibration | None
+    reduce_range: bool
+    repair: Repair | None
+
+    @property
+    def how(self) -> str:
+        """In words, for the plan and the report."""
+        if self.calibration is None:
+            return f"{self.precision} graph"
+        recipe = "U8S8" if self.consumer == "onnxruntime" else "S8S8"
+        reach = ", reduced range" if self.reduce_range else ""
+        measured = f"{self.calibration.method} over {self.calibration.samples} samples"
+        return f"int8 {recipe} for {self.consumer}{reach}, {measured}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """The engine of a variant.
+
+    Attributes:
+        spec: what is built.
+        step: the step that builds it.
+        timeout_s: how long that may take.
+        lacking: what this machine lacks to build it, each with its remedy.
+        skip: a lack is said, and is no failure.
+        obstacle: why it cannot be run on this machine, or empty.
+        parity: the step that judges the engine itself, where it can be run.
+    """
+
+    spec: EngineSpec
+    step: Step
+    timeout_s: float
+    lacking: tuple[str, ...]
+    skip: bool
+    obstacle: str
+    parity: Step | None
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """The engine's file by compute capability as Triton writes it: ``{"8.0": "model_sm80.plan"}``."""
+        return {f"{gpu[3:-1]}.{gpu[-1]}": self.spec.file_name for gpu in self.spec.gpus}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One servable form of the model, fully resolved.
+
+    Attributes:
+        identifier: ``<name>_<key>``: folder, log, row of the report and Triton model name.
+        key: its key under ``variants``.
+        kind: what its file is.
+        parent: key of the variant whose export it starts from; its own key when it exports itself.
+        options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
+        reduction: how the exported graph is made less precise, or None for fp32.
+        engine: the engine built from the graph, or None.
+        max_batch_size: 0 where Triton does not batch.
+        fields: ModelConfig fields from the YAML, variant over common.
+        export: the step that makes the fp32 file.
+        calibration: the step that chooses calibration samples, for int8.
+        reduce: the step that makes the less precise graph.
+        parity: the step that judges the graph, which is the served file but for engines.
+    """
+
+    identifier: str
+    key: str
+    format: Format
+    kind: Kind
+    precision: Precision
+    parent: str
+    options: Mapping[str, Any]
+    reduction: Reduction | None
+    engine: EnginePlan | None
+    max_batch_size: int
+    fields: Mapping[str, Any]
+    tolerance: Tolerance
+    accuracy_gate: AccuracyGate | None
+    export: Step
+    calibration: Step | None
+    reduce: Step | None
+    parity: Step
+
+    @property
+    def how(self) -> str:
+        """How its file is made, in words."""
+        origin = ", ".join(f"{key} {value}" for key, value in self.options.items() if not key.startswith("max_"))
+        words = [f"from {self.parent}" if self.parent != self.key else origin]
+        if self.reduction is not None:
+            words.append(self.reduction.how)
+        if self.engine is not None:
+            words.append(
+                f"{self.engine.spec.flavour} for {', '.join(self.engine.spec.gpus) or 'the GPU of this machine'}"
+            )
+        return " → ".join(words)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its cached steps, in order."""
+        engine = (self.engine.step, self.engine.parity) if self.engine else ()
+        rows = (self.export, self.calibration, self.reduce, self.parity, *engine)
+        return tuple(step for step in rows if step is not None)
+
+    @property
+    def graph(self) -> Step:
+        """The step that makes the graph, or the TorchScript file, that is judged."""
+        return self.reduce or self.export
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What all variants of a configuration share.
+
+    Attributes:
+        calibration_digests: by variant key, the files that its calibration data is read from.
+    """
+
+    loaded: LoadedConfig
+    signature: Signature
+    limits: Limits
+    environment: Environment
+    source: Step
+    samples: Step
+    calibration_digests: Mapping[str, Mapping[str, str]]

@@ -1,0 +1,61 @@
+"""The YAML's variants, resolved: what each inherits, how its file is made, and the steps that make and judge it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline import comparison
+from pipeline.errors import ConfigError
+from pipeline.plan import engines, settings, steps
+from pipeline.plan.inheritance import chain, inherited
+from pipeline.plan.values import Precision, Subject, Variant
+
+
+def resolve(subject: Subject) -> tuple[Variant, ...]:
+    """All variants, in the YAML's order.
+
+    Raises:
+        ConfigError: an engine's profiles contradict the model, or its flavour cannot do what is asked.
+    """
+    problems = [problem for key in subject.loaded.config.variants for problem in engines.problems(subject, key)]
+    if problems:
+        raise ConfigError("config: engines cannot be built as asked; nothing was built", problems=problems)
+    return tuple(_variant(subject, key) for key in subject.loaded.config.variants)
+
+
+def _variant(subject: Subject, key: str) -> Variant:
+    config = subject.loaded.config
+    variants, variant = config.variants, config.variants[key]
+    identifier = f"{config.name}_{key}"
+    maker = list(chain(variants, key))[-1]
+    model_format = inherited(variants, key, "format")
+    gates = variant.gates or config.gates
+    precision: Precision = inherited(variants, key, "precision") or "fp32"
+    tolerance = replace(comparison.default_tolerance(precision), **gates.parity.model_dump(exclude_none=True))
+    max_batch_size = settings.max_batch_size(subject, variant)
+    export = steps.export(subject, maker)
+    reduction = steps.reduction(subject, key, precision, model_format)
+    calibration = steps.calibration(subject, key, identifier, reduction)
+    judging = steps.judging(max_batch_size, tolerance, gates.accuracy, precision, reduction)
+    reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
+    graph = reduce or export
+    engine = engines.plan(subject, key, precision, graph, judging) if model_format == "tensorrt" else None
+    return Variant(
+        identifier=identifier,
+        key=key,
+        format=model_format,
+        kind=engine.spec.flavour if engine else model_format,
+        precision=precision,
+        parent=maker,
+        options=steps.options(variants[maker], subject.limits),
+        reduction=reduction,
+        engine=engine,
+        max_batch_size=max_batch_size,
+        fields=settings.fields(subject.loaded, variant),
+        tolerance=tolerance,
+        accuracy_gate=gates.accuracy,
+        export=export,
+        calibration=calibration,
+        reduce=reduce,
+        parity=steps.parity(identifier, graph, subject.samples, judging),
+    )

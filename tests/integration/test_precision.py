@@ -1,0 +1,179 @@
+"""Reduced precision and engines through a whole build: what is wrong is said clearly, and nothing of it is emitted."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from rich.console import Console
+
+from pipeline import build as building
+from pipeline.artifacts import BuildReport, VariantResult
+from pipeline.build import Options
+from pipeline.config.load import load
+from pipeline.errors import ConfigError
+from pipeline.optimize import half, int8
+from pipeline.report.terminal import Terminal
+from pipeline.repository.versions import read_manifest
+from tests.integration.conftest import CONFIGS
+
+YAML = """
+name: digits
+source: {onnx: {file: digits.onnx}}
+inputs: {image: {dtype: float32, shape: [N, 1, 8, 8], layout: NCHW}}
+outputs: {logits: {dtype: float32, shape: [N, 10], labels: digits}}
+samples: {from: {dataset: digits, image_size: [8, 8]}, count: 64}
+variants:
+  onnx: {format: onnx}
+  other: %s
+gates: {accuracy: {min: 0.95, max_drop: 0.02}}
+triton: {max_batch_size: 16}
+"""
+
+
+class Bench:
+    """Builds the digits with one more variant, without serving, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.repository = folder, folder / "repository"
+        shutil.copyfile(CONFIGS / "models" / "digits.onnx", folder / "digits.onnx")
+
+    def build(self, other: str, *overrides: str) -> BuildReport:
+        config = self.folder / "digits.yaml"
+        config.write_text(YAML % other)
+        options = Options(repository=self.repository, work_dir=self.folder / "work", serve=False)
+        return building.build(load(config, overrides), options, Terminal(Console(file=io.StringIO())))
+
+    def refused(self, other: str) -> VariantResult:
+        """Build a variant that fails: its sibling is emitted, and nothing of it."""
+        report = self.build(other)
+        good, bad = report.variants
+        assert (good.error, report.exit_code) == ("", bad.exit_code)
+        assert [item.name for item in self.repository.iterdir()] == ["digits_onnx"]
+        return bad
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def corrupt_a_scale(model: onnx.ModelProto) -> None:
+    """Make one activation scale 50 times what was measured."""
+    scale = next(
+        item
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+        for item in model.graph.initializer
+        if item.name == node.input[1]
+    )
+    scale.CopyFrom(numpy_helper.from_array(np.float32(50) * numpy_helper.to_array(scale), scale.name))
+
+
+@pytest.mark.parametrize("other", ["{from: onnx, precision: int8, repair: off}",
+                                   "{from: onnx, format: tensorrt, precision: int8, repair: off}"])  # fmt: skip
+def test_a_corrupt_scale_is_refused_by_the_gates(bench: Bench, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    quantize: Callable[..., dict[str, Any]] = int8.quantize
+
+    def corrupted(source: Path, samples: Any, out_dir: Path, **settings: Any) -> dict[str, Any]:
+        values = quantize(source, samples, out_dir, **settings)
+        model = onnx.load(str(out_dir / values["file"]))
+        corrupt_a_scale(model)
+        onnx.save(model, str(out_dir / values["file"]))
+        return values
+
+    monkeypatch.setattr(int8, "quantize", corrupted)
+    bad = bench.refused(other)
+    assert bad.exit_code == 4
+    assert "parity[digits_other]: refused by a gate" in bad.error
+    assert bad.parity is not None
+    assert not bad.parity.passed
+
+
+def test_an_fp32_graph_called_fp16_is_no_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mislabelled(source: Path, out_dir: Path, **_: Any) -> dict[str, Any]:
+        shutil.copyfile(source, out_dir / "model.onnx")
+        return {"file": "model.onnx", "notes": [], "properties": {"precision": "fp16"}}
+
+    monkeypatch.setattr(half, "convert", mislabelled)
+    bad = bench.refused("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80]}}")
+    assert bad.exit_code == 4
+    assert "asked for fp16" in bad.error
+    assert "Float" in bad.error
+
+
+def test_too_little_to_calibrate_on_is_no_int8(bench: Bench) -> None:
+    few = "{arrays: few.npz}"
+    np.savez(bench.folder / "few.npz", image=np.random.default_rng(0).random((1, 1, 8, 8), np.float32))
+    bad = bench.refused(f"{{from: onnx, precision: int8, calibration: {{from: {few}}}}}")
+    assert bad.exit_code == 4
+    assert "calibration: 1 samples are left to calibrate on; 16 are the least" in bad.error
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            "{from: onnx, precision: int8, calibration: {samples: 1}}",
+            "expected an integer >= 16 and <= 100000; found 1",
+        ),
+        ("{from: onnx, precision: bf16}", "bf16 is for tensorrt"),
+        ("{from: onnx, format: tensorrt, engine: {gpus: [sm_75]}}", "FP32 GEMM is not supported"),
+        ("{from: onnx, format: tensorrt, engine: {gpus: [sm_90]}}", "sm_90"),
+        ("{from: onnx, format: tensorrt, engine: {gpus: [sm_33]}}", "sm_33"),
+        ("{from: onnx, format: tensorrt, engine: {profiles: [{N: [1, 4, 8]}]}}", "max_batch_size is 16"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(bench: Bench, other: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bench.build(other)
+    assert message in str(caught.value)
+    assert "digits.yaml:" in str(caught.value)
+    assert not bench.repository.exists()
+    assert not (bench.folder / "work").exists()
+
+
+def test_classic_tensorrt_without_a_gpu_is_a_lack_or_a_row_that_says_so(bench: Bench) -> None:
+    bad = bench.refused("{from: onnx, format: tensorrt, engine: {flavour: tensorrt}}")
+    assert bad.exit_code == 3
+    assert "pip install tensorrt" in bad.error
+    report = bench.build("{from: onnx, format: tensorrt, engine: {flavour: tensorrt, when_unavailable: skip}}")
+    assert report.exit_code == 0
+    assert "pip install tensorrt" in report.variants[1].skipped
+    assert (report.variants[1].entry, report.variants[1].error) == (None, "")
+
+
+def test_repair_keeps_what_is_to_blame_and_says_what_it_bought(bench: Bench) -> None:
+    strict = "gates: {parity: {max_abs: 0.15, max_rel: 0.0, max_scaled: 0.0}}"
+    bad = bench.refused(f"{{from: onnx, precision: int8, repair: off, {strict}}}")
+    assert "refused by a gate" in bad.error
+    report = bench.build(f"{{from: onnx, precision: int8, repair: {{max_share: 0.7}}, {strict}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    (note,) = [note for note in report.variants[1].notes if note.startswith("repair: kept ")]
+    assert "nodes in fp32" in note
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    repair = manifest["properties"]["repair"]
+    assert repair["passed"] is True
+    assert repair["kept"]
+    assert repair["after"]["max_abs"] < repair["before"]["max_abs"]
+
+
+def test_an_engine_records_what_it_is(bench: Bench) -> None:
+    report = bench.build("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80, sm_89]}}")
+    assert report.exit_code == 0, report.variants[1].error
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    facts = manifest["properties"]
+    assert (facts["flavour"], facts["precision"]) == ("tensorrt_rtx", "fp16")
+    assert facts["compute_capabilities"] == ["sm_80", "sm_89"]
+    assert facts["plan_sha256"] == manifest["files"]["model_sm80_sm89.engine"] == manifest["sha256"]
+    assert facts["layers"]["Half"] > 0
+    assert facts["profiles"] == [{"image": {"min": [1, 1, 8, 8], "opt": [16, 1, 8, 8], "max": [16, 1, 8, 8]}}]

@@ -1,0 +1,433 @@
+"""Each rule on TensorRT engines: one bad case that it names, and good repositories that none of them names."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import target as releases
+from pipeline.repository.lint import Finding, lint
+from pipeline.repository.lint.engine_sidecar import compute_capability
+
+from .lint_repository import check, only, replaced, rules, write
+
+RELEASE = "26.07"
+CONFIG = """
+platform: "tensorrt_plan" backend: "tensorrt" max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [ 3, -1 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
+instance_group { kind: KIND_GPU count: 1 profile: [ "0", "1" ] }
+"""
+CC_CONFIG = (
+    CONFIG
+    + """
+cc_model_filenames { key: "8.0" value: "model_sm80.plan" }
+cc_model_filenames { key: "8.9" value: "model_sm89.plan" }
+"""
+)
+RTX_CONFIG = CONFIG.replace('platform: "tensorrt_plan" backend: "tensorrt"', 'backend: "tensorrt_rtx"').replace(
+    ' profile: [ "0", "1" ]', ""
+)
+PLAN = b"a plan"
+Change = Callable[[dict[str, Any]], object]
+
+
+def engine_bytes(size: int = 100) -> bytes:
+    """The outside of a TensorRT-RTX engine: magic, and its length at offset 16."""
+    return b"vtrt" + bytes(12) + size.to_bytes(8, "little") + bytes(size - 24)
+
+
+def sidecar(data: bytes = PLAN, **changes: Any) -> dict[str, Any]:
+    """What the tool writes beside an engine of these bytes."""
+    small = {"min": [1, 3, 16], "opt": [4, 3, 16], "max": [8, 3, 32]}
+    large = {"min": [1, 3, 32], "opt": [8, 3, 64], "max": [16, 3, 64]}
+    facts: dict[str, Any] = {
+        "flavour": "tensorrt",
+        "version": "10.16.1",
+        "compute_capabilities": ["8.0"],
+        "profiles": [{"x": small}, {"x": large}],
+        "precision": "fp16",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 3, -1]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": [-1, 4]}],
+        "onnx_sha256": "0" * 64,
+        "plan_sha256": hashlib.sha256(data).hexdigest(),
+        "layers": {"Half": 12},
+    }
+    return {**facts, **changes}
+
+
+def plain(config: str = CONFIG, facts: Mapping[str, Any] | None = None) -> dict[str, str | bytes]:
+    """The good model ``trt``: one plan with its sidecar."""
+    text = json.dumps(sidecar() if facts is None else facts)
+    return {"trt/config.pbtxt": config, "trt/1/model.plan": PLAN, "trt/1/engine.json": text}
+
+
+def fleet(config: str = CC_CONFIG, sm80: Any = ("8.0",), sm89: Any = ("sm_89",)) -> dict[str, str | bytes]:
+    """The good model ``trt`` of a plan for each of two capabilities."""
+    files: dict[str, str | bytes] = {"trt/config.pbtxt": config}
+    for name, capabilities in (("model_sm80.plan", sm80), ("model_sm89.plan", sm89)):
+        data = name.encode()
+        files[f"trt/1/{name}"] = data
+        files[f"trt/1/{name}.json"] = json.dumps(sidecar(data, compute_capabilities=list(capabilities)))
+    return files
+
+
+def rtx(config: str = RTX_CONFIG, data: bytes | None = None, **changes: Any) -> dict[str, str | bytes]:
+    """The good model ``rtx``: one engine for two capabilities."""
+    engine = engine_bytes() if data is None else data
+    known = {"flavour": "tensorrt_rtx", "version": "1.7.1.116", "compute_capabilities": ["sm_80", "sm_120"], **changes}
+    facts = json.dumps(sidecar(engine, **known))
+    return {"rtx/config.pbtxt": config, "rtx/1/model.engine": engine, "rtx/1/model.engine.json": facts}
+
+
+def findings(root: Path, files: Mapping[str, str | bytes], release: Any = RELEASE) -> list[Finding]:
+    """Findings on models that this tool built for ``release``, but that no container has the backend of RTX."""
+    for name in {name.split("/")[0] for name in files}:
+        text = json.dumps({"target": {"release": release}})
+        write(root / "r.state", {f"manifests/{name}/1.json": text})
+    found = check(root / "r", files, target=RELEASE)
+    return [item for item in found if item.rule != "backend-not-in-containers"]
+
+
+@pytest.mark.parametrize("files", [plain(), fleet(), rtx()], ids=["one", "one per capability", "rtx"])
+def test_good_repositories_have_no_findings(tmp_path: Path, files: dict[str, str | bytes]) -> None:
+    assert findings(tmp_path, files) == []
+
+
+@pytest.mark.parametrize("data", [b"x", b"ftrt" + bytes(100), engine_bytes()])
+def test_an_engine_of_other_origin_is_left_alone(tmp_path: Path, data: bytes) -> None:
+    assert check(tmp_path, {"trt/config.pbtxt": CONFIG, "trt/1/model.plan": data}) == []
+
+
+def test_a_backend_that_no_container_has(tmp_path: Path) -> None:
+    found = check(tmp_path / "good", rtx())
+    assert only(found) == ("backend-not-in-containers", "rtx/config.pbtxt", "warning")
+    found = check(tmp_path / "bad", rtx(RTX_CONFIG + 'platform: "tensorrt_plan"'))
+    assert [(item.rule, item.severity) for item in found if item.severity == "error"] == [
+        ("platform-backend-pair", "error")
+    ]
+
+
+def test_an_rtx_engine_needs_a_gpu(tmp_path: Path) -> None:
+    found = findings(tmp_path, rtx(replaced(RTX_CONFIG, "KIND_GPU", "KIND_CPU")))
+    assert only(found) == ("tensorrt-needs-gpu", "rtx/config.pbtxt", "error")
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty."),
+        (engine_bytes()[:-1], "its header says 100 bytes; the file has 99."),
+        (engine_bytes() + b"\n", "its header says 100 bytes; the file has 101."),
+        (engine_bytes()[:50], "the file does not begin as a TensorRT-RTX engine does."),
+        (bytes(100), "the file does not begin as a TensorRT-RTX engine does."),
+    ],
+)
+def test_an_rtx_engine_that_is_not_whole(tmp_path: Path, data: bytes, reason: str) -> None:
+    (found,) = findings(tmp_path / "a", rtx(data=data))
+    assert (found.rule, found.path, found.severity) == ("engine-truncated", "rtx/1/model.engine", "error")
+    assert found.reason == reason
+    files = {"rtx/config.pbtxt": RTX_CONFIG, "rtx/1/model.engine": data}  # the backend tells the flavour as well
+    assert [item.reason for item in findings(tmp_path / "b", files)] == [reason]
+
+
+def test_an_empty_plan(tmp_path: Path) -> None:
+    found = check(tmp_path, {"trt/config.pbtxt": CONFIG, "trt/1/model.plan": b""})
+    assert only(found) == ("engine-truncated", "trt/1/model.plan", "error")
+
+
+def test_the_magic_alone_proves_no_flavour(tmp_path: Path) -> None:
+    cut = engine_bytes()[:-1]
+    files = plain(facts=sidecar(cut))
+    assert findings(tmp_path / "classic", {**files, "trt/1/model.plan": cut}) == []
+    del files["trt/1/engine.json"]
+    found = findings(tmp_path / "unknown", {**files, "trt/1/model.plan": cut})
+    assert only(found) == ("engine-truncated", "trt/1/model.plan", "warning")
+
+
+def test_a_plan_that_is_not_the_one_built(tmp_path: Path) -> None:
+    found = findings(tmp_path, {**plain(), "trt/1/model.plan": b"b plan"})
+    assert only(found) == ("engine-sha256", "trt/1/model.plan", "error")
+
+
+# What it was built by and for
+
+
+def test_engines_under_the_other_flavours_backend(tmp_path: Path) -> None:
+    for part in ("", 'platform: "tensorrt_plan"'):
+        inferred = replaced(CONFIG, 'platform: "tensorrt_plan" backend: "tensorrt"', part or 'backend: "tensorrt"')
+        found = findings(
+            tmp_path / f"rtx{len(part)}", plain(inferred, sidecar(flavour="tensorrt_rtx", plan_sha256=None))
+        )
+        assert ("engine-flavour", "trt/1/model.plan", "error") in {(i.rule, i.path, i.severity) for i in found}
+    found = findings(tmp_path / "classic", rtx(flavour="tensorrt", version="10.16.1"))
+    assert only(found) == ("engine-flavour", "rtx/1/model.engine", "error")
+
+
+def test_a_plan_of_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = replace(releases.limits(RELEASE), tensorrt="10.14.1.48")
+    monkeypatch.setattr(releases, "limits", lambda _: known)
+    (found,) = findings(tmp_path / "bad", plain())
+    assert (found.rule, found.path, found.severity) == ("engine-tensorrt-version", "trt/1/model.plan", "error")
+    assert "built by TensorRT 10.16.1, and Triton 26.07's container has 10.14.1.48" in found.reason
+    assert "nvcr.io/nvidia/tensorrt:26.07-py3" in found.fix
+    assert findings(tmp_path / "good", plain(facts=sidecar(version="10.14.1")), release="24.10") == []
+    assert findings(tmp_path / "rtx", rtx()) == []  # its own versions are no TensorRT's
+
+
+@pytest.mark.parametrize("release", ["26.06", None, 26.07])
+def test_a_release_whose_tensorrt_is_unknown(tmp_path: Path, release: object) -> None:
+    (found,) = findings(tmp_path, plain(), release=release)
+    assert (found.rule, found.path, found.severity) == ("engine-tensorrt-unknown", "trt/1/model.plan", "warning")
+    assert "the TensorRT of Triton 26.07's container is not known here" in found.reason
+    assert "nvcr.io/nvidia/tensorrt:26.07-py3" in found.fix
+
+
+def test_a_repository_without_its_manifests(tmp_path: Path) -> None:
+    found = check(tmp_path, plain(), target=RELEASE)
+    assert only(found) == ("engine-tensorrt-unknown", "trt/1/model.plan", "warning")
+
+
+def test_the_repository_may_be_named_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings(tmp_path, plain()) == []
+    monkeypatch.chdir(tmp_path / "r")
+    assert lint(Path(), target=RELEASE) == []
+
+
+# Compute capabilities
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("8.0", "8.0"), ("sm_80", "8.0"), ("sm_120", "12.0"), ("12.1", "12.1"), ("sm_8", None), ("sm80", None),
+     ("80", None), ("8.10", None), ("ampere", None), ("sm_9x", None), ("", None)],
+)  # fmt: skip
+def test_names_of_compute_capabilities(name: str, found: str | None) -> None:
+    assert compute_capability(name) == found
+
+
+def test_an_unknown_compute_capability(tmp_path: Path) -> None:
+    found = findings(tmp_path, plain(facts=sidecar(compute_capabilities=["8.0", "sm_9x"])))
+    assert only(found) == ("engine-capability-name", "trt/1/engine.json", "warning")
+    assert "'sm_9x'" in found[0].reason
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for(tmp_path: Path) -> None:
+    found = findings(tmp_path, rtx(compute_capabilities=["sm_80", "9.0"]))
+    assert only(found) == ("engine-capability-unknown", "rtx/1/model.engine.json", "error")
+    assert "'9.0', and TensorRT-RTX builds for sm_75, sm_80," in found[0].reason
+
+
+def test_a_plan_named_for_a_gpu_it_is_not_built_for(tmp_path: Path) -> None:
+    found = findings(tmp_path, fleet(sm80=("8.9",)))
+    assert only(found) == ("engine-capability-mismatch", "trt/1/model_sm80.plan", "error")
+    assert "compute capability 8.0; it is built for 8.9." in found[0].reason
+
+
+def test_a_gpu_that_falls_back_in_silence(tmp_path: Path) -> None:
+    found = findings(tmp_path, fleet(sm89=("8.9", "sm_120")))
+    assert only(found) == ("engine-capability-unlisted", "trt/1/model_sm89.plan", "warning")
+    assert 'key: "12.0" value: "model_sm89.plan"' in found[0].fix
+
+
+def test_a_default_beside_a_map(tmp_path: Path) -> None:
+    found = findings(tmp_path, {**fleet(), "trt/1/model.plan": "x"})
+    assert only(found) == ("cc-model-filenames-ambiguous", "trt/1/model.plan", "warning")
+
+
+def test_a_map_that_is_wrong_in_one_version(tmp_path: Path) -> None:
+    files = fleet()
+    second = {name.replace("trt/1/", "trt/2/"): data for name, data in files.items() if "sm89" not in name}
+    found = findings(tmp_path / "missing", {**files, **second})
+    assert ("cc-model-filename-missing", "trt/2/model_sm89.plan") in rules(found)
+    found = findings(tmp_path / "key", fleet(CC_CONFIG.replace('"8.9"', '"89"')))
+    assert ("cc-model-filename-key", "trt/config.pbtxt") in rules(found)
+    assert ("engine-capability-unlisted", "trt/1/model_sm89.plan") in rules(found)
+
+
+# Sidecars
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "EOF"),
+        ("[]", "Input should be an object"),
+        ("[" * 100_000, "recursion"),
+        ('{"flavour": "openvino"}', "flavour: "),
+        ('{"version": 10}', "version: "),
+        ('{"version": "ten"}', "version: "),
+        ('{"plan_sha256": "abc"}', "plan_sha256: "),
+        ('{"compute_capabilities": "8.0"}', "compute_capabilities: "),
+        ('{"profiles": [{"x": {"min": [1], "opt": [1]}}]}', "profiles.0.x.max: "),
+        ('{"profiles": [{"x": {"min": [1], "opt": [1], "max": [true]}}]}', "profiles.0.x.max.0: "),
+        ('{"profiles": [{"x": {"min": [1], "opt": [1], "max": [1, 2]}}]}', "different ranks"),
+        ('{"profiles": [{"x": {"min": [2], "opt": [1], "max": [4]}}]}', "do not ascend"),
+        ('{"profiles": [{"x": {"min": [2], "opt": [5], "max": [4]}}]}', "do not ascend"),
+        ('{"inputs": [{"shape": [1]}]}', "inputs.0.name: "),
+        (json.dumps({"profiles": [{"x": dict.fromkeys(("min", "opt", "max"), [1] * 65)}]}), "at most 64 items"),
+    ],
+)
+def test_a_malformed_sidecar(tmp_path: Path, text: str, told: str) -> None:
+    (found,) = findings(tmp_path, {**plain(), "trt/1/engine.json": text})
+    assert (found.rule, found.path, found.severity) == ("engine-sidecar-malformed", "trt/1/engine.json", "warning")
+    assert told in found.reason
+
+
+def test_a_sidecar_that_is_no_file(tmp_path: Path) -> None:
+    files = plain()
+    del files["trt/1/engine.json"]
+    root = write(tmp_path, files)
+    os.mkfifo(root / "trt/1/model.plan.json")
+    assert only(lint(root)) == ("engine-sidecar-malformed", "trt/1/model.plan.json", "warning")
+
+
+def test_the_engines_own_sidecar_is_preferred(tmp_path: Path) -> None:
+    own = json.dumps(sidecar())
+    assert findings(tmp_path, {**plain(), "trt/1/engine.json": "old", "trt/1/model.plan.json": own}) == []
+
+
+def test_one_sidecar_for_several_engines(tmp_path: Path) -> None:
+    files = fleet()
+    files["trt/1/engine.json"] = files.pop("trt/1/model_sm80.plan.json")
+    found = findings(tmp_path, files)
+    assert only(found) == ("engine-sidecar-ambiguous", "trt/1/engine.json", "warning")
+    assert "model_sm80.plan.json" in found[0].fix
+
+
+def test_an_empty_sidecar_says_nothing(tmp_path: Path) -> None:
+    assert findings(tmp_path, plain(facts={"written_by": "another tool", "profiles": None})) == []
+
+
+# Shapes
+
+
+def profile(**changes: list[int]) -> Change:
+    return lambda facts: facts["profiles"][0]["x"].update(changes)
+
+
+CASES = [
+    ("engine-profile-batch", "error", profile(min=[2, 3, 16]), "batches of 2 and more"),
+    ("engine-profile-batch", "error", profile(max=[4, 3, 32]), "max_batch_size is 8 (server#4445)"),
+    ("engine-profile-range", "error", profile(min=[1, 4, 16], opt=[1, 4, 16], max=[8, 4, 32]),
+     "profile 0, input 'x' takes [1, 4, 16] to [8, 4, 32]; config.pbtxt gives it [-1, 3, -1] with its batch"),
+    ("engine-profile-range", "error", profile(min=[1, 16], opt=[1, 16], max=[8, 32]), "[1, 16] to [8, 32]"),
+    ("engine-profile-fixed", "warning",
+     lambda facts: [span["x"].update({key: [*span["x"][key][:2], 32] for key in span["x"]})
+                    for span in facts["profiles"]],
+     "is [3, -1] by config.pbtxt, and the engine's profiles take [3, 32] only"),
+    ("engine-tensor-unknown", "error", lambda facts: facts["profiles"][1].update(z=facts["profiles"][1]["x"]),
+     "needs the input 'z'"),
+    ("engine-tensor-unknown", "error", lambda facts: facts["inputs"].append({"name": "z"}), "needs the input 'z'"),
+    ("engine-tensor-unknown", "error", lambda facts: facts["inputs"].clear(), "has the input 'x'; the engine has none"),
+    ("engine-tensor-unknown", "error", lambda facts: facts["outputs"][0].update(name="z"),
+     "has the output 'y'; the engine has z"),
+    ("engine-data-type", "error", lambda facts: facts["inputs"][0].update(dtype="float16"),
+     "is TYPE_FP32 in config.pbtxt and TYPE_FP16 in the engine"),
+    ("engine-data-type", "error", lambda facts: facts["outputs"][0].update(dtype="int64"), "TYPE_INT64"),
+    ("engine-batch-dimension", "error", lambda facts: facts["inputs"][0].update(shape=[1, 3, -1]),
+     "max_batch_size is 8, and input 'x' is [1, 3, -1] in the engine"),
+    ("engine-shape", "error", lambda facts: facts["inputs"][0].update(shape=["N", 3, 224]), "[-1, 3, 224]"),
+    ("engine-shape", "error", lambda facts: facts["outputs"][0].update(shape=["N", 5]), "output 'y' is [-1, 4]"),
+    ("engine-shape", "error", lambda facts: facts["outputs"][0].update(shape=["N", 4, 1]), "[-1, 4, 1]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "severity", "change", "reason"), CASES)
+def test_an_engine_that_is_not_what_is_configured(
+    tmp_path: Path, rule: str, severity: str, change: Change, reason: str
+) -> None:
+    facts = copy.deepcopy(sidecar())
+    change(facts)
+    found = findings(tmp_path, plain(facts=facts))
+    assert only(found) == (rule, "trt/1/model.plan", severity)
+    assert reason in found[0].reason
+
+
+def test_a_profile_the_engine_does_not_have(tmp_path: Path) -> None:
+    found = findings(tmp_path / "a", plain(replaced(CONFIG, '"1"', '"2"')))
+    assert only(found) == ("engine-profile-index", "trt/config.pbtxt", "error")
+    assert "names profile 2; trt/1/model.plan has 2, numbered from 0" in found[0].reason
+    found = findings(tmp_path / "b", plain(facts=sidecar(profiles=[])))  # fixed shapes: one profile of its own
+    assert "names profile 1;" in found[0].reason
+    found = findings(tmp_path / "c", plain(replaced(CONFIG, '"1"', f'"{"9" * 5000}"')))
+    assert only(found)[0] == "engine-profile-index"
+
+
+def test_profiles_that_fix_different_sizes_leave_the_dimension_open(tmp_path: Path) -> None:
+    spans = [{"x": {key: [batch, 3, size] for key, batch in (("min", 1), ("opt", 8), ("max", 8))}} for size in (16, 32)]
+    assert findings(tmp_path, plain(facts=sidecar(profiles=spans))) == []
+
+
+def test_a_configuration_may_fix_what_the_engine_leaves_open(tmp_path: Path) -> None:
+    assert findings(tmp_path / "in", plain(replaced(CONFIG, "[ 3, -1 ]", "[ 3, 32 ]"))) == []
+    found = findings(tmp_path / "out", plain(replaced(CONFIG, "[ 3, -1 ]", "[ 3, 64 ]")))
+    assert only(found) == ("engine-profile-range", "trt/1/model.plan", "error")
+    assert "profile 0" in found[0].reason
+
+
+def test_an_engine_for_lone_requests(tmp_path: Path) -> None:
+    alone = {"min": [1, 3, 16], "opt": [1, 3, 16], "max": [1, 3, 32]}
+    config = replaced(CONFIG, "max_batch_size: 8", "max_batch_size: 1")
+    assert findings(tmp_path, plain(config, sidecar(profiles=[{"x": alone}] * 2))) == []
+
+
+def test_ranges_of_a_ragged_input_are_of_all_requests_together(tmp_path: Path) -> None:
+    config = replaced(CONFIG, "dims: [ 3, -1 ]", "dims: [ 3, -1 ] allow_ragged_batch: true")
+    span = {"min": [1], "opt": [64], "max": [512]}
+    facts = sidecar(profiles=[{"x": span}] * 2, inputs=[{"name": "x", "dtype": "float32", "shape": [-1]}])
+    assert findings(tmp_path, plain(config, facts)) == []
+
+
+def test_shapes_without_batching(tmp_path: Path) -> None:
+    config = replaced(CONFIG, "max_batch_size: 8", "").replace("[ 3, -1 ]", "[ 2, 3, 16 ]").replace("[ 4 ]", "[ 2, 4 ]")
+    facts = sidecar(
+        profiles=None, inputs=[{"name": "x", "shape": [2, 3, 16]}], outputs=[{"name": "y", "shape": [2, 4]}]
+    )
+    assert findings(tmp_path / "good", plain(config, facts)) == []
+    found = findings(tmp_path / "bad", plain(config, {**facts, "inputs": [{"name": "x", "shape": [2, 3, 32]}]}))
+    assert only(found)[0] == "engine-shape"
+    assert found[0].fix == "write dims: [2, 3, 32]"
+
+
+def test_a_reshape_is_what_the_engine_sees(tmp_path: Path) -> None:
+    config = replaced(CONFIG, "dims: [ 3, -1 ]", "dims: [ 1, 3, -1 ] reshape { shape: [ 3, -1 ] }")
+    assert findings(tmp_path, plain(config)) == []
+
+
+def test_values_of_a_shape_tensor_are_no_shape(tmp_path: Path) -> None:
+    config = CONFIG + 'input { name: "size" data_type: TYPE_INT32 dims: [ 2 ] is_shape_tensor: true }'
+    facts = sidecar()
+    facts["inputs"].append({"name": "size", "dtype": "int32", "shape": [2]})
+    facts["profiles"][0]["size"] = {"min": [16, 16], "opt": [32, 32], "max": [64, 64]}
+    assert findings(tmp_path, plain(config, facts)) == []
+
+
+def test_any_sidecar_gives_findings_and_nothing_else(tmp_path: Path) -> None:
+    generator = random.Random(5)
+    good = json.dumps(sidecar())
+    values = ["null", "-1", "1e400", "[]", "{}", '""', '"\\ud800"', "true", "9" * 30, '"\\u0000\\n"']
+    for round_ in range(120):
+        data = bytearray(good.encode())
+        for _ in range(generator.randint(1, 6)):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        cut = bytes(data[: generator.choice([len(data), generator.randint(0, len(data))])])
+        key = generator.choice(list(sidecar()))
+        swapped = json.dumps({**sidecar(), key: "HERE"}).replace('"HERE"', generator.choice(values))
+        for name, text in (("cut", cut), ("swapped", swapped)):
+            found = check(tmp_path / f"{round_}{name}", {**plain(), "trt/1/engine.json": text})
+            for item in found:
+                f"{item.path}{item.reason}{item.fix}".encode()
+                assert len(item.reason) < 1000
