@@ -37,7 +37,7 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
         _judge(run, variant, variant.parity, lambda: _open(run, variant, graph.path))
         artifact = _engine(run, variant, variant.engine, graph) if variant.engine else graph
         if variant.engine and variant.engine.parity:
-            _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path))
+            _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path.parent))
         _emit(run, variant, artifact)
 
 
@@ -297,25 +297,29 @@ def _open(run: Run, variant: Variant, path: Path) -> Runtime:
         return OnnxRuntime(simulate.half(path, Path(folder)), signature)
 
 
-def _open_engine(run: Run, variant: Variant, path: Path) -> Runtime:
+def _open_engine(run: Run, variant: Variant, folder: Path) -> Runtime:
     from pipeline.runtimes.tensorrt import TensorRtRuntime
 
     assert variant.engine is not None
-    return TensorRtRuntime(path, run.plan.signature, variant.engine.spec.flavour)
+    return TensorRtRuntime(folder / variant.engine.file_here, run.plan.signature, variant.engine.spec.flavour)
 
 
 # ---- the repository -----------------------------------------------------------------------------------------------
 
 
 def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
-    file_name = variant.engine.spec.file_name if variant.engine else config_pbtxt.BACKENDS[variant.kind].file_name
+    if variant.engine:
+        file_name, *others = (one.file_name for one in variant.engine.spec.each)
+        others += [f"{name}.json" for name in (file_name, *others)]
+    else:
+        file_name, others = config_pbtxt.BACKENDS[variant.kind].file_name, []
     with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
         version = versions.Version(
             model_name=variant.identifier,
             backend=config_pbtxt.BACKENDS[variant.kind].name,
             file_name=file_name,
             artifact=artifact.path,
-            beside={f"{file_name}.json": artifact.path.with_name("engine.json")} if variant.engine else {},
+            beside={name: artifact.path.with_name(name) for name in others},
             identity=artifact.properties.get("identity", ""),
             model_files=run.model_files(variant).files,
             golden=run.golden_path,

@@ -17,10 +17,9 @@ from pipeline.artifacts import Progress
 from pipeline.engine import builder, failures, interface, layers, plan_file
 from pipeline.engine.spec import EngineSpec, to_json
 from pipeline.errors import StageError
-from pipeline.files import canonical_json, digest_of, disk_errors, sha256_file, sha256_tree, write_atomic
+from pipeline.files import digest_of, disk_errors, sha256_file, sha256_tree, write_atomic
 from pipeline.tensorrt_flavours import Flavour
 
-SIDECAR = "engine.json"
 _ONNX_FILE = "model.onnx"
 _POLL_S = 0.1
 _TOLD_LAYERS = 12
@@ -37,7 +36,7 @@ def build(
     timeout_s: float,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Build an engine, prove it, and write it to ``out_dir`` with its sidecar ``engine.json``.
+    """Build the engines of a spec, prove them, and write them to ``out_dir``, each with its sidecar ``<file>.json``.
 
     Args:
         onnx: the graph, already in the spec's precision: a file, or a directory that holds ``model.onnx`` and its
@@ -46,14 +45,15 @@ def build(
         out_dir: existing directory; on failure nothing is left in it.
         timing_cache: folder of classic TensorRT's timing caches, made where needed; None for none.
         log_path: everything the library says is added to it.
-        timeout_s: the child is killed after this long.
+        timeout_s: the child that builds an engine is killed after this long.
         progress: told the library's phase and the share of the build that is done.
 
     Returns:
-        ``{"file", "notes", "properties"}``; the properties are the sidecar's facts.
+        ``{"file", "notes", "properties"}`` with the sidecar's facts. Of several engines, the first one's file, and as
+        properties their common ``identity`` and, under ``engines``, the facts of each by file name.
 
     Raises:
-        MissingError: the flavour is not installed, does not load, or has no GPU here; the disk is full.
+        MissingError: the flavour is not installed, does not load, or has no such GPU here; the disk is full.
         StageError: the graph or a setting is refused, the build failed, took too long or was killed, or what it made
             is not what was asked for.
     """
@@ -63,25 +63,43 @@ def build(
     refused = tensorrt_flavours.refusals(spec.flavour, precision=spec.precision, gpus=spec.gpus, options=spec.options)
     if refused:
         raise StageError("engine: unsupported", found="\n".join(message for _, message in refused))
+    facts: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
     with (
         disk_errors(out_dir, "building an engine"),
         tempfile.TemporaryDirectory(dir=out_dir, prefix=".engine-") as scratch,
     ):
-        plan = Path(scratch) / spec.file_name
-        job = {
-            "spec": to_json(spec),
-            "onnx": str(onnx / _ONNX_FILE if onnx.is_dir() else onnx),
-            "plan": str(plan),
-            "result": str(Path(scratch) / "result.json"),
-            "timing_cache": None if timing_cache is None else str(timing_cache),
-        }
-        result = _run(job, flavour, log_path, timeout_s, progress)
-        progress("engine: inspecting", None)
-        properties, notes = _proven(result, spec, onnx, plan, log_path)
-        write_atomic(plan.parent / SIDECAR, f"{canonical_json(properties)}\n")
-        for name in (spec.file_name, SIDECAR):
-            (plan.parent / name).replace(out_dir / name)
-    return {"file": spec.file_name, "notes": notes, "properties": properties}
+        for item in spec.each:
+            plan = Path(scratch) / item.file_name
+            job = {
+                "spec": to_json(item),
+                "onnx": str(onnx / _ONNX_FILE if onnx.is_dir() else onnx),
+                "plan": str(plan),
+                "result": str(Path(scratch) / f"{item.file_name}.result"),
+                "timing_cache": None if timing_cache is None else str(timing_cache),
+            }
+            result = _run(job, flavour, log_path, timeout_s, progress)
+            progress("engine: inspecting", None)
+            facts[item.file_name], more = _proven(result, item, onnx, plan, log_path)
+            notes += [note for note in more if note not in notes]
+            text = json.dumps(facts[item.file_name], indent=2, sort_keys=True)
+            write_atomic(plan.with_name(f"{item.file_name}.json"), f"{text}\n")
+        for name in (part for file_name in facts for part in (file_name, f"{file_name}.json")):
+            (Path(scratch) / name).replace(out_dir / name)
+    return {"file": next(iter(facts)), "notes": notes, "properties": _together(spec, facts)}
+
+
+def _together(spec: EngineSpec, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of one engine, or of several: what they share, and each by its file name."""
+    if len(facts) == 1:
+        return dict(next(iter(facts.values())))
+    return {
+        "flavour": spec.flavour,
+        "precision": spec.precision,
+        "compute_capabilities": list(spec.gpus),
+        "identity": digest_of({name: item["identity"] for name, item in facts.items()}),
+        "engines": {name: dict(item) for name, item in facts.items()},
+    }
 
 
 def _run(
@@ -89,7 +107,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run the child to its end and return what it found."""
     result = Path(job["result"])
-    job_file = result.with_name("job.json")
+    job_file = result.with_suffix(".job")
     job_file.write_text(json.dumps(job))
     start = log_path.stat().st_size if log_path.exists() else 0
     child = command.start([sys.executable, "-m", builder.__name__, str(job_file)], log_path=log_path)

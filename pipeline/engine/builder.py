@@ -54,7 +54,7 @@ def _build(job: Mapping[str, Any]) -> dict[str, Any]:
     config = common.configure(builder, wanted, _tell)
     capabilities = hooks.configure(config, wanted, timing_cache)
     common.build(builder, network, config, log, plan)
-    hooks.finish(config, log, plan, timing_cache)
+    hooks.finish(config, log, plan, timing_cache, capabilities)
     return {
         "version": library.__version__,
         "compute_capabilities": capabilities,

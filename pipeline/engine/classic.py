@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,40 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """The GPU an engine is built on.
+    """A GPU that an engine can be built on.
 
     Attributes:
+        index: CUDA's number of it.
         capability: as in ``gpus``: ``sm_90``.
     """
 
+    index: int
     name: str
     capability: str
+
+    def take(self) -> None:
+        """Make it the one that this thread works on.
+
+        Raises:
+            FailureError: the driver refuses.
+        """
+        cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+        status = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.index) or cuda.cuCtxSetCurrent(context)
+        if status:
+            raise FailureError("missing", f"the GPU {self.name} cannot be used: CUDA error {status}")
+
+
+def chosen(found: Sequence[Device], gpus: Sequence[str]) -> Device:
+    """The first device, or the first of the capability asked for.
+
+    Raises:
+        FailureError: there is none.
+    """
+    fitting = [device for device in found if not gpus or device.capability == gpus[0]]
+    if not fitting:
+        here = ", ".join(f"{device.capability} ({device.name})" for device in found)
+        raise FailureError("missing", f"the GPU here is {here}, not {gpus[0]}")
+    return fitting[0]
 
 
 def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None) -> tuple[str, ...]:
@@ -47,9 +74,8 @@ def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path |
     Raises:
         FailureError: no GPU, not the one asked for, or a setting this version does not have.
     """
-    device = current_device()
-    if spec.gpus not in ((), (device.capability,)):
-        raise FailureError("missing", f"the GPU here is {device.capability} ({device.name}), not {spec.gpus[0]}")
+    device = chosen(devices(), spec.gpus)
+    device.take()
     if spec.version_compatible:
         set_flag(config, "VERSION_COMPATIBLE")
     if spec.refit:
@@ -67,18 +93,20 @@ def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path |
     return (device.capability,)
 
 
-def finish(config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None) -> None:
+def finish(
+    config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, capabilities: tuple[str, ...]
+) -> None:
     """Keep what was timed; and where the log had no layer table, ask the engine itself for it."""
     if timing_cache is not None:
         data = config.get_timing_cache().serialize()
-        write_atomic(_cache_file(timing_cache, current_device()), bytes(memoryview(data)))
+        write_atomic(_cache_file(timing_cache, chosen(devices(), capabilities)), bytes(memoryview(data)))
     if not log.table:
         engine = trt.Runtime(log).deserialize_cuda_engine(plan.read_bytes())
         log.table = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE)
 
 
-def current_device() -> Device:
-    """The first GPU, by CUDA's driver, which every machine with a GPU has.
+def devices() -> tuple[Device, ...]:
+    """All GPUs, by CUDA's driver, which every machine with a GPU has; at least one.
 
     Raises:
         FailureError: no driver, or no GPU.
@@ -87,18 +115,25 @@ def current_device() -> Device:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise FailureError("missing", f"no NVIDIA driver: {error}") from error
+    count = ctypes.c_int()
+    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        raise FailureError("missing", f"no NVIDIA GPU: the driver answers with CUDA error {status}")
+    return tuple(_device(cuda, index) for index in range(count.value))
+
+
+def _device(cuda: ctypes.CDLL, index: int) -> Device:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(_NAME_BYTES)
     status = (
-        cuda.cuInit(0)
-        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        cuda.cuDeviceGet(ctypes.byref(device), index)
         or cuda.cuDeviceGetName(name, _NAME_BYTES, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
     )
     if status:
-        raise FailureError("missing", f"no NVIDIA GPU: the driver answers with CUDA error {status}")
-    return Device(name=name.value.decode(), capability=f"sm_{major.value}{minor.value}")
+        raise FailureError("missing", f"no use of GPU {index}: the driver answers with CUDA error {status}")
+    return Device(index=device.value, name=name.value.decode(), capability=f"sm_{major.value}{minor.value}")
 
 
 def _cache_file(folder: Path, device: Device) -> Path:

@@ -33,5 +33,7 @@ def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path |
     return spec.gpus
 
 
-def finish(config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None) -> None:
+def finish(
+    config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, capabilities: tuple[str, ...]
+) -> None:
     """Nothing to keep, and the layer table is always in the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pipeline.artifacts import Signature, TensorSpec
@@ -36,9 +36,9 @@ class EngineSpec:
         signature: the inputs and outputs the engine must have.
         max_batch_size: 0 for a model without a batch dimension.
         profiles: as ``profiles.resolve`` makes them; at least one.
-        gpus: compute capabilities (``sm_89``). For classic TensorRT at most one, that of the GPU at hand; without any
-            it is that GPU's, and for TensorRT-RTX the engine is portable: by NVIDIA's documentation of 1.7 it runs on
-            8.0, 8.6, 8.9, 12.0 and later.
+        gpus: compute capabilities (``sm_89``). Classic TensorRT builds an engine for each, on a GPU that has it; see
+            ``each``. Without any it is that of the first GPU at hand, and for TensorRT-RTX the engine is portable: by
+            NVIDIA's documentation of 1.7 it runs on 8.0, 8.6, 8.9, 12.0 and later.
         workspace_bytes: limit on the scratch memory of a layer; None for the library's own.
         optimization_level: 0 to 5; None for the library's own.
         kept_nodes: names of the graph's nodes that were left in a higher precision on purpose.
@@ -59,8 +59,15 @@ class EngineSpec:
     kept_nodes: tuple[str, ...] = ()
 
     @property
+    def each(self) -> tuple[EngineSpec, ...]:
+        """The engines to be built: TensorRT-RTX's is for all capabilities, classic TensorRT's for one."""
+        if self.flavour == "tensorrt_rtx" or len(self.gpus) < 2:
+            return (self,)
+        return tuple(replace(self, gpus=(gpu,)) for gpu in self.gpus)
+
+    @property
     def file_name(self) -> str:
-        """Name of the engine's file: ``model_sm80_sm89.engine``, ``model_sm80.plan`` or ``model.plan``."""
+        """Name of one engine's file: ``model_sm80_sm89.engine``, ``model_sm80.plan`` or ``model.plan``."""
         stem = "_".join(["model", *(gpu.replace("_", "") for gpu in self.gpus)])
         return f"{stem}.plan" if self.flavour == "tensorrt" else f"{stem}.engine"
 

@@ -82,6 +82,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
         tools=flavour.distributions,
         upstream={"graph": graph},
     )
+    here = subject.environment.gpu.capability if subject.environment.gpu else None
     obstacle = _obstacle(subject.environment, spec)
     return EnginePlan(
         spec=spec,
@@ -90,6 +91,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
         lacking=doctor.lacks_to_build_engines(subject.environment, flavour),
         skip=settings.when_unavailable == "skip",
         obstacle=obstacle,
+        file_here=next((one.file_name for one in spec.each if here in one.gpus), spec.each[0].file_name),
         parity=None if obstacle else _parity(subject, key, step, judged),
     )
 

@@ -61,6 +61,7 @@ class EnginePlan:
         lacking: what this machine lacks to build it, each with its remedy.
         skip: a lack is said, and is no failure.
         obstacle: why it cannot be run on this machine, or empty.
+        file_here: the engine's file that this machine's GPU takes; the first one where there is an obstacle.
         parity: the step that judges the engine itself, where it can be run.
     """
 
@@ -70,12 +71,13 @@ class EnginePlan:
     lacking: tuple[str, ...]
     skip: bool
     obstacle: str
+    file_here: str
     parity: Step | None
 
     @property
     def file_names(self) -> dict[str, str]:
         """The engine's file by compute capability as Triton writes it: ``{"8.0": "model_sm80.plan"}``."""
-        return {f"{gpu[3:-1]}.{gpu[-1]}": self.spec.file_name for gpu in self.spec.gpus}
+        return {f"{gpu[3:-1]}.{gpu[-1]}": one.file_name for one in self.spec.each for gpu in one.gpus}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -153,9 +153,9 @@ def test_an_engine_in_each_precision_with_its_sidecar(precision: Any, products: 
     values = built(source, engine_spec(precision), progress=lambda text, share: told.append((text, share)))
     assert (values["file"], values["notes"]) == ("model_sm80.engine", [])
     out = tmp_path / "out"
-    assert sorted(item.name for item in out.iterdir()) == ["engine.json", "model_sm80.engine"]
+    assert sorted(item.name for item in out.iterdir()) == ["model_sm80.engine", "model_sm80.engine.json"]
     facts = values["properties"]
-    assert json.loads((out / "engine.json").read_text()) == facts
+    assert json.loads((out / "model_sm80.engine.json").read_text()) == facts
     found: dict[str, int] = {}
     for kind in ("correlation", "gemm", "runtime_fusion"):
         for dtype, count in facts["layer_types"].get(kind, {}).items():

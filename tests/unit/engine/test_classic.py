@@ -65,7 +65,8 @@ def classic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in LIBRARY:
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("pipeline.engine.classic")
-    monkeypatch.setattr(module, "current_device", lambda: module.Device(name="NVIDIA L4 (x)", capability="sm_89"))
+    monkeypatch.setattr(module, "devices", lambda: (module.Device(index=0, name="NVIDIA L4 (x)", capability="sm_89"),))
+    monkeypatch.setattr(module.Device, "take", lambda self: None)
     yield module
     for name in LIBRARY:
         sys.modules.pop(name, None)
@@ -97,6 +98,16 @@ def test_what_cannot_be_set_is_told(classic: Any, changes: Any, kind: str, text:
     assert caught.value.values == {"kind": kind, "lines": [text]}
 
 
+def test_of_several_gpus_the_one_of_the_capability_is_taken(classic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = tuple(classic.Device(index=n, name="x", capability=f"sm_{n}0") for n in (8, 9))
+    taken: list[int] = []
+    monkeypatch.setattr(classic, "devices", lambda: both)
+    monkeypatch.setattr(classic.Device, "take", lambda self: taken.append(self.index))
+    assert classic.configure(Config(), spec(flavour="tensorrt", gpus=("sm_90",)), None) == ("sm_90",)
+    assert classic.configure(Config(), spec(flavour="tensorrt"), None) == ("sm_80",)
+    assert taken == [9, 8]
+
+
 def test_a_flag_the_version_lacks_is_told(classic: Any) -> None:
     del sys.modules["tensorrt"].BuilderFlag.REFIT
     with pytest.raises(FailureError) as caught:
@@ -116,7 +127,7 @@ def test_the_timing_cache_is_kept_per_version_and_gpu(
     classic.configure(config, spec(flavour="tensorrt"), file.parent)
     assert config.cache is not None
     assert config.cache.data == used
-    classic.finish(config, SimpleNamespace(table="Layers:"), tmp_path / "model.plan", file.parent)
+    classic.finish(config, SimpleNamespace(table="Layers:"), tmp_path / "model.plan", file.parent, ("sm_89",))
     assert file.read_bytes() == used + b"+timed"
 
 
@@ -133,7 +144,7 @@ def test_without_a_layer_table_in_the_log_the_engine_is_asked(classic: Any, tmp_
 
     sys.modules["tensorrt"].__dict__.update(Runtime=Runtime, LayerInformationFormat=SimpleNamespace(ONELINE="oneline"))
     log = SimpleNamespace(table="")
-    classic.finish(Config(), log, tmp_path / "model.plan", None)
+    classic.finish(Config(), log, tmp_path / "model.plan", None, ("sm_89",))
     assert log.table == "Layers: oneline"
 
 

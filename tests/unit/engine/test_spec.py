@@ -43,6 +43,13 @@ def test_the_file_is_named_after_what_can_load_it(flavour: str, gpus: tuple[str,
     assert spec(flavour=flavour, gpus=gpus).file_name == name
 
 
+def test_classic_tensorrt_builds_an_engine_for_each_capability_and_rtx_one_for_all() -> None:
+    fleet = spec(flavour="tensorrt", gpus=("sm_80", "sm_89"))
+    assert [item.file_name for item in fleet.each] == ["model_sm80.plan", "model_sm89.plan"]
+    assert [item.file_name for item in spec(gpus=("sm_80", "sm_89")).each] == ["model_sm80_sm89.engine"]
+    assert spec(flavour="tensorrt").each == (spec(flavour="tensorrt"),)
+
+
 def test_options_are_those_asked_for() -> None:
     assert spec().options == {}
     asked = {"hardware_compatibility": "ampere_plus", "refit": True, "optimization_level": 0}
