@@ -2,7 +2,7 @@
 
 The loop is our own. ``onnxruntime.quantization.quantize_static`` of 1.31.1
 
-* keeps every intermediate tensor of every sample until the last: 100 MB a sample for ResNet-50 at 224x224;
+* keeps every intermediate tensor of every sample for its histograms: 100 MB a sample for ResNet-50 at 224x224;
 * joins them into one array for the percentile method, which fails for sequences of differing lengths;
 * lets a histogram grow in steps of the first samples' bins, so that one late outlier makes millions of them;
 * gives "entropy" 128 bins for 128 levels: a single candidate, which is MinMax.

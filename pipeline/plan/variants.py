@@ -17,7 +17,8 @@ def resolve(subject: Subject) -> tuple[Variant, ...]:
     Raises:
         ConfigError: an engine's profiles contradict the model, or its flavour cannot do what is asked.
     """
-    problems = [problem for key in subject.loaded.config.variants for problem in engines.problems(subject, key)]
+    found = (problem for key in subject.loaded.config.variants for problem in engines.problems(subject, key))
+    problems = tuple(dict.fromkeys(found))  # an engine that two variants inherit is wrong once
     if problems:
         raise ConfigError("config: engines cannot be built as asked; nothing was built", problems=problems)
     return tuple(_variant(subject, key) for key in subject.loaded.config.variants)

@@ -1,6 +1,6 @@
 """``make bench``: every figure is a ratio of two things measured in one run; prints docs/benchmarks.md's tables.
 
-python -m tests.bench [commands|cold|served]...
+python -m tests.bench [commands|cold|served|precision|engines]...
 """
 
 from __future__ import annotations
@@ -9,9 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import cold, commands, served
+from tests.bench import cold, commands, engines, precision, served
 
-PARTS = {"commands": commands.measure, "cold": cold.measure, "served": served.measure}
+PARTS = {
+    "commands": commands.measure,
+    "cold": cold.measure,
+    "served": served.measure,
+    "precision": precision.measure,
+    "engines": engines.measure,
+}
 
 
 def main(names: list[str]) -> None:

@@ -134,7 +134,7 @@ def _emit(repository: Path, candidate: Candidate) -> None:
     sample = Sample(inputs={spec.name: _zeros(spec) for spec in candidate.signature.inputs}, outputs={})
     described = config_pbtxt.describe(
         model_name=candidate.name,
-        format="onnx",
+        kind="onnx",
         signature=candidate.signature,
         max_batch_size=8,
         fields={"parameters": {"intra_op_thread_count": {"string_value": str(candidate.threads)}}},

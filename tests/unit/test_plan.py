@@ -126,6 +126,7 @@ def test_an_engine_is_built_from_the_judged_graph(tmp_path: Path) -> None:
         ("variants.trt_fp16.engine.gpus=[sm_90]", "variants.trt_fp16.engine.gpus"),
         ("variants.trt_fp16.engine.gpus=[sm_99]", "variants.trt_fp16.engine.gpus"),
         ("variants.trt_fp16.engine.refit=true", "variants.trt_fp16.engine.refit"),
+        ("variants.trt_int8.engine={gpus: [sm_90]}", "variants.trt_int8.engine.gpus"),  # told once, though inherited
         ("variants.trt_fp16.engine.profiles=[{N: [2, 4, 8]}]", "expected min 1 for the batch dimension N; found 2"),
         ("variants.trt_fp16.engine.profiles=[{N: [1, 4, 4]}]", "max_batch_size is 8: expected max N of at least that"),
         ("variants.trt_fp16.engine.profiles=[{N: [1, 9, 8]}]", "expected min <= opt <= max; found [1, 9, 8]"),
