@@ -55,7 +55,7 @@ def test_its_repository_passes_the_linter(built: Build, name: str) -> None:
     findings = json.loads(done.stdout)["findings"]
     engines = {row["name"] for row in built(name).report["variants"] if row["format"] == "tensorrt"}
     assert {row["rule"] for row in findings} == ({"backend-not-in-containers"} if engines else set())
-    assert {row["file"].partition("/")[0] for row in findings} == engines
+    assert {row["path"].partition("/")[0] for row in findings} == engines
 
 
 def test_resnet_reaches_its_accuracy_on_held_out_digits(built: Build) -> None:
