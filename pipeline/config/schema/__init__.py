@@ -1,0 +1,89 @@
+"""The YAML's shape. Every key a configuration may have is a field here, with its unit, default and limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.config.schema.base import NAME_PATTERN, Name, Section
+from pipeline.config.schema.images import Ensemble, Postprocess, Preprocess
+from pipeline.config.schema.model import (
+    Augmentation,
+    Checkpoint,
+    Data,
+    EarlyStop,
+    File,
+    Input,
+    Model,
+    Optimizer,
+    Output,
+    Samples,
+    Schedule,
+    Source,
+    Train,
+)
+from pipeline.config.schema.serving import Repository, Serve, Triton
+from pipeline.config.schema.variants import (
+    MIN_CALIBRATION_SAMPLES,
+    AccuracyGate,
+    Calibration,
+    Engine,
+    Gates,
+    KeepFp32,
+    ParityGate,
+    Repair,
+    Variant,
+)
+
+__all__ = [
+    "MIN_CALIBRATION_SAMPLES",
+    "NAME_PATTERN",
+    "AccuracyGate",
+    "Augmentation",
+    "Calibration",
+    "Checkpoint",
+    "Config",
+    "Data",
+    "EarlyStop",
+    "Engine",
+    "Ensemble",
+    "File",
+    "Gates",
+    "Input",
+    "KeepFp32",
+    "Model",
+    "Optimizer",
+    "Output",
+    "ParityGate",
+    "Postprocess",
+    "Preprocess",
+    "Repair",
+    "Repository",
+    "Samples",
+    "Schedule",
+    "Section",
+    "Serve",
+    "Source",
+    "Train",
+    "Triton",
+    "Variant",
+]
+
+
+class Config(Section):
+    """One model, from source to served."""
+
+    name: Name
+    source: Source
+    inputs: Annotated[dict[Name, Input], Field(min_length=1)]
+    outputs: Annotated[dict[Name, Output], Field(min_length=1)]
+    samples: Samples = Samples.model_construct(from_="data.test", count=128, seed=0)
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    gates: Gates = Gates()
+    triton: Triton = Triton()
+    repository: Repository = Repository()
+    serve: Serve = Serve()
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
+    ensemble: Ensemble | None = None
