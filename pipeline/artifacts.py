@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from pipeline.preprocessing import Preprocessing
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -58,11 +61,13 @@ class Signature:
 
     Attributes:
         batch: the letter every input and output shape starts with, or None for a model without a batch dimension.
+        image: how an image file becomes the one input, where the YAML has `preprocess`; else None.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: str | None
+    image: Preprocessing | None = None
 
 
 class Runtime(Protocol):
@@ -85,11 +90,13 @@ class Sample:
         inputs: by name; where the model has a batch dimension it is present, of size 1.
         outputs: reference outputs of the source model for exactly these inputs.
         target: expected class index, or None when unknown.
+        image: the image file that ``inputs`` were made from; empty where there is none.
     """
 
     inputs: Tensors
     outputs: Tensors
     target: int | None = None
+    image: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,11 +283,13 @@ class SourceModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """What became of one variant in a build; later fields are None when it did not get that far.
+    """What became of one row of a build, a variant or a deployment; later fields are None when it did not get that far.
 
     Attributes:
         identifier: its name in the repository.
         model: the YAML's ``name``.
+        format: a variant's format, or the kind of deployment.
+        server: what serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``.
         cached: its file and verdict came from the step store and no new version was made.
         skipped: why it was not made, where the YAML allows that, or empty.
         error: the error form of what stopped it, or empty.
@@ -290,8 +299,9 @@ class VariantResult:
 
     identifier: str
     model: str
-    format: Format
+    format: str
     precision: str
+    server: str = "triton"
     artifact: Artifact | None = None
     entry: RepositoryEntry | None = None
     parity: ParityResult | None = None

@@ -16,7 +16,7 @@ from pipeline import environment, samples
 from pipeline import plan as planning
 from pipeline.artifacts import BuildReport, GoldenSamples, Signature, VariantResult
 from pipeline.errors import PipelineError, StageError
-from pipeline.plan import BuildPlan, Variant
+from pipeline.plan import BuildPlan, Row, Variant
 from pipeline.report.log import StageLog
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import config_pbtxt
@@ -31,7 +31,7 @@ class Run:
         store: where finished steps are kept.
         directory: logs and report.json of this run.
         entries: the entries of the steps done so far, by step name.
-        results: what is known of each variant, by its key.
+        results: what is known of each row of the report, by its key.
         server_log: the server's log, once one was started.
     """
 
@@ -41,11 +41,11 @@ class Run:
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
         self.directory = (plan.work_dir / "runs" / self.run_id).absolute()
         self.entries: dict[str, Entry] = {}
-        self.results = {variant.key: _blank(plan, variant) for variant in plan.variants}
+        self.results = {row.key: _blank(plan, row) for row in plan.rows}
         self.server_log: Path | None = None
         self._terminal = terminal
         self._durations_s: dict[str, float] = {}
-        names = [variant.identifier for variant in plan.variants]
+        names = [row.identifier for row in plan.rows]
         terminal.align(f"repository[{name}]" for name in names)
 
     @contextlib.contextmanager
@@ -68,27 +68,27 @@ class Run:
             self._terminal.line(f"    [yellow]{step.name}: the stored result was not used: {entry.rebuilt}[/yellow]")
         return entry
 
-    def update(self, variant: Variant, **changes: Any) -> None:
-        """Add to what is known of a variant."""
-        self.results[variant.key] = replace(self.results[variant.key], **changes)
+    def update(self, row: Row, **changes: Any) -> None:
+        """Add to what is known of a variant or a deployment."""
+        self.results[row.key] = replace(self.results[row.key], **changes)
 
-    def note(self, variant: Variant, *notes: str) -> None:
+    def note(self, row: Row, *notes: str) -> None:
         """Add lines a person should read at the end."""
-        self.update(variant, notes=(*self.results[variant.key].notes, *notes))
+        self.update(row, notes=(*self.results[row.key].notes, *notes))
 
-    def fail(self, variant: Variant, failure: PipelineError, command: str) -> None:
-        """Keep a variant's failure, with the command that repeats just that."""
-        failure.log = failure.log or str(self.directory / f"{variant.identifier}.log")
-        text, again = self.plan.loaded.masked(str(failure)), self._reproduce(variant, command)
-        self.update(variant, error=text, exit_code=failure.exit_code, reproduce=again)
+    def fail(self, row: Row, failure: PipelineError, command: str) -> None:
+        """Keep a row's failure, with the command that repeats just that."""
+        failure.log = failure.log or str(self.directory / f"{row.identifier}.log")
+        text, again = self.plan.loaded.masked(str(failure)), self._reproduce(row, command)
+        self.update(row, error=text, exit_code=failure.exit_code, reproduce=again)
 
     @contextlib.contextmanager
-    def guarded(self, variant: Variant, command: str) -> Iterator[None]:
-        """Keep a variant's failure to that variant."""
+    def guarded(self, row: Row, command: str) -> Iterator[None]:
+        """Keep a row's failure to that row."""
         try:
             yield
         except PipelineError as failure:
-            self.fail(variant, failure, command)
+            self.fail(row, failure, command)
 
     @property
     def golden_path(self) -> Path:
@@ -132,8 +132,9 @@ class Run:
             profiles=len(variant.engine.spec.profiles) if variant.kind == "tensorrt" and variant.engine else 1,
         )
 
-    def _reproduce(self, variant: Variant, command: str) -> str:
-        words = ["python", "-m", "pipeline", command, str(self.plan.loaded.path), "--variant", variant.key]
+    def _reproduce(self, row: Row, command: str) -> str:
+        words = ["python", "-m", "pipeline", command, str(self.plan.loaded.path)]
+        words += ["--variant", row.key] if row.key in self.plan.loaded.config.variants else []
         words += ["--repository", str(self.plan.repository), "--work-dir", str(self.plan.work_dir)]
         words += [word for override in self.plan.loaded.overrides for word in ("--set", override)]
         return shlex.join([*words, "--no-serve"] if command == "build" else words)
@@ -155,6 +156,11 @@ class Run:
         )
 
 
-def _blank(plan: BuildPlan, variant: Variant) -> VariantResult:
-    model = plan.loaded.config.name
-    return VariantResult(identifier=variant.identifier, model=model, format=variant.format, precision=variant.precision)
+def _blank(plan: BuildPlan, row: Row) -> VariantResult:
+    return VariantResult(
+        identifier=row.identifier,
+        model=plan.loaded.config.name,
+        format=row.format,
+        precision=row.precision,
+        server=row.server,
+    )

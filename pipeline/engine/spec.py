@@ -110,7 +110,7 @@ def from_json(values: Mapping[str, Any]) -> EngineSpec:
     return EngineSpec(
         **{
             **values,
-            "signature": Signature(**tensors, batch=signature["batch"]),
+            "signature": Signature(inputs=tensors["inputs"], outputs=tensors["outputs"], batch=signature["batch"]),
             "profiles": profiles,
             "gpus": tuple(values["gpus"]),
             "kept_nodes": tuple(values["kept_nodes"]),

@@ -13,12 +13,12 @@ from pipeline.config.schema import Data, Input, Output
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.plan.steps import DATA_CODE, calibration_data, tensors
-from pipeline.plan.values import EnginePlan, Reduction, Subject, Variant
+from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 from pipeline.store import Step
 from pipeline.target import Limits, limits
 
-__all__ = ["BuildPlan", "Dependencies", "EnginePlan", "Reduction", "Variant", "calibration_data", "make"]
+__all__ = ["BuildPlan", "Dependencies", "EnginePlan", "Reduction", "Row", "Variant", "calibration_data", "make"]
 
 DIGIT_LABELS = tuple("0123456789")
 
@@ -45,6 +45,11 @@ class BuildPlan:
     work_dir: Path
     missing_to_build: tuple[str, ...]
     missing_to_serve: tuple[str, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Everything that has a line in the report: the variants, then the deployments made of them."""
+        return self.variants
 
     @property
     def missing_for_engines(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline import doctor, tensorrt_flavours
@@ -69,7 +69,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
     spec = EngineSpec(
         flavour=flavour.name,
         precision=precision,
-        signature=subject.signature,
+        signature=replace(subject.signature, image=None),
         max_batch_size=limit,
         profiles=profiles.resolve(subject.signature, settings.profiles, limit),
         gpus=settings.gpus or _all_capabilities(flavour, precision),

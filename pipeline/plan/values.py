@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pipeline.artifacts import Format, Kind, Signature, Tolerance
 from pipeline.config.load import LoadedConfig
@@ -16,6 +16,33 @@ from pipeline.target import Limits
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Consumer = Literal["onnxruntime", "tensorrt"]
+
+
+class Row(Protocol):
+    """What has a line of its own in the report: a variant, or a deployment made of some."""
+
+    @property
+    def key(self) -> str:
+        """Unique in a build: a variant's key, or a deployment's identifier."""
+
+    @property
+    def identifier(self) -> str:
+        """What it is called where it is served; names its log.
+
+        A deployment's is the model's own name, or has a full stop in it: never a variant's.
+        """
+
+    @property
+    def format(self) -> str:
+        """A variant's format, or the kind of deployment."""
+
+    @property
+    def precision(self) -> str:
+        """Of what answers."""
+
+    @property
+    def server(self) -> str:
+        """What serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +144,11 @@ class Variant:
     calibration: Step | None
     reduce: Step | None
     parity: Step
+
+    @property
+    def server(self) -> str:
+        """What serves it."""
+        return "triton"
 
     @property
     def how(self) -> str:

@@ -56,12 +56,13 @@ class Smoke(Record):
 
 
 class VariantReport(Record):
-    """One variant."""
+    """One variant, or one deployment made of variants."""
 
     name: str = Field(description="identifier and Triton model name")
     format: str
     precision: str
     model: str = Field(description="the YAML's `name`")
+    server: str = Field(description="what serves it: triton, torchserve, tfserving, or none")
     version: int | None = Field(description="version directory; null when nothing was emitted")
     path: str | None = Field(description="version directory's path")
     sha256: str | None = Field(description="of the model file, or of the names and contents of its directory")

@@ -35,6 +35,7 @@ def _variant(result: VariantResult) -> VariantReport:
         format=result.format,
         precision=result.precision,
         model=result.model,
+        server=result.server,
         version=entry.version if entry else None,
         path=str(entry.version_dir) if entry else None,
         sha256=artifact.sha256 if artifact else None,
