@@ -106,7 +106,7 @@ class GoldenSamples:
     Attributes:
         samples: at least one.
         batched: whether samples of equal shape may be joined along dimension 0.
-        sha256: digest of all names, dtypes, shapes and values.
+        sha256: digest of all names, dtypes, shapes and values, and of the image files.
     """
 
     samples: tuple[Sample, ...]

@@ -16,6 +16,7 @@ from pipeline.config.schema import Data
 from pipeline.errors import ConfigError, StageError
 
 Resolve = Callable[[str], Path]
+Images = image_data.ImageArrays | image_data.ImageFiles
 
 DIGIT_LABELS = tuple("0123456789")
 _MOST_LISTED = 10
@@ -35,10 +36,12 @@ class Split:
     Attributes:
         inputs: one dict per sample, arrays by input name; where the model is batched each starts with a dimension of 1.
         targets: int64 class indices ``[samples]``, or None where there are none.
+        file: the image file of a sample, by its number; None where samples are no images.
     """
 
     inputs: InputRows
     targets: Array | None
+    file: Callable[[int], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +92,9 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
         MissingError: a library is absent, or a data set could not be fetched.
     """
     if data.dataset == "digits":
-        target = image_data.ImageInput.of(data, signature, native=(8, 8))
         pixels, classes = image_data.digits()
-        arrays = {target.name: target.tensors(image_data.resized(pixels, target))}
-        rows = Rows(arrays, np.arange(len(classes)), leading=target.leading)
-        return _parted(rows, classes, DIGIT_LABELS, data.test_fraction, seed)
+        digits = image_data.ImageArrays(pixels, image_data.ImageInput.of(data, signature))
+        return _parted(digits, classes, DIGIT_LABELS, data.test_fraction, seed)
     if data.dataset is not None:
         return _downloaded(data, signature, resolve(data.root))
     if data.images is not None:
@@ -138,9 +139,9 @@ def digests(data: Data, resolve: Resolve) -> dict[str, str]:
 def tools(data: Data) -> tuple[str, ...]:
     """Distributions whose version decides the samples."""
     if data.dataset == "digits":
-        return ("numpy", "scikit-learn", "torch")
+        return ("numpy", "pillow", "scikit-learn")
     if data.dataset is not None:
-        return ("numpy", "torch", "torchvision")
+        return ("numpy", "pillow", "torch", "torchvision")
     return ("numpy", "pillow") if data.images is not None else ("numpy",)
 
 
@@ -160,26 +161,29 @@ def stratified_split(targets: Array, test_fraction: float, seed: int) -> tuple[A
 
 
 def _parted(
-    samples: Rows | image_data.ImageFiles, targets: Array, labels: tuple[str, ...], test_fraction: float, seed: int
+    samples: Rows | Images, targets: Array, labels: tuple[str, ...], test_fraction: float, seed: int
 ) -> Dataset:
-    train, test = stratified_split(targets, test_fraction, seed)
-    return Dataset(
-        train=Split(inputs=samples.take(train), targets=targets[train]),
-        test=Split(inputs=samples.take(test), targets=targets[test]),
-        labels=labels,
-    )
+    parts = stratified_split(targets, test_fraction, seed)
+    if isinstance(samples, Rows):
+        train, test = (Split(inputs=samples.take(rows), targets=targets[rows]) for rows in parts)
+    else:
+        train, test = (_images(samples.take(rows), targets[rows]) for rows in parts)
+    return Dataset(train=train, test=test, labels=labels)
+
+
+def _images(images: Images, targets: Array | None) -> Split:
+    return Split(inputs=images, targets=targets, file=images.file)
 
 
 def _downloaded(data: Data, signature: Signature, root: Path) -> Dataset:
     assert data.dataset is not None
     train, train_targets, test, test_targets, labels = image_data.downloaded(data.dataset, root)
-    target = image_data.ImageInput.of(data, signature, native=(train.shape[1], train.shape[2]))
-
-    def part(pixels: Array, targets: Array) -> Split:
-        arrays = {target.name: target.tensors(image_data.resized(pixels, target))}
-        return Split(inputs=Rows(arrays, np.arange(len(targets)), leading=target.leading), targets=targets)
-
-    return Dataset(train=part(train, train_targets), test=part(test, test_targets), labels=labels)
+    target = image_data.ImageInput.of(data, signature)
+    return Dataset(
+        train=_images(image_data.ImageArrays(train, target), train_targets),
+        test=_images(image_data.ImageArrays(test, target), test_targets),
+        labels=labels,
+    )
 
 
 def _image_folder(data: Data, signature: Signature, folder: Path, seed: int, split: bool) -> Dataset:
@@ -188,12 +192,10 @@ def _image_folder(data: Data, signature: Signature, folder: Path, seed: int, spl
     test = image_data.ImageFiles(found.test, target)
     targets = np.asarray(found.test_targets, np.int64) if found.labels else None
     if found.train:
-        train = Split(
-            inputs=image_data.ImageFiles(found.train, target), targets=np.asarray(found.train_targets, np.int64)
-        )
-        return Dataset(train=train, test=Split(inputs=test, targets=targets), labels=found.labels)
+        train = _images(image_data.ImageFiles(found.train, target), np.asarray(found.train_targets, np.int64))
+        return Dataset(train=train, test=_images(test, targets), labels=found.labels)
     if targets is None or not split:
-        return Dataset(train=None, test=Split(inputs=test, targets=targets), labels=found.labels)
+        return Dataset(train=None, test=_images(test, targets), labels=found.labels)
     return _parted(test, targets, found.labels, data.test_fraction, seed)
 
 

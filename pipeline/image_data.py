@@ -1,19 +1,20 @@
-"""Images as a model's input: embedded and downloaded sets, folders of files, and the one way pixels become a tensor."""
+"""Images as a model's input: embedded and downloaded sets, and folders of files."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from pipeline import torchvision_compat
-from pipeline.artifacts import NUMPY_DTYPES, Array, Signature, TensorSpec
+from pipeline import preprocessing, torchvision_compat
+from pipeline.artifacts import Array, Signature
+from pipeline.config import images
 from pipeline.config.schema import Data
 from pipeline.errors import ConfigError, MissingError, StageError
+from pipeline.preprocessing import Preprocessing
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _DOWNLOADED = {
@@ -29,128 +30,41 @@ _DOWNLOADED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInput:
-    """How pixels become the model's one input.
+    """How images become samples of the model's one input.
 
     Attributes:
         name: of the input.
-        dtype: ``uint8`` keeps 0..255; a float dtype is scaled to 0..1, then (x - mean) / std.
-        layout: ``NCHW``, ``NHWC``, or ``flat`` for one vector of all pixels in C, H, W order.
-        channels: 1 or 3.
-        size: height and width in pixels, or None to keep each image's own.
         leading: whether the input has a batch dimension, so that a sample starts with a dimension of 1.
+        how: from an image to the tensor.
     """
 
     name: str
-    dtype: str
-    layout: str
-    channels: int
-    size: tuple[int, int] | None
     leading: bool
-    mean: Array
-    std: Array
+    how: Preprocessing
 
     @classmethod
-    def of(cls, data: Data, signature: Signature, *, native: tuple[int, int] | None = None) -> ImageInput:
-        """Read the geometry off the signature; the YAML's ``image_size`` and ``channels`` decide what it leaves open.
-
-        Args:
-            data: the YAML's data section.
-            signature: its one input is the image.
-            native: the data set's own height and width, used where neither says another.
+    def of(cls, data: Data, signature: Signature) -> ImageInput:
+        """By the YAML's `preprocess` where it has one, else by what the data set says.
 
         Raises:
-            ConfigError: several inputs, or a shape or dtype that is no image.
+            ConfigError: the input is no image, or another one than the data makes.
         """
-        if len(signature.inputs) != 1:
-            raise ConfigError(
-                "images feed a model of one input",
-                found=f"{len(signature.inputs)} inputs: {', '.join(spec.name for spec in signature.inputs)}",
-                hint="use `arrays` or `callable` for the data of this model",
-            )
-        spec = signature.inputs[0]
-        layout, channels, size = _geometry(spec, data, signature.batch is not None, native)
-        if spec.dtype not in ("uint8", "float16", "float32", "float64"):
-            raise ConfigError(
-                f"input {spec.name} is no image", found=f"dtype {spec.dtype}", hint="uint8 or a float dtype"
-            )
-        mean, std = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
-        if not {mean.size, std.size} <= {1, channels}:
-            raise ConfigError("`mean` and `std` need one value, or one per channel", found=f"{channels} channels")
-        if spec.dtype == "uint8" and (data.mean != (0.0,) or data.std != (1.0,)):
-            raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `mean` and `std`")
-        leading = signature.batch is not None or len(spec.shape) == 4
-        return cls(
-            name=spec.name,
-            dtype=spec.dtype,
-            layout=layout,
-            channels=channels,
-            size=size,
-            leading=leading,
-            mean=mean,
-            std=std,
-        )
+        how = signature.image or images.of_data(data, signature)
+        (spec,) = signature.inputs
+        return cls(name=spec.name, leading=signature.batch is not None or len(spec.shape) == 4, how=how)
 
-    def tensors(self, pixels: Array) -> Array:
-        """Turn float32 ``[n, H, W, C]`` pixels in 0..1 into the input's dtype and layout, one row per image."""
-        raw = self.dtype == "uint8"
-        values = np.rint(np.clip(pixels, 0, 1) * 255) if raw else (pixels - self.mean) / self.std
-        if self.layout != "NHWC":
-            values = values.transpose(0, 3, 1, 2)
-        if self.layout == "flat":
-            values = values.reshape(len(values), -1)
-        return np.ascontiguousarray(values, dtype=NUMPY_DTYPES[self.dtype])
-
-
-def image_layout(spec: TensorSpec, batched: bool) -> str | None:
-    """``NCHW`` or ``NHWC`` for an input that can hold images, else None.
-
-    Where the YAML names no layout, the dimension of 1 or 3 that can only be the channels decides; NCHW if both can.
-    """
-    dims = spec.shape[1:] if batched or len(spec.shape) == 4 else spec.shape
-    if len(dims) != 3:
-        return None
-    return spec.layout or ("NHWC" if dims[2] in (1, 3) and dims[0] not in (1, 3) else "NCHW")
-
-
-def _geometry(
-    spec: TensorSpec, data: Data, batched: bool, native: tuple[int, int] | None
-) -> tuple[str, int, tuple[int, int] | None]:
-    layout = image_layout(spec, batched)
-    dims = spec.shape[1:] if batched or len(spec.shape) == 4 else spec.shape
-    if layout is None:
-        size, flat_channels = data.image_size or native, data.channels or 1
-        length = flat_channels * size[0] * size[1] if size else None
-        if len(dims) == 1 and (isinstance(dims[0], str) or dims[0] == length):
-            return "flat", flat_channels, size
-        raise ConfigError(
-            f"input {spec.name} is no image",
-            found=f"shape {list(spec.shape)}",
-            hint="an image is [N, C, H, W] or [N, H, W, C], or [N, C*H*W] of the data's image_size",
-        )
-    channel, height, width = (dims[0], dims[1], dims[2]) if layout == "NCHW" else (dims[2], dims[0], dims[1])
-    channels = channel if isinstance(channel, int) else (data.channels or 3)
-    if channels not in (1, 3) or data.channels not in (None, channels):
-        raise ConfigError(
-            f"input {spec.name} has {channels} channels in layout {layout}",
-            found=f"shape {list(spec.shape)}, data.channels {data.channels}",
-            hint="images have 1 or 3; set `layout` on the input",
-        )
-    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    if fixed and data.image_size and fixed != data.image_size:
-        raise ConfigError(
-            f"input {spec.name} is {fixed[0]}x{fixed[1]}",
-            found=f"`image_size` says {data.image_size[0]}x{data.image_size[1]}",
-            hint="make them equal, or leave `image_size` out",
-        )
-    return layout, channels, fixed or data.image_size or native
+    def sample(self, tensor: Array) -> dict[str, Array]:
+        """One image's tensor, as a sample."""
+        return {self.name: tensor[np.newaxis] if self.leading else tensor}
 
 
 def digits() -> tuple[Array, Array]:
-    """Scikit-learn's digits: float32 pixels ``[1797, 8, 8, 1]`` in 0..1 and int64 classes."""
+    """Scikit-learn's digits: uint8 pixels ``[1797, 8, 8, 1]`` and int64 classes."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return (bunch.images / 16.0).astype(np.float32)[..., None], bunch.target.astype(np.int64)
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # its own values are 0..16
+    return pixels[..., None], bunch.target.astype(np.int64)
 
 
 def downloaded(name: str, root: Path) -> tuple[Array, Array, Array, Array, tuple[str, ...]]:
@@ -183,23 +97,27 @@ def downloaded(name: str, root: Path) -> tuple[Array, Array, Array, Array, tuple
     return parts[0], parts[1], parts[2], parts[3], labels
 
 
-def resized(pixels: Array, target: ImageInput) -> Array:
-    """Fit ``[n, H, W, C]`` pixels (uint8, or float in 0..1) to the input's channels and size.
+class ImageArrays:
+    """Images held as pixels, made into samples when asked for."""
 
-    Grey from colour is ITU-R BT.601 luma, as Pillow's mode L; resizing is bilinear without antialias.
-    """
-    import torch
+    def __init__(self, pixels: Array, target: ImageInput) -> None:
+        """Keep uint8 ``[n, H, W, 1 or 3]`` pixels."""
+        self._pixels, self._target = pixels, target
 
-    values = pixels.astype(np.float32) / 255.0 if pixels.dtype == np.uint8 else pixels
-    if values.shape[3] == 3 and target.channels == 1:
-        values = values @ np.asarray([[0.299], [0.587], [0.114]], np.float32)
-    if target.size and target.size != values.shape[1:3]:
-        tensor = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
-        tensor = torch.nn.functional.interpolate(
-            tensor, target.size, mode="bilinear", align_corners=False, antialias=False
-        )
-        values = tensor.numpy().transpose(0, 2, 3, 1)
-    return np.repeat(values, 3, axis=3) if values.shape[3] == 1 and target.channels == 3 else values
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        """One sample, named as the input."""
+        return self._target.sample(preprocessing.of_pixels(self._pixels[index], self._target.how))
+
+    def file(self, index: int) -> bytes:
+        """The same image as a PNG file."""
+        return preprocessing.png(self._pixels[index])
+
+    def take(self, rows: Array) -> ImageArrays:
+        """The images of the given numbers, in that order."""
+        return ImageArrays(self._pixels[rows], self._target)
 
 
 class ImageFiles:
@@ -207,6 +125,8 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path], target: ImageInput) -> None:
         self.paths, self._target = paths, target
+        # data is the user's own: whatever Pillow reads, while what is served to strangers is limited to `formats`
+        self._how = replace(target.how, formats=())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -217,45 +137,35 @@ class ImageFiles:
         Raises:
             StageError: the file is no readable image.
         """
-        row = self._target.tensors(read_image(self.paths[index], self._target)[None])
-        return {self._target.name: row if self._target.leading else row[0]}
+        return self._target.sample(preprocessing.normalised(self._sized(index), self._how))
+
+    def file(self, index: int) -> bytes:
+        """The image as it is on disk or, where its format is not among those to be served, as PNG.
+
+        Raises:
+            StageError: the file is no readable image.
+        """
+        try:
+            preprocessing.decoded(self.paths[index].read_bytes(), self._target.how)
+        except preprocessing.RefusedImage:
+            return preprocessing.png(np.atleast_3d(np.asarray(self._decoded(index))))
+        return self.paths[index].read_bytes()
+
+    def _sized(self, index: int) -> Image.Image:
+        return preprocessing.sized(self._decoded(index), self._how)
+
+    def _decoded(self, index: int) -> Image.Image:
+        path = self.paths[index]
+        try:
+            return preprocessing.decoded(path.read_bytes(), self._how)
+        except (OSError, preprocessing.RefusedImage) as error:
+            raise StageError(
+                "datasets: not a readable image", found=str(error), where=str(path), hint="replace or remove the file"
+            ) from error
 
     def take(self, rows: Array) -> ImageFiles:
         """The files of the given numbers, in that order."""
         return ImageFiles([self.paths[row] for row in rows], self._target)
-
-
-def read_image(path: Path, target: ImageInput) -> Array:
-    """Read an image file as float32 ``[H, W, C]`` in 0..1: upright by its EXIF tag, grey or RGB, resized bilinearly.
-
-    Raises:
-        StageError: damaged, of an unsupported kind, or too large to be safe.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns about odd palettes and EXIF blocks that it reads all the same; a bomb must be an error.
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image: Any = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I;16"):
-                    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-                elif image.mode in ("I", "F"):
-                    raise ValueError(f"pixels of mode {image.mode}; expected 8 or 16 bits per channel")
-                image = image.convert("L" if target.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise StageError(
-            "datasets: not a readable image",
-            found=f"{type(error).__name__}: {error}",
-            where=str(path),
-            hint="replace or remove the file",
-        ) from error
-    if target.size and (image.height, image.width) != target.size:
-        image = image.resize((target.size[1], target.size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.float32) / 255.0
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def image_paths(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@
     targets        int64 [samples], -1 for unknown
     0/rows         int64: numbers of the samples in group 0
     0/inputs/<name>, 0/outputs/<name>    one leading dimension for the group's samples
+    images         uint8: the image files, one after the other; image_ends: where each ends (absent without images)
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def make(
     notes += [note] if note else []
     # Ascending, so that the order of samples says nothing about the seed and files are read in order.
     rows = np.sort(np.random.default_rng(samples.seed).choice(available, size=count, replace=False))
-    chosen = [_answered(dataset.test.inputs[int(row)], signature, runtime, int(row)) for row in rows]
+    chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
     sha256 = digest(chosen, known, batched)
@@ -142,6 +143,7 @@ def read(path: Path) -> GoldenSamples:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
         targets = content["targets"]
+        images = _images(content, len(targets))
         rows: list[Sample | None] = [None] * len(targets)
         group = 0
         while f"{group}/rows" in content:
@@ -150,6 +152,7 @@ def read(path: Path) -> GoldenSamples:
                     inputs=_member(content, f"{group}/inputs/", position),
                     outputs=_member(content, f"{group}/outputs/", position),
                     target=int(targets[row]) if targets[row] >= 0 else None,
+                    image=images[row],
                 )
             group += 1
         samples = tuple(sample for sample in rows if sample is not None)
@@ -199,7 +202,7 @@ def chunks(golden: GoldenSamples, size: int) -> Iterator[tuple[Sample, ...]]:
 
 
 def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
-    """Hex SHA-256 over names, dtypes, shapes and values of all samples, in order."""
+    """Hex SHA-256 over names, dtypes, shapes and values of all samples, and their image files, in order."""
     running = hashlib.sha256(f"{batched} {len(samples)}".encode())
     running.update(np.ascontiguousarray(targets, np.int64).data)
     for sample in samples:
@@ -208,6 +211,7 @@ def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
                 array = np.ascontiguousarray(tensors[name])
                 running.update(f"{role}/{name} {array.dtype.str} {array.shape}".encode())
                 running.update(array.tobytes())
+        running.update(sample.image)
     return running.hexdigest()
 
 
@@ -239,7 +243,8 @@ def _targets(dataset: datasets.Dataset, signature: Signature) -> tuple[Array | N
     return None, f"accuracy is not measured: classes of the data that are no label of the output: {unknown}"
 
 
-def _answered(inputs: Tensors, signature: Signature, runtime: Runtime, row: int) -> Sample:
+def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row: int) -> Sample:
+    inputs = part.inputs[row]
     outputs = runtime.run(inputs)
     letters: dict[str, int] = {}
     for spec in signature.inputs:
@@ -264,7 +269,8 @@ def _answered(inputs: Tensors, signature: Signature, runtime: Runtime, row: int)
             + ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items()),
             hint="correct `outputs` in the YAML, or the model",
         )
-    return Sample(inputs=inputs, outputs=outputs)
+    image = part.file(row) if signature.image and part.file else b""
+    return Sample(inputs=inputs, outputs=outputs, image=image)
 
 
 def _groups(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[int]]:
@@ -286,6 +292,13 @@ def _member(content: Mapping[str, Array], prefix: str, position: int) -> dict[st
     return {name.removeprefix(prefix): array[position] for name, array in content.items() if name.startswith(prefix)}
 
 
+def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
+    if "images" not in content:
+        return [b""] * count
+    whole, ends = content["images"].tobytes(), content["image_ends"].tolist()
+    return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: str) -> bytes:
     content: dict[str, Array] = {
         "batched": np.asarray(batched),
@@ -298,6 +311,9 @@ def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: s
             parts = [getattr(samples[row], role) for row in rows]
             for name in parts[0]:
                 content[f"{group}/{role}/{name}"] = np.stack([part[name] for part in parts])
+    if any(sample.image for sample in samples):
+        content["images"] = np.frombuffer(b"".join(sample.image for sample in samples), np.uint8)
+        content["image_ends"] = np.cumsum([len(sample.image) for sample in samples], dtype=np.int64)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in content.items():

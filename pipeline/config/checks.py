@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import numpy as np
 
 from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
-from pipeline.config import files_named
+from pipeline.config import files_named, image_checks
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
-from pipeline.config.schema import Config, Data, Input, Output
+from pipeline.config.schema import Config, Input
+from pipeline.config.subject import Found, Subject
 from pipeline.errors import ConfigError
 from pipeline.target import limits
 
@@ -31,41 +31,6 @@ _OWNED = {
     "default_model_filename": "the pipeline names the file",
     "ensemble_scheduling": "a variant is one model, not an ensemble",
 }
-Found = Iterator[tuple[Key, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    config: Config
-    raw: Mapping[str, Any]
-    resolve: Callable[[str], Path]
-
-    @property
-    def tensors(self) -> list[tuple[Key, Input | Output]]:
-        """Inputs, then outputs, each with its path."""
-        inputs: list[tuple[Key, Input | Output]] = [
-            (("inputs", name), spec) for name, spec in self.config.inputs.items()
-        ]
-        return inputs + [(("outputs", name), spec) for name, spec in self.config.outputs.items()]
-
-    @property
-    def variants(self) -> dict[str, Mapping[str, Any]]:
-        """The variants as written, the ill-formed among them too."""
-        given = self.raw.get("variants")
-        rows = given.items() if isinstance(given, dict) else ()
-        return {name: variant if isinstance(variant, dict) else {} for name, variant in rows}
-
-    @property
-    def batch(self) -> str | None:
-        """The letter every shape starts with, or None."""
-        firsts = {spec.shape[0] if spec.shape else None for _, spec in self.tensors}
-        first = firsts.pop()
-        return first if not firsts and isinstance(first, str) else None
-
-    @property
-    def maker(self) -> str:
-        """The key under ``source`` that is given."""
-        return next(name for name, given in self.config.source if given is not None)
 
 
 def add_problems(config: Config, resolve: Callable[[str], Path], document: Document, broken: frozenset[str]) -> None:
@@ -81,12 +46,12 @@ def add_problems(config: Config, resolve: Callable[[str], Path], document: Docum
     for check, sections in _CHECKS:
         if broken.intersection(sections):
             continue
-        for key, message in check(_Subject(config, document.value, resolve)):
+        for key, message in check(Subject(config, document.value, resolve)):
             if not any(key[:depth] in known for depth in range(1, len(key) + 1)):
                 document.report(key, message)
 
 
-def _parents(subject: _Subject) -> Found:
+def _parents(subject: Subject) -> Found:
     variants = subject.variants
     for name, variant in variants.items():
         key: Key = ("variants", name, "from")
@@ -107,7 +72,7 @@ def _given(variants: Mapping[str, Mapping[str, Any]], chain: list[str], key: str
     return next((variants[name][key] for name in chain if variants[name].get(key) is not None), None)
 
 
-def _precisions(subject: _Subject) -> Found:
+def _precisions(subject: Subject) -> Found:
     for name in subject.config.variants:
         chain = _chain(subject.variants, name)
         if len(set(chain)) < len(chain) or chain[-1] not in subject.variants:
@@ -149,13 +114,13 @@ def _chain(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     return chain
 
 
-def _possible_formats(subject: _Subject) -> Found:
+def _possible_formats(subject: Subject) -> Found:
     for name, variant in subject.config.variants.items():
         if variant.from_ is None and variant.format == "torchscript" and subject.maker == "onnx":
             yield ("variants", name, "format"), "an ONNX file cannot be made into TorchScript; expected onnx"
 
 
-def _torchscript_names(subject: _Subject) -> Found:
+def _torchscript_names(subject: Subject) -> Found:
     made = any(
         variant.format == "torchscript" and variant.from_ is None for variant in subject.config.variants.values()
     )
@@ -169,7 +134,7 @@ def _torchscript_names(subject: _Subject) -> Found:
             )
 
 
-def _sample_origin(subject: _Subject) -> Found:
+def _sample_origin(subject: Subject) -> Found:
     if isinstance(subject.config.samples.from_, str) and subject.config.source.train is None:
         yield (
             ("samples", "from"),
@@ -180,7 +145,7 @@ def _sample_origin(subject: _Subject) -> Found:
         )
 
 
-def _shapes(subject: _Subject) -> Found:
+def _shapes(subject: Subject) -> Found:
     for key, spec in subject.tensors:
         known = [size for size in spec.shape if isinstance(size, int)]
         size_bytes = math.prod(known) * np.dtype(NUMPY_DTYPES[spec.dtype]).itemsize
@@ -193,7 +158,7 @@ def _shapes(subject: _Subject) -> Found:
             yield (*key, "layout"), f"{spec.layout} names four dimensions; the shape has {len(spec.shape)}"
 
 
-def _batch(subject: _Subject) -> Found:
+def _batch(subject: Subject) -> Found:
     firsts = {key: spec.shape[0] if spec.shape else None for key, spec in subject.tensors}
     (first_key, letter), *others = firsts.items()
     if not isinstance(letter, str) or all(first != letter for _, first in others):
@@ -209,7 +174,7 @@ def _batch(subject: _Subject) -> Found:
             )
 
 
-def _batch_limit(subject: _Subject) -> Found:
+def _batch_limit(subject: Subject) -> Found:
     limits_given: list[tuple[Key, Any]] = [(("triton", "max_batch_size"), subject.config.triton.max_batch_size)]
     limits_given += [
         (("variants", name, "triton", "max_batch_size"), variant.triton.get("max_batch_size"))
@@ -225,7 +190,7 @@ def _batch_limit(subject: _Subject) -> Found:
             )
 
 
-def _labels(subject: _Subject) -> Found:
+def _labels(subject: Subject) -> Found:
     for name, spec in subject.config.outputs.items():
         if isinstance(spec.labels, str) or spec.labels is None:
             continue  # files are read with the other files; `digits` and `source` are known when the model is
@@ -234,38 +199,7 @@ def _labels(subject: _Subject) -> Found:
             yield ("outputs", name, "labels"), f"{len(spec.labels)} labels for a last dimension of {size}"
 
 
-def _channels(subject: _Subject) -> Found:
-    image = next((spec for spec in subject.config.inputs.values() if spec.layout and len(spec.shape) == 4), None)
-    has = image.shape[1 if image.layout == "NCHW" else 3] if image else None
-    for key, data in _data_sets(subject.config):
-        if data.arrays is not None or data.callable is not None:
-            continue
-        if data.channels is not None and isinstance(has, int) and data.channels != has:
-            yield (*key, "channels"), f"expected {has}, as the model's image input has; found {data.channels}"
-        channels = data.channels if data.channels is not None else has
-        for name, values in (("mean", data.mean), ("std", data.std)):
-            if isinstance(channels, int) and len(values) not in (1, channels):
-                yield (
-                    (*key, name),
-                    f"expected {'one value' if channels == 1 else f'1 or {channels} values'}; found {len(values)}",
-                )
-
-
-def _data_sets(config: Config) -> list[tuple[Key, Data]]:
-    rows: list[tuple[Key, Data]] = []
-    if config.source.train is not None:
-        rows.append((("source", "train", "data"), config.source.train.data))
-    if isinstance(config.samples.from_, Data):
-        rows.append((("samples", "from"), config.samples.from_))
-    rows += [
-        (("variants", name, "calibration", "from"), variant.calibration.from_)
-        for name, variant in config.variants.items()
-        if variant.calibration is not None and variant.calibration.from_ is not None
-    ]
-    return rows
-
-
-def _target(subject: _Subject) -> Found:
+def _target(subject: Subject) -> Found:
     try:
         target = limits(subject.config.triton.target)
     except ConfigError as error:
@@ -282,7 +216,7 @@ def _target(subject: _Subject) -> Found:
             )
 
 
-def _triton_fields(subject: _Subject) -> Found:
+def _triton_fields(subject: Subject) -> Found:
     common = _own_fields(subject.raw)
     yield from _fields(subject, common, lambda path: ("triton", *path))
     for name, variant in subject.variants.items():
@@ -304,7 +238,7 @@ def _own_fields(section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in rows if name not in ("max_batch_size", "target")}
 
 
-def _fields(subject: _Subject, fields: Mapping[str, Any], located: Callable[[Key], Key]) -> Found:
+def _fields(subject: Subject, fields: Mapping[str, Any], located: Callable[[Key], Key]) -> Found:
     for name, reason in _OWNED.items():
         if fields.get(name) is not None:
             yield located((name,)), f"not to be set here: {reason}"
@@ -333,7 +267,7 @@ def _refinement(entry: Mapping[str, Any], names: list[str], path: Key, located: 
         )
 
 
-def _model_names(subject: _Subject) -> Found:
+def _model_names(subject: Subject) -> Found:
     for variant in subject.config.variants:
         name = f"{subject.config.name}_{variant}"
         if len(name) > MAX_NAME_LENGTH:
@@ -343,7 +277,7 @@ def _model_names(subject: _Subject) -> Found:
             )
 
 
-_CHECKS: tuple[tuple[Callable[[_Subject], Found], tuple[str, ...]], ...] = (
+_CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (_parents, ()),
     (_precisions, ("variants",)),
     (_possible_formats, ("source", "variants")),
@@ -353,7 +287,9 @@ _CHECKS: tuple[tuple[Callable[[_Subject], Found], tuple[str, ...]], ...] = (
     (_batch, ("inputs", "outputs")),
     (_batch_limit, ("inputs", "outputs", "triton", "variants")),
     (_labels, ("outputs",)),
-    (_channels, ("inputs", "source", "samples", "variants")),
+    (image_checks.preprocess, ("inputs", "outputs", "preprocess", "postprocess")),
+    (image_checks.said_twice, ("source", "samples", "variants", "preprocess")),
+    (image_checks.channels, ("inputs", "source", "samples", "variants")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pipeline import doctor
 from pipeline.artifacts import Signature, TensorSpec
+from pipeline.config import images
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Data, Input, Output
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
-from pipeline.plan.steps import DATA_CODE, calibration_data, tensors
+from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
 from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 from pipeline.store import Step
@@ -156,7 +157,9 @@ def signature(inputs: Mapping[str, Input], outputs: Mapping[str, Output], loaded
     )
     firsts = {spec.shape[0] if spec.shape else None for spec in (*ins, *outs)}
     first = firsts.pop() if len(firsts) == 1 else None
-    return Signature(inputs=ins, outputs=outs, batch=first if isinstance(first, str) else None)
+    found = Signature(inputs=ins, outputs=outs, batch=first if isinstance(first, str) else None)
+    section = loaded.config.preprocess
+    return replace(found, image=images.of_section(section, found)) if section else found
 
 
 def _labels(labels: str | tuple[str, ...] | None, loaded: LoadedConfig) -> tuple[str, ...]:
@@ -182,7 +185,7 @@ def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies:
         code=("source", "runtimes", *DATA_CODE),
         parameters={
             "source": loaded.config.source.model_dump(mode="json", by_alias=True),
-            "tensors": tensors(model_signature),
+            "tensors": samples_of(model_signature),
         },
         inputs=dependencies.source_digests,
         tools=dependencies.source_tools,
@@ -198,7 +201,7 @@ def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies
             "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
             "train_data": data.model_dump(mode="json") if data else None,
             "seed": loaded.train_seed,
-            "tensors": tensors(model_signature),
+            "tensors": samples_of(model_signature),
             "labels": [list(spec.labels) for spec in model_signature.outputs],  # class folders are matched to them
         },
         inputs=dependencies.samples_digests,

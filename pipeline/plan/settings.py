@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.load import LoadedConfig
+from pipeline.config import images
 from pipeline.config.schema import Variant
 from pipeline.plan.values import Subject
 
@@ -23,20 +23,20 @@ def max_batch_size(subject: Subject, variant: Variant) -> int:
     return DEFAULT_MAX_BATCH_SIZE if common is None else common
 
 
-def fields(loaded: LoadedConfig, variant: Variant) -> dict[str, Any]:
+def fields(subject: Subject, variant: Variant) -> dict[str, Any]:
     """The variant's ModelConfig fields, laid over the common ones."""
-    common = _overlay(_image_parameters(loaded), loaded.config.triton.model_config_fields)
+    common = _overlay(_image_parameters(subject), subject.loaded.config.triton.model_config_fields)
     own = {key: value for key, value in variant.triton.items() if key != "max_batch_size"}
     return _overlay(common, own)
 
 
-def _image_parameters(loaded: LoadedConfig) -> dict[str, Any]:
-    """How pixels of 0..1 were normalised, so that ``predict`` can prepare an image by asking the server alone."""
+def _image_parameters(subject: Subject) -> dict[str, Any]:
+    """How images become the input, so that ``predict`` can prepare one by asking the server alone."""
+    loaded, how = subject.loaded, subject.signature.image
     data = loaded.train_data or loaded.samples_data
-    if data is None or not (data.images or data.dataset):
-        return {}
-    texts = {"image_mean": data.mean, "image_std": data.std}
-    return {"parameters": {name: {"string_value": ",".join(map(str, values))} for name, values in texts.items()}}
+    if how is None and data is not None and (data.images or data.dataset):
+        how = images.of_data(data, subject.signature)
+    return {"parameters": {"preprocess": {"string_value": how.to_json()}}} if how else {}
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

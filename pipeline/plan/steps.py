@@ -16,15 +16,28 @@ from pipeline.target import Limits
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
 SAMPLES_CODE = ("artifacts.py", "samples.py", "runtimes")
-DATA_CODE = ("artifacts.py", "datasets.py", "image_data.py", "user_code.py", "torchvision_compat.py")
+DATA_CODE = (
+    "artifacts.py",
+    "datasets.py",
+    "image_data.py",
+    "preprocessing.py",
+    "config/images.py",
+    "user_code.py",
+    "torchvision_compat.py",
+)
 
 
 def tensors(signature: Signature) -> dict[str, Any]:
-    """The part of a signature that files depend on: names, dtypes, shapes and layouts, not labels."""
+    """The part of a signature that model files depend on: names, dtypes, shapes and layouts."""
     rows: dict[str, tuple[TensorSpec, ...]] = {"inputs": signature.inputs, "outputs": signature.outputs}
     return {
         role: [[spec.name, spec.dtype, list(spec.shape), spec.layout] for spec in specs] for role, specs in rows.items()
     }
+
+
+def samples_of(signature: Signature) -> dict[str, Any]:
+    """The part of a signature that samples depend on: how images become tensors too."""
+    return {**tensors(signature), "image": asdict(signature.image) if signature.image else None}
 
 
 def export(subject: Subject, maker: str) -> Step:
@@ -109,7 +122,7 @@ def calibration(subject: Subject, key: str, identifier: str, reduction: Reductio
             "trained": trained,
             "count": reduction.calibration.samples,
             "seed": subject.loaded.train_seed,
-            "tensors": tensors(subject.signature),
+            "tensors": samples_of(subject.signature),
         },
         inputs=subject.calibration_digests[key],
         tools=("numpy", "pillow", "scikit-learn"),

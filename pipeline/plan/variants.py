@@ -52,7 +52,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         reduction=reduction,
         engine=engine,
         max_batch_size=max_batch_size,
-        fields=settings.fields(subject.loaded, variant),
+        fields=settings.fields(subject, variant),
         tolerance=tolerance,
         accuracy_gate=gates.accuracy,
         export=export,

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import preprocessing
 from pipeline.artifacts import Array, Tensors, TensorSpec
-from pipeline.errors import ConfigError, SmokeError, StageError
-from pipeline.image_data import ImageInput, image_layout, read_image
+from pipeline.config.images import image_layout, plain
+from pipeline.errors import ConfigError, SmokeError
 from pipeline.smoke import traffic
 from pipeline.smoke.connection import HttpConnection
 from pipeline.smoke.values import Connection, NoAnswerError, RefusedError, Request
@@ -149,41 +150,31 @@ def _read_image(file: Path, config: Any) -> Array:
         shape=("N", *shape) if batched else shape,
         layout=layouts.get(tensor.format),
     )
+    try:
+        row = preprocessing.tensor(file.read_bytes(), _preprocessing(config, spec, batched))
+    except (OSError, preprocessing.RefusedImage) as error:
+        raise ConfigError("predict: not a readable image", found=str(error), where=str(file)) from error
+    return row[np.newaxis] if len(spec.shape) == 4 else row
+
+
+def _preprocessing(config: Any, spec: TensorSpec, batched: bool) -> preprocessing.Preprocessing:
+    """What the configuration's parameters say, else resized to the input and scaled to 0..1."""
+    if "preprocess" in config.parameters:
+        try:
+            return preprocessing.Preprocessing.from_json(config.parameters["preprocess"].string_value)
+        except ValueError as error:
+            raise SmokeError("predict: the served parameter `preprocess` cannot be read", found=str(error)) from error
     layout = image_layout(spec, batched)
-    sizes = shape[-3:]
+    sizes = spec.shape[-3:]
     channels, height, width = sizes if layout == "NCHW" else (sizes[-1], *sizes[:-1]) if layout else (0, 0, 0)
     if channels not in (1, 3, "D"):
         raise ConfigError(
-            f"predict: input {tensor.name} is no image",
-            found=f"dims {list(tensor.dims)}, format {layout or 'none'}",
+            f"predict: input {spec.name} is no image",
+            found=f"shape {list(spec.shape)}, format {layout or 'none'}",
             hint="an image input is [1 or 3, H, W] or [H, W, 1 or 3]; send an .npy",
         )
-    target = ImageInput(
-        name=tensor.name,
-        dtype=spec.dtype,
-        layout=str(layout),
-        channels=1 if channels == 1 else 3,
-        size=(height, width) if isinstance(height, int) and isinstance(width, int) else None,
-        leading=len(spec.shape) == 4,
-        mean=_parameter(config, "image_mean", 0.0),
-        std=_parameter(config, "image_std", 1.0),
-    )
-    try:
-        row = target.tensors(read_image(file, target)[np.newaxis])
-    except StageError as error:
-        raise ConfigError("predict: not a readable image", found=error.found, where=str(file)) from error
-    return row if target.leading else row[0]
-
-
-def _parameter(config: Any, name: str, default: float) -> Array:
-    """Numbers per channel, of pixels scaled to 0..1, from a comma-separated parameter of the configuration."""
-    if name not in config.parameters:
-        return np.asarray([default], np.float32)
-    text = config.parameters[name].string_value
-    try:
-        return np.asarray([float(part) for part in text.split(",")], np.float32)
-    except ValueError as error:
-        raise SmokeError(f"predict: the served parameter {name} is no list of numbers", found=text) from error
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    return plain(spec, str(layout), 1 if channels == 1 else 3, size)
 
 
 def _batched(inputs: Mapping[str, Array], config: Any, file: Path) -> dict[str, Array]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from pipeline import image_data
 from pipeline.artifacts import Signature
+from pipeline.config.images import image_layout
 from pipeline.config.schema import Augmentation
 from pipeline.errors import ConfigError
 
@@ -27,7 +27,7 @@ class Augment:
         Raises:
             ConfigError: augmentation is asked for and there is no float image input.
         """
-        found = {spec.name: image_data.image_layout(spec, signature.batch is not None) for spec in signature.inputs}
+        found = {spec.name: image_layout(spec, signature.batch is not None) for spec in signature.inputs}
         floats = {spec.name for spec in signature.inputs if spec.dtype.startswith("float")}
         layouts = {name: layout for name, layout in found.items() if layout is not None and name in floats}
         if settings is not None and not layouts:

@@ -1,0 +1,65 @@
+"""Rules between images and the model: what makes them into its input, and its scores into labels."""
+
+from __future__ import annotations
+
+from pipeline.config import images
+from pipeline.config.document import Key
+from pipeline.config.schema import Config, Data
+from pipeline.config.subject import Found, Subject
+from pipeline.errors import ConfigError
+
+
+def preprocess(subject: Subject) -> Found:
+    """`preprocess` and `postprocess` fit the model's input and outputs."""
+    section, postprocess = subject.config.preprocess, subject.config.postprocess
+    key: Key = ("preprocess",)
+    try:
+        if section is not None:
+            images.of_section(section, subject.signature)
+        key = ("postprocess",)
+        if postprocess is not None:
+            images.postprocessing(postprocess, subject.signature)
+    except ConfigError as error:
+        yield key, "; ".join(text for text in (error.what, error.found, error.hint) if text)
+
+
+def said_twice(subject: Subject) -> Found:
+    """A data set leaves to `preprocess` what that says."""
+    if subject.config.preprocess is None:
+        return
+    for key, data in _data_sets(subject.config):
+        for name in ("image_size", "channels", "mean", "std"):
+            if name in data.model_fields_set:
+                yield (*key, name), "not to be set beside `preprocess`, which says how images become the input"
+
+
+def channels(subject: Subject) -> Found:
+    """A data set's channels, mean and std fit the image input."""
+    image = next((spec for spec in subject.config.inputs.values() if spec.layout and len(spec.shape) == 4), None)
+    has = image.shape[1 if image.layout == "NCHW" else 3] if image else None
+    for key, data in _data_sets(subject.config):
+        if data.arrays is not None or data.callable is not None:
+            continue
+        if data.channels is not None and isinstance(has, int) and data.channels != has:
+            yield (*key, "channels"), f"expected {has}, as the model's image input has; found {data.channels}"
+        channels = data.channels if data.channels is not None else has
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if isinstance(channels, int) and len(values) not in (1, channels):
+                yield (
+                    (*key, name),
+                    f"expected {'one value' if channels == 1 else f'1 or {channels} values'}; found {len(values)}",
+                )
+
+
+def _data_sets(config: Config) -> list[tuple[Key, Data]]:
+    rows: list[tuple[Key, Data]] = []
+    if config.source.train is not None:
+        rows.append((("source", "train", "data"), config.source.train.data))
+    if isinstance(config.samples.from_, Data):
+        rows.append((("samples", "from"), config.samples.from_))
+    rows += [
+        (("variants", name, "calibration", "from"), variant.calibration.from_)
+        for name, variant in config.variants.items()
+        if variant.calibration is not None and variant.calibration.from_ is not None
+    ]
+    return rows

@@ -1,0 +1,192 @@
+"""How images become the model's input, by the YAML: its `preprocess`, or what a data set says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.artifacts import Signature, TensorSpec
+from pipeline.config.schema import Data, Postprocess, Preprocess
+from pipeline.errors import ConfigError
+from pipeline.postprocessing import Postprocessing
+from pipeline.preprocessing import Preprocessing
+
+Size = tuple[int, int]
+
+SERVED_FORMATS = ("jpeg", "png", "webp")
+MAX_PIXELS = 50_000_000
+NATIVE_SIZES: Mapping[str, Size] = {"digits": (8, 8), "mnist": (28, 28), "cifar10": (32, 32)}
+
+
+def of_section(section: Preprocess, signature: Signature) -> Preprocessing:
+    """The YAML's `preprocess`, with what the input decides filled in.
+
+    Raises:
+        ConfigError: the input is no image, or another one than the section makes.
+    """
+    spec = _only_input(signature)
+    batched = signature.batch is not None
+    wanted = {"gray": 1, "rgb": 3, None: None}[section.color]
+    made = section.crop or (section.resize if isinstance(section.resize, tuple) else None)
+    layout, channels, fixed = _geometry(spec, batched, channels=wanted, size=made)
+    resize = section.resize
+    if resize is None and section.crop is None:
+        resize = fixed
+    elif fixed and made is None:
+        raise ConfigError(
+            f"input {spec.name} is {fixed[0]}x{fixed[1]}",
+            found="`resize` gives the shorter side only",
+            hint="add `crop`, or give `resize` as [height, width]",
+        )
+    _check_values(spec, section.mean, section.std, channels)
+    if spec.dtype == "uint8" and section.scale != 255.0:
+        raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `scale`, `mean` and `std`")
+    return Preprocessing(
+        formats=section.formats,
+        color="gray" if channels == 1 else "rgb",
+        resize=resize,
+        crop=section.crop,
+        interpolation=section.interpolation,
+        scale=section.scale,
+        mean=section.mean,
+        std=section.std,
+        max_pixels=section.max_pixels,
+        dtype=spec.dtype,
+        layout=layout,
+    )
+
+
+def of_data(data: Data, signature: Signature) -> Preprocessing:
+    """What a data set of images says, where the YAML has no `preprocess`.
+
+    Raises:
+        ConfigError: the input is no image, or another one than the data set makes.
+    """
+    spec = _only_input(signature)
+    native = NATIVE_SIZES.get(data.dataset or "")
+    try:
+        layout, channels, fixed = _geometry(
+            spec, signature.batch is not None, channels=data.channels, size=data.image_size, native=native
+        )
+    except ConfigError as error:
+        error.hint = error.hint or "make them equal, or leave `image_size` and `channels` out"
+        raise
+    _check_values(spec, data.mean, data.std, channels)
+    return plain(spec, layout, channels, fixed or data.image_size or native, mean=data.mean, std=data.std)
+
+
+def plain(
+    spec: TensorSpec,
+    layout: str,
+    channels: int,
+    size: Size | None,
+    *,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+) -> Preprocessing:
+    """Resize to the input's size, scale to 0..1, normalise: what an image input means where nothing else is said."""
+    return Preprocessing(
+        formats=SERVED_FORMATS,
+        color="gray" if channels == 1 else "rgb",
+        resize=size,
+        crop=None,
+        interpolation="bilinear",
+        scale=255.0,
+        mean=mean,
+        std=std,
+        max_pixels=MAX_PIXELS,
+        dtype=spec.dtype,
+        layout=layout,
+    )
+
+
+def postprocessing(section: Postprocess, signature: Signature) -> tuple[str, Postprocessing]:
+    """The output that holds the scores, and how they become labels.
+
+    Raises:
+        ConfigError: no output, or several, could be the scores.
+    """
+    vectors = [spec for spec in signature.outputs if _is_vector(spec, signature)]
+    if section.output is not None:
+        found = [spec for spec in vectors if spec.name == section.output]
+    else:
+        found = [spec for spec in vectors if spec.labels] or vectors
+    if len(found) != 1:
+        raise ConfigError(
+            "`postprocess` needs one output of scores, a vector of floats per sample",
+            found=f"{section.output or ', '.join(spec.name for spec in found) or 'none'} of the outputs "
+            + ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in signature.outputs),
+            hint="name it: postprocess: {output: …}",
+        )
+    (spec,) = found
+    return spec.name, Postprocessing(
+        activation=section.activation, labels=spec.labels, top_k=section.top_k, threshold=section.threshold
+    )
+
+
+def _is_vector(spec: TensorSpec, signature: Signature) -> bool:
+    return spec.dtype.startswith("float") and len(spec.shape) == (1 if signature.batch is None else 2)
+
+
+def image_layout(spec: TensorSpec, batched: bool) -> str | None:
+    """``NCHW`` or ``NHWC`` for an input that can hold images, else None.
+
+    Where the YAML names no layout, the dimension of 1 or 3 that can only be the channels decides; NCHW if both can.
+    """
+    dims = spec.shape[1:] if batched or len(spec.shape) == 4 else spec.shape
+    if len(dims) != 3:
+        return None
+    return spec.layout or ("NHWC" if dims[2] in (1, 3) and dims[0] not in (1, 3) else "NCHW")
+
+
+def _only_input(signature: Signature) -> TensorSpec:
+    if len(signature.inputs) != 1:
+        raise ConfigError(
+            "images feed a model of one input",
+            found=f"{len(signature.inputs)} inputs: {', '.join(spec.name for spec in signature.inputs)}",
+            hint="use `arrays` or `callable` for the data of this model",
+        )
+    (spec,) = signature.inputs
+    if spec.dtype not in ("uint8", "float16", "float32", "float64"):
+        raise ConfigError(f"input {spec.name} is no image", found=f"dtype {spec.dtype}", hint="uint8 or a float dtype")
+    return spec
+
+
+def _check_values(spec: TensorSpec, mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> None:
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise ConfigError("`mean` and `std` need one value, or one per channel", found=f"{channels} channels")
+    if spec.dtype == "uint8" and (mean != (0.0,) or std != (1.0,)):
+        raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `mean` and `std`")
+
+
+def _geometry(
+    spec: TensorSpec, batched: bool, *, channels: int | None, size: Size | None, native: Size | None = None
+) -> tuple[str, int, Size | None]:
+    """Layout, channels, and the input's own height and width or, where those are dynamic, ``size``.
+
+    Raises:
+        ConfigError: the input is no image, or contradicts ``channels`` or ``size``.
+    """
+    layout = image_layout(spec, batched)
+    dims = spec.shape[1:] if batched or len(spec.shape) == 4 else spec.shape
+    if layout is None:
+        flat_size, flat_channels = size or native, channels or 1
+        length = flat_channels * flat_size[0] * flat_size[1] if flat_size else None
+        if len(dims) == 1 and (isinstance(dims[0], str) or dims[0] == length):
+            return "flat", flat_channels, flat_size
+        raise ConfigError(
+            f"input {spec.name} is no image",
+            found=f"shape {list(spec.shape)}",
+            hint="an image is [N, C, H, W] or [N, H, W, C], or [N, C*H*W] of the images' size",
+        )
+    channel, height, width = (dims[0], dims[1], dims[2]) if layout == "NCHW" else (dims[2], dims[0], dims[1])
+    own = channel if isinstance(channel, int) else (channels or 3)
+    if own not in (1, 3) or channels not in (None, own):
+        raise ConfigError(
+            f"input {spec.name} has {own} channels in layout {layout}",
+            found=f"shape {list(spec.shape)}" + (f"; {channels} asked for" if channels else ""),
+            hint="images have 1 or 3; set `layout` on the input",
+        )
+    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    if fixed and size and fixed != size:
+        raise ConfigError(f"input {spec.name} is {fixed[0]}x{fixed[1]}", found=f"images are made {size[0]}x{size[1]}")
+    return layout, own, fixed or size

@@ -1,0 +1,76 @@
+"""What the rules between sections look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Signature, TensorSpec
+from pipeline.config.document import Key
+from pipeline.config.schema import Config, Input, Output
+
+Found = Iterator[tuple[Key, str]]
+"""Problems: the path of the key, and what is wrong there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A configuration, validated and as written.
+
+    Attributes:
+        config: validated.
+        raw: as written.
+        resolve: a path in the YAML -> the path on disk.
+    """
+
+    config: Config
+    raw: Mapping[str, Any]
+    resolve: Callable[[str], Path]
+
+    @property
+    def tensors(self) -> list[tuple[Key, Input | Output]]:
+        """Inputs, then outputs, each with its path."""
+        inputs: list[tuple[Key, Input | Output]] = [
+            (("inputs", name), spec) for name, spec in self.config.inputs.items()
+        ]
+        return inputs + [(("outputs", name), spec) for name, spec in self.config.outputs.items()]
+
+    @property
+    def variants(self) -> dict[str, Mapping[str, Any]]:
+        """The variants as written, the ill-formed among them too."""
+        given = self.raw.get("variants")
+        rows = given.items() if isinstance(given, dict) else ()
+        return {name: variant if isinstance(variant, dict) else {} for name, variant in rows}
+
+    @property
+    def batch(self) -> str | None:
+        """The letter every shape starts with, or None."""
+        firsts = {spec.shape[0] if spec.shape else None for _, spec in self.tensors}
+        first = firsts.pop()
+        return first if not firsts and isinstance(first, str) else None
+
+    @property
+    def signature(self) -> Signature:
+        """The tensors as values; labels only where the YAML lists them."""
+        listed = {
+            name: spec.labels if isinstance(spec.labels, tuple) else ("",) if spec.labels else ()
+            for name, spec in self.config.outputs.items()
+        }
+        return Signature(
+            inputs=tuple(
+                TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout)
+                for name, spec in self.config.inputs.items()
+            ),
+            outputs=tuple(
+                TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=listed[name])
+                for name, spec in self.config.outputs.items()
+            ),
+            batch=self.batch,
+        )
+
+    @property
+    def maker(self) -> str:
+        """The key under ``source`` that is given."""
+        return next(name for name, given in self.config.source if given is not None)
