@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipeline import model_config
 from pipeline.artifacts import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
+from pipeline.config import images
 from pipeline.errors import ConfigError, SmokeError
 from pipeline.serve import triton
 from pipeline.smoke import checks, client
@@ -43,6 +44,11 @@ def linear_onnx(weights: np.ndarray):
         {"logits": ("float32", ("N", 3))},
         {"w": weights},
     )
+
+
+def colour_settings() -> str:
+    spec = TensorSpec(name="image", dtype="float32", shape=("N", 3, 2, 4))
+    return images.plain(spec, "NCHW", 3, (2, 4), mean=(0.5, 0.0, 0.0), std=(0.25, 1.0, 1.0)).to_json()
 
 
 def mean_colour_onnx():
@@ -159,8 +165,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         "onnxruntime_onnx",
         inputs=[tensor("image", "float32", [3, 2, 4], "format: FORMAT_NCHW")],
         outputs=[tensor("scores", "float32", [3])],
-        extra='parameters { key: "image_mean" value { string_value: "0.5,0,0" } } '
-        'parameters { key: "image_std" value { string_value: "0.25,1,1" } }',
+        extra=f'parameters {{ key: "preprocess" value {{ string_value: {json.dumps(colour_settings())} }} }}',
     )
     make_models.add_model(shop.repository, "colour", shop.configs["colour"], mean_colour_onnx())
     shop.configs["plain"] = make_models.config_text(

@@ -44,7 +44,7 @@ def test_digits() -> None:
     from sklearn.datasets import load_digits
 
     row = datasets.stratified_split(load_digits().target, 0.2, 0)[1][0]
-    assert_array_equal(sample[0, 0], (load_digits().images[row] / 16).astype(np.float32))
+    assert_array_equal(sample[0, 0], np.rint(load_digits().images[row] * 255 / 16).astype(np.float32) / 255)
     assert found.test.targets is not None
     assert found.test.targets[0] == load_digits().target[row]
 

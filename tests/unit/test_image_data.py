@@ -1,13 +1,16 @@
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from pipeline import image_data, torchvision_compat
 from pipeline.artifacts import Signature, TensorSpec
-from pipeline.config.schema import Data
+from pipeline.config import images
+from pipeline.config.schema import Data, Preprocess
 from pipeline.errors import ConfigError, MissingError, StageError
 
 
@@ -23,6 +26,11 @@ def target(shape=("N", 3, 4, 6), data=None, **kwargs) -> image_data.ImageInput:
     return image_data.ImageInput.of(data or Data(images="x"), signature(shape, **kwargs))
 
 
+def sized(shape, data=None, **kwargs) -> tuple[str, int, object]:
+    how = target(shape, data, **kwargs).how
+    return (how.layout, how.channels, how.resize)
+
+
 def save(path: Path, pixels: np.ndarray, **kwargs) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **kwargs)
@@ -30,15 +38,20 @@ def save(path: Path, pixels: np.ndarray, **kwargs) -> Path:
 
 
 def test_geometry_follows_the_signature() -> None:
-    found = target(("N", 4, 6, 3), layout="NHWC")
-    assert (found.layout, found.channels, found.size) == ("NHWC", 3, (4, 6))
-    found = target(("N", 4, 6, 1))
-    assert (found.layout, found.channels, found.size) == ("NHWC", 1, (4, 6))
-    found = target(("N", 3, "H", "W"), Data(images="x", image_size=(5, 7)))
-    assert (found.layout, found.size) == ("NCHW", (5, 7))
-    assert target(("N", 3, "H", "W")).size is None
+    assert sized(("N", 4, 6, 3), layout="NHWC") == ("NHWC", 3, (4, 6))
+    assert sized(("N", 4, 6, 1)) == ("NHWC", 1, (4, 6))
+    assert sized(("N", 3, "H", "W"), Data(images="x", image_size=(5, 7))) == ("NCHW", 3, (5, 7))
+    assert sized(("N", 3, "H", "W")) == ("NCHW", 3, None)
+    assert sized(("N", 1, "H", "W"), Data(dataset="digits")) == ("NCHW", 1, (8, 8))
+    assert sized(("N", 24), Data(images="x", image_size=(4, 6))) == ("flat", 1, (4, 6))
     assert target((3, 4, 6), batch=None).leading is False
     assert target((1, 3, 4, 6), batch=None).leading is True
+
+
+def test_the_yamls_preprocess_decides() -> None:
+    how = images.of_section(Preprocess(resize=8, crop=(4, 6)), signature(("N", 3, 4, 6)))
+    found = image_data.ImageInput.of(Data(images="x"), replace(signature(("N", 3, 4, 6)), image=how))
+    assert found.how is how
 
 
 @pytest.mark.parametrize(
@@ -65,46 +78,25 @@ def test_geometry_refuses_several_inputs() -> None:
         image_data.ImageInput.of(Data(images="x"), two)
 
 
-def test_tensors_normalise_and_order() -> None:
-    pixels = np.zeros((1, 4, 6, 3), np.float32)
-    pixels[0, 1, 2] = (0.25, 0.5, 1.0)
-    made = target(data=Data(images="x", mean=(0.5, 0.5, 0.0), std=(0.5, 0.25, 2.0))).tensors(pixels)
-    assert made.shape == (1, 3, 4, 6)
-    assert made.dtype == np.float32
-    assert_allclose(made[0, :, 1, 2], [-0.5, 0.0, 0.5])
-    raw = target(("N", 4, 6, 3), dtype="uint8", layout="NHWC").tensors(pixels)
-    assert raw[0, 1, 2].tolist() == [64, 128, 255]
-    flat = target(("N", 24), Data(images="x", image_size=(4, 6))).tensors(pixels[..., :1])
-    assert flat.shape == (1, 24)
-    assert flat[0, 8] == 0.25
+def test_files_become_samples_and_stay_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    paths = [save(tmp_path / name, pixels) for name in ("a.png", "b.bmp")]
+    rows = image_data.ImageFiles(paths, target())
+    assert rows[0]["image"].shape == (1, 3, 4, 6)
+    assert_array_equal(rows[0]["image"], rows[1]["image"])
+    assert rows.file(0) == paths[0].read_bytes()
+    served = rows.file(1)  # no server takes a BMP: the same pixels, as PNG
+    assert_array_equal(np.asarray(Image.open(io.BytesIO(served))), pixels)
+    assert len(rows.take(np.asarray([1]))) == 1
+    flat = image_data.ImageFiles(paths, target((3, 4, 6), batch=None))
+    assert flat[0]["image"].shape == (3, 4, 6)
 
 
-def test_resized_is_bilinear_without_antialias_and_repeats_grey() -> None:
-    wide = image_data.resized(np.asarray([[[[0.0], [1.0]]]], np.float32), target(("N", 3, 1, 4)))
-    assert wide.shape == (1, 1, 4, 3)
-    assert_allclose(wide[0, 0, :, 0], [0.0, 0.25, 0.75, 1.0])
-    assert (wide[..., 0] == wide[..., 2]).all()
-    grey = image_data.resized(np.full((1, 1, 1, 3), 255, np.uint8), target(("N", 1, 1, 1)))
-    assert_allclose(grey, [[[[1.0]]]], rtol=1e-6)
-
-
-def test_read_image_turns_by_exif(tmp_path: Path) -> None:
-    pixels = np.zeros((2, 3), np.uint8)
-    pixels[0, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    path = save(tmp_path / "a.png", pixels, exif=exif)
-    read = image_data.read_image(path, target(("N", 1, "H", "W")))
-    assert read.shape == (3, 2, 1)
-    assert read[0, 1, 0] == 1.0
-
-
-def test_read_image_resizes_and_converts(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", np.full((9, 9, 4), 255, np.uint8))
-    assert image_data.read_image(path, target()).shape == (4, 6, 3)
-    deep = tmp_path / "deep.png"
-    Image.fromarray(np.full((2, 2), 65535, np.uint16)).save(deep)
-    assert_allclose(image_data.read_image(deep, target(("N", 1, "H", "W"))), 1.0)
+def test_pixels_become_samples_and_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 1), np.uint8)
+    rows = image_data.ImageArrays(pixels, target(("N", 1, 4, 6))).take(np.asarray([2, 0]))
+    assert_array_equal(rows[0]["image"][0, 0], pixels[2, :, :, 0].astype(np.float32) / 255)
+    assert_array_equal(np.asarray(Image.open(io.BytesIO(rows.file(1)))), pixels[0, :, :, 0])
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
@@ -112,18 +104,10 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no image")
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
-    for name in ("half.png", "text.png", "float.tif"):
+    for name in ("half.png", "text.png", "float.tif", "absent.png"):
         with pytest.raises(StageError, match="not a readable image") as caught:
-            image_data.read_image(tmp_path / name, target())
+            image_data.ImageFiles([tmp_path / name], target())[0]
         assert caught.value.where == str(tmp_path / name)
-
-
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "a.png", np.zeros((20, 20), np.uint8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(StageError, match="not a readable image") as caught:
-        image_data.read_image(path, target())
-    assert "DecompressionBomb" in caught.value.found
 
 
 def test_scan_tells_folders_apart(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 from numpy import testing
 
 from pipeline import model_config
+from pipeline.artifacts import TensorSpec
+from pipeline.config import images
 from pipeline.errors import ConfigError, SmokeError
 from pipeline.smoke import client
 from pipeline.smoke.connection import is_loopback
@@ -41,8 +43,10 @@ def test_images_are_scaled_and_normalised_as_the_config_says(tmp_path: Path) -> 
     from PIL import Image
 
     Image.new("RGB", (40, 20), (255, 255, 255)).save(tmp_path / "white.png")
-    parameters = 'parameters { key: "image_mean" value { string_value: "0.5" } }'
-    array = client._read_image(tmp_path / "white.png", config(IMAGE + parameters))
+    how = images.plain(TensorSpec(name="image", dtype="float32", shape=("N", 1, 2, 4)), "NCHW", 1, (2, 4), mean=(0.5,))
+    served = config(IMAGE)
+    served.parameters["preprocess"].string_value = how.to_json()
+    array = client._read_image(tmp_path / "white.png", served)
     assert array.shape == (1, 1, 2, 4)
     testing.assert_allclose(array, 0.5)
     raw = 'input { name: "image" data_type: TYPE_UINT8 dims: [-1, -1, 3] format: FORMAT_NHWC } max_batch_size: 2'
@@ -50,10 +54,9 @@ def test_images_are_scaled_and_normalised_as_the_config_says(tmp_path: Path) -> 
     assert (pixels.shape, pixels.dtype, pixels.max()) == ((1, 20, 40, 3), np.uint8, 255)
     whole = 'input { name: "image" data_type: TYPE_FP32 dims: [3, 2, 4] format: FORMAT_NCHW }'
     assert client._read_image(tmp_path / "white.png", config(whole)).shape == (3, 2, 4)
-    with pytest.raises(SmokeError, match="image_std is no list of numbers"):
-        client._read_image(
-            tmp_path / "white.png", config(IMAGE + 'parameters { key: "image_std" value { string_value: "a,b" } }')
-        )
+    served.parameters["preprocess"].string_value = '{"mean": 1}'
+    with pytest.raises(SmokeError, match="`preprocess` cannot be read"):
+        client._read_image(tmp_path / "white.png", served)
 
 
 def test_images_stand_upright(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_tools_name_what_decides_the_result() -> None:
     resnet = {"library": "torchvision", "name": "resnet18"}
     trained = {"train": {"model": resnet, "data": {"dataset": "digits"}}}
     assert source.tools(Source.model_validate(trained)) == (
-        "numpy", "safetensors", "scikit-learn", "torch", "torchvision",
+        "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision",
     )  # fmt: skip
     assert source.tools(Source.model_validate({"onnx": {"file": "x"}})) == ("onnx",)
     assert source.tools(Source.model_validate({"model": {**resnet, "library": "timm"}})) == (
