@@ -15,8 +15,10 @@ from uuid import uuid4
 from pipeline import environment, samples
 from pipeline import plan as planning
 from pipeline.artifacts import BuildReport, GoldenSamples, Signature, VariantResult
+from pipeline.config import images
 from pipeline.errors import PipelineError, StageError
 from pipeline.plan import BuildPlan, Row, Variant
+from pipeline.postprocessing import Postprocessing
 from pipeline.report.log import StageLog
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import config_pbtxt
@@ -118,6 +120,12 @@ class Run:
                     hint="give one label per score",
                 )
         return signature
+
+    @property
+    def postprocessing(self) -> tuple[str, Postprocessing] | None:
+        """The output that holds the scores and how they become labels; None where the YAML has no `postprocess`."""
+        section = self.plan.loaded.config.postprocess
+        return images.postprocessing(section, self.signature) if section else None
 
     def model_files(self, variant: Variant) -> config_pbtxt.ModelFiles:
         """A variant's config.pbtxt and the files beside it."""

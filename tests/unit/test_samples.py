@@ -1,15 +1,17 @@
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from pipeline import samples
+from pipeline import preprocessing, samples
 from pipeline.artifacts import GoldenSamples, Sample, Signature, TensorSpec
-from pipeline.config.schema import Data, Samples
+from pipeline.config import images
+from pipeline.config.schema import Data, Preprocess, Samples
 from pipeline.errors import ConfigError, StageError
 
 SIGNATURE = Signature(
@@ -258,3 +260,34 @@ def test_chunks_hold_every_sample_once_in_runs_of_equal_shape() -> None:
     assert found == [[0, 2], [3], [1, 4]]
     alone = samples.chunks(GoldenSamples(samples=rows, batched=False, sha256=""), 2)
     assert [len(chunk) for chunk in alone] == [1, 1, 1, 1, 1]
+
+
+def test_image_files_stay_with_their_samples(tmp_path: Path) -> None:
+    shapes = Signature(
+        inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 1, 8, 8)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=("N", 1)),),
+        batch="N",
+    )
+    how = images.of_section(Preprocess(mean=(0.5,)), shapes)
+
+    class Mean:
+        def run(self, inputs):
+            return {"y": inputs["image"].mean(axis=(1, 2, 3))[:, None]}
+
+    golden = []
+    for signature in (shapes, replace(shapes, image=how)):
+        samples.make(
+            Samples.model_construct(from_=Data(dataset="digits"), count=7, seed=0),
+            None,
+            signature=signature,
+            resolve=lambda name: tmp_path / name,
+            runtime=Mean(),
+            seed=0,
+            out_dir=tmp_path,
+        )
+        golden.append(samples.read(tmp_path / samples.FILE_NAME))
+    assert {sample.image for sample in golden[0].samples} == {b""}
+    assert len({sample.image for sample in golden[1].samples}) == 7
+    assert golden[0].sha256 != golden[1].sha256
+    for sample in golden[1].samples:
+        assert_array_equal(preprocessing.tensor(sample.image, how)[np.newaxis], sample.inputs["image"])
