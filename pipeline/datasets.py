@@ -12,13 +12,13 @@ import numpy as np
 
 from pipeline import files, image_data, user_code
 from pipeline.artifacts import NUMPY_DTYPES, Array, Dim, Signature
+from pipeline.config import images
 from pipeline.config.schema import Data
 from pipeline.errors import ConfigError, StageError
 
 Resolve = Callable[[str], Path]
 Images = image_data.ImageArrays | image_data.ImageFiles
 
-DIGIT_LABELS = tuple("0123456789")
 _MOST_LISTED = 10
 
 
@@ -94,7 +94,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     if data.dataset == "digits":
         pixels, classes = image_data.digits()
         digits = image_data.ImageArrays(pixels, image_data.ImageInput.of(data, signature))
-        return _parted(digits, classes, DIGIT_LABELS, data.test_fraction, seed)
+        return _parted(digits, classes, images.DIGIT_LABELS, data.test_fraction, seed)
     if data.dataset is not None:
         return _downloaded(data, signature, resolve(data.root))
     if data.images is not None:
@@ -171,8 +171,8 @@ def _parted(
     return Dataset(train=train, test=test, labels=labels)
 
 
-def _images(images: Images, targets: Array | None) -> Split:
-    return Split(inputs=images, targets=targets, file=images.file)
+def _images(rows: Images, targets: Array | None) -> Split:
+    return Split(inputs=rows, targets=targets, file=rows.file)
 
 
 def _downloaded(data: Data, signature: Signature, root: Path) -> Dataset:

@@ -174,6 +174,8 @@ def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> 
         )
 
     artifact = _made(run, variant, engine.step, produce)
+    artifact = replace(artifact, size_bytes=_fleet_bytes(variant, artifact.path.parent))
+    run.update(variant, artifact=artifact)
     if spec.flavour == "tensorrt" and run.plan.limits.tensorrt is None:
         run.note(
             variant,
@@ -183,6 +185,12 @@ def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> 
     if engine.obstacle:
         run.note(variant, f"built and inspected, not run: {engine.obstacle}; parity is that of its graph")
     return artifact
+
+
+def _fleet_bytes(variant: Variant, folder: Path) -> int:
+    """Of all of a variant's engines, one for each compute capability."""
+    assert variant.engine is not None
+    return sum(files.size_bytes(folder / one.file_name) for one in variant.engine.spec.each)
 
 
 def _made(run: Run, variant: Variant, step: Step, produce: Callable[[Path, Progress], Mapping[str, Any]]) -> Artifact:
@@ -335,7 +343,8 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
         stage.result = f"version {entry.version}"
     published = entry.version_dir / file_name
     if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
-        artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=files.size_bytes(published))
+        size_bytes = _fleet_bytes(variant, entry.version_dir)
+        artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=size_bytes)
     cached = run.results[variant.key].cached and not entry.created
     run.update(variant, entry=entry, artifact=artifact, cached=cached)
     run.note(variant, *entry.notes)

@@ -14,6 +14,7 @@ Size = tuple[int, int]
 
 SERVED_FORMATS = ("jpeg", "png", "webp")
 MAX_PIXELS = 50_000_000
+DIGIT_LABELS = tuple("0123456789")
 NATIVE_SIZES: Mapping[str, Size] = {"digits": (8, 8), "mnist": (28, 28), "cifar10": (32, 32)}
 
 

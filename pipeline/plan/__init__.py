@@ -21,8 +21,6 @@ from pipeline.target import Limits, limits
 
 __all__ = ["BuildPlan", "Dependencies", "EnginePlan", "Reduction", "Row", "Variant", "calibration_data", "make"]
 
-DIGIT_LABELS = tuple("0123456789")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
@@ -166,7 +164,7 @@ def _labels(labels: str | tuple[str, ...] | None, loaded: LoadedConfig) -> tuple
     if labels is None or labels == "source":
         return ()
     if labels == "digits":
-        return DIGIT_LABELS
+        return images.DIGIT_LABELS
     if isinstance(labels, str):
         return tuple(loaded.resolve(labels).read_text(encoding="utf-8").splitlines())
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import subprocess
 import uuid
@@ -99,7 +100,25 @@ def docker_run(repository: Path, models: Sequence[str], *, release: str, name: s
         f"{_IMAGE}:{release}-py3",
         "tritonserver",
         "--model-repository=/models",
+        # such a plan carries code of its own (the lean runtime), which TensorRT runs only when told to
+        *(
+            ["--backend-config=tensorrt,version-compatible=true"]
+            if any(_version_compatible(repository / model) for model in models)
+            else []
+        ),
     ]
+
+
+def _version_compatible(model_dir: Path) -> bool:
+    """Whether a model has a plan built for later TensorRT versions too, by the sidecars beside its plans."""
+    for path in model_dir.glob("*/*.plan.json"):
+        try:
+            options = json.loads(path.read_text(encoding="utf-8")).get("options", {})
+        except (OSError, ValueError, AttributeError):  # what is wrong with it lint and the manifest tell
+            continue
+        if isinstance(options, dict) and options.get("version_compatible") is True:
+            return True
+    return False
 
 
 def _wants_gpu(repository: Path, model: str) -> bool:

@@ -30,12 +30,9 @@ from tests.integration.test_engines import IMAGES, engine_spec, image_net
 from tests.models.make_models import tensor_text
 from tests.unit.runtimes.fake_tensorrt import Cuda
 
-pytestmark = [
-    pytest.mark.skipif(environment.probe(Path()).gpu is not None, reason="this machine has a GPU: make test-gpu"),
-    pytest.mark.skipif(
-        tensorrt_flavours.installed("tensorrt_rtx") is None, reason=tensorrt_flavours.flavour("tensorrt_rtx").install
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    environment.probe(Path()).gpu is not None, reason="this machine has a GPU: make test-gpu"
+)
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,6 @@ TOKENS = Signature(
 )
 NARROW = {"fp16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16)}
 
-needs_rtx = pytest.mark.skipif(
-    tensorrt_flavours.installed("tensorrt_rtx") is None, reason=tensorrt_flavours.flavour("tensorrt_rtx").install
-)
-
 
 def saved(
     nodes: list[Any], weights: Mapping[str, Any], folder: Path, signature: Signature = IMAGES, **changes: Any
@@ -142,7 +138,6 @@ def library(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str, module: st
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("precision", "products"),
     [("fp32", {"Float": 3}), ("fp16", {"Half": 3}), ("bf16", {"BFloat16": 3}), ("int8", {"Int8": 3})],
@@ -176,7 +171,6 @@ def test_an_engine_in_each_precision_with_its_sidecar(precision: Any, products: 
     assert "[V] Layers:" in (tmp_path / "engine.log").read_text()
 
 
-@needs_rtx
 def test_two_profiles_of_two_letters_for_several_gpus(tmp_path: Path) -> None:
     weights = {"w": np.ones((8, 4), np.float32)}
     source = saved([helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")], weights, tmp_path, TOKENS)
@@ -191,7 +185,6 @@ def test_two_profiles_of_two_letters_for_several_gpus(tmp_path: Path) -> None:
     ]
 
 
-@needs_rtx
 def test_a_static_graph_with_external_data_makes_a_portable_engine(tmp_path: Path) -> None:
     signature = Signature(
         inputs=(TensorSpec(name="x", dtype="float32", shape=(2, 64)),),
@@ -212,13 +205,11 @@ def test_a_static_graph_with_external_data_makes_a_portable_engine(tmp_path: Pat
     assert values["properties"]["compute_capabilities"] == []
 
 
-@needs_rtx
 def test_settings_the_flavour_has_are_taken_and_recorded(tmp_path: Path) -> None:
     asked = {"weight_streaming": True, "workspace_bytes": 1 << 24, "optimization_level": 1}
     assert built(image_net(tmp_path), engine_spec(**asked))["properties"]["options"] == asked
 
 
-@needs_rtx
 def test_sameness_is_judged_by_what_decides_an_engine(tmp_path: Path) -> None:
     source = image_net(tmp_path, "int8")
     first = built(source, engine_spec("int8"))["properties"]
@@ -228,7 +219,6 @@ def test_sameness_is_judged_by_what_decides_an_engine(tmp_path: Path) -> None:
     assert first["layer_types"] == again["layer_types"]
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("graph", "asked", "what", "named"),
     [
@@ -249,7 +239,6 @@ def test_a_mislabelled_graph_is_refused_with_its_layers(
     assert f", from {named}" in error.found or f", {named}" in error.found
 
 
-@needs_rtx
 def test_a_node_kept_in_float_is_accepted_only_where_it_was_kept_on_purpose(tmp_path: Path) -> None:
     source = image_net(tmp_path, "fp16", in_float="conv2 pool")
     error = refused(source, engine_spec("fp16"))
@@ -262,7 +251,6 @@ def test_a_node_kept_in_float_is_accepted_only_where_it_was_kept_on_purpose(tmp_
     assert (types["correlation"], types["runtime_fusion"]) == ({"Float": 1}, {"Half": 2})
 
 
-@needs_rtx
 def test_a_lone_node_that_the_library_narrows_against_the_graph_is_noted(tmp_path: Path) -> None:
     source = image_net(tmp_path, "fp16", in_float="conv2")
     values = built(source, engine_spec("fp16", kept_nodes=("conv2",)))
@@ -270,14 +258,12 @@ def test_a_lone_node_that_the_library_narrows_against_the_graph_is_noted(tmp_pat
     assert values["properties"]["layer_types"]["correlation"] == {"Half": 2}
 
 
-@needs_rtx
 def test_int8_with_one_float_convolution_that_was_never_quantised(tmp_path: Path) -> None:
     facts = built(image_net(tmp_path, "int8", in_float="conv2"), engine_spec("int8"))["properties"]
     assert facts["layer_types"]["correlation"] == {"Float": 1, "Int8": 1}
     assert facts["quantized_nodes"] == ["conv1", "fc"]
 
 
-@needs_rtx
 def test_an_operator_tensorrt_lacks_is_told_per_node(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Unique", ["x"], ["u"], name="first_unique"),
@@ -294,13 +280,11 @@ def test_an_operator_tensorrt_lacks_is_told_per_node(tmp_path: Path) -> None:
     assert error.hint == "Unique: write the model without this operator, or serve the variant as `format: onnx`"
 
 
-@needs_rtx
 def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     assert refused(tmp_path / "model.onnx", engine_spec()).what == "engine: the ONNX file cannot be read"
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("inputs", "outputs", "expected"),
     [
@@ -318,7 +302,6 @@ def test_inputs_and_outputs_that_are_not_the_models(inputs: Any, outputs: Any, e
     assert (error.what, error.found) == ("engine: the graph's inputs and outputs are not the model's", expected)
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("precision", "changes", "text"),
     [
@@ -337,7 +320,6 @@ def test_what_the_flavour_lacks_is_refused_without_a_build(
     assert not (tmp_path / "engine.log").exists()
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("precision", "reason"), [("fp32", "FP32 GEMM is not supported"), ("bf16", "HW-specific datatypes: b16")]
 )
@@ -350,7 +332,6 @@ def test_the_facts_about_turing_are_still_true(
     assert reason in error.found
 
 
-@needs_rtx
 def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turing again: the graph is int8, the builder succeeds, and its convolutions are Float."""
     monkeypatch.setattr(tensorrt_flavours, "refusals", lambda *args, **options: [])
@@ -368,7 +349,6 @@ def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypat
     assert built(source, engine_spec("int8"))["properties"]["layer_types"]["correlation"] == {"Int8": 1}
 
 
-@needs_rtx
 def test_profiles_the_library_refuses(tmp_path: Path) -> None:
     source, spec = image_net(tmp_path), engine_spec()
     shapes = replace(spec.profiles[0]["x"], min=(9, 3, 16, 16))
@@ -377,7 +357,6 @@ def test_profiles_the_library_refuses(tmp_path: Path) -> None:
     assert "optimization profile 0 was refused" in error.found
 
 
-@needs_rtx
 def test_a_damaged_engine_is_found(tmp_path: Path) -> None:
     facts = built(image_net(tmp_path), engine_spec())["properties"]
     path = tmp_path / "out/model_sm80.engine"
@@ -389,7 +368,6 @@ def test_a_damaged_engine_is_found(tmp_path: Path) -> None:
     assert "SHA-256" in plan_file.problem(path, "tensorrt_rtx", sha256=facts["plan_sha256"])
 
 
-@needs_rtx
 def test_a_build_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library(monkeypatch, tmp_path / "path", "import time; time.sleep(600)")
     error = refused(image_net(tmp_path), engine_spec(), timeout_s=1.5)
@@ -397,7 +375,6 @@ def test_a_build_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytes
     assert not [child for child in psutil.Process().children() if "pipeline.engine.builder" in child.cmdline()]
 
 
-@needs_rtx
 @pytest.mark.parametrize(
     ("code", "what", "found"),
     [
@@ -415,7 +392,6 @@ def test_a_child_that_dies(code: str, what: str, found: str, tmp_path: Path, mon
     assert "last words" not in code or "last words" in error.found
 
 
-@needs_rtx
 def test_a_library_that_does_not_load_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library(monkeypatch, tmp_path / "path", "raise OSError('libtensorrt_rtx.so.1: cannot open')")
     (tmp_path / "path/tensorrt_rtx_bindings.py").write_text("raise ImportError('nothing here')")
@@ -437,7 +413,6 @@ def test_a_flavour_that_is_not_installed(flavour: Any, tmp_path: Path, monkeypat
     assert error.hint.startswith(tensorrt_flavours.flavour(flavour).install)
 
 
-@needs_rtx
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="here is a GPU")
 def test_classic_tensorrt_without_a_gpu_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT-RTX's bindings under classic's name: the same interface, up to the GPU that classic asks for."""
@@ -450,7 +425,6 @@ def test_classic_tensorrt_without_a_gpu_is_missing(tmp_path: Path, monkeypatch: 
     assert error.hint == "pip install tensorrt, on a machine with an NVIDIA GPU and its driver"
 
 
-@needs_rtx
 def test_a_disk_that_fills_up_in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch = (
         "import errno, pathlib\n"

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -149,3 +149,22 @@ def test_every_output_is_judged() -> None:
     assert result.worst == "a[0, 0]"
     assert "a[0, 0] differs by 3.0e+00" in result.reason
     assert "b[0] differs by 1.0e+00" in result.reason
+
+
+def test_each_part_of_a_tolerance_allows_what_it_says() -> None:
+    reference = np.asarray([[0.0, -2.0], [8.0, 1.0]])
+    base = {"min_cosine": -1.0, "min_top1": 0.0}
+    for part, expected in (
+        (Tolerance(max_abs=0.5, max_rel=0.0, **base), [[0.5, 0.5], [0.5, 0.5]]),
+        (Tolerance(max_abs=0.0, max_rel=0.5, **base), [[0.0, 1.0], [4.0, 0.5]]),
+        (Tolerance(max_abs=0.0, max_rel=0.0, max_scaled=0.5, **base), [[4.0, 4.0], [4.0, 4.0]]),
+        (Tolerance(max_abs=1.0, max_rel=0.5, max_scaled=0.25, **base), [[3.0, 4.0], [7.0, 3.5]]),
+    ):
+        np.testing.assert_allclose(part.allowed(reference), expected)
+    assert Tolerance(max_abs=0.5, max_rel=1.0, max_scaled=1.0, **base).allowed(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_a_part_of_the_greatest_magnitude_lets_small_elements_differ() -> None:
+    strict = Tolerance(max_abs=0.0, max_rel=0.01, min_cosine=0.9, min_top1=0.0)
+    assert not one([[10.0, 0.5]], [[10.0, 0.0]], strict).passed
+    assert one([[10.0, 0.5]], [[10.0, 0.0]], replace(strict, max_scaled=0.05)).passed

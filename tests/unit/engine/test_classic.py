@@ -30,11 +30,15 @@ class Config:
 
     def __init__(self) -> None:
         self.flags: list[str] = []
+        self.cleared: list[str] = []
         self.hardware_compatibility_level = "default"
         self.cache: Cache | None = None
 
     def set_flag(self, flag: str) -> None:
         self.flags.append(flag)
+
+    def clear_flag(self, flag: str) -> None:
+        self.cleared.append(flag)
 
     def create_timing_cache(self, data: bytes) -> Cache:
         return Cache(data)
@@ -165,3 +169,17 @@ def test_nested_phases_are_one_share_that_never_falls(classic: Any) -> None:
         ("all", 0.0), ("all", 0.5), ("part", 0.5), ("part", 0.625), ("part", 0.75), ("part", 0.875), ("part", 1.0),
         ("next", 1.0), ("all", 1.0),
     ]  # fmt: skip
+
+
+def test_fp32_is_not_tf32(classic: Any) -> None:
+    """TensorRT rounds float32 to 10 bits of mantissa unless it is told not to; a flavour without the flag does not."""
+    common = sys.modules["pipeline.engine.common"]
+    library, config = sys.modules["tensorrt"], Config()
+    builder = SimpleNamespace(create_builder_config=lambda: config)
+    library.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    plain = replace(spec(flavour="tensorrt"), profiles=())
+    common.configure(builder, plain, lambda text, share: None)
+    assert config.cleared == []
+    library.BuilderFlag.TF32 = "tf32"
+    common.configure(builder, plain, lambda text, share: None)
+    assert config.cleared == ["tf32"]

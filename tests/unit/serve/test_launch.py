@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 
@@ -67,6 +68,18 @@ def test_docker_command(tmp_path):
     ]  # fmt: skip
     argv = container.docker_run(tmp_path, ["a", "b"], release="24.10", name="me", ports=ports)
     assert "--gpus=all" in argv
+
+
+def test_docker_command_for_plans_that_later_versions_load(tmp_path):
+    for name, options in (("old", {}), ("new", {"version_compatible": True})):
+        make.add_scale(tmp_path, name)
+        (tmp_path / name / "1" / "model.plan.json").write_text(json.dumps({"options": options}))
+    flag = "--backend-config=tensorrt,version-compatible=true"
+    for names, expected in ((["old"], False), (["new"], True), (["old", "new"], True)):
+        argv = container.docker_run(tmp_path, names, release="24.10", name="me", ports=Ports())
+        assert (argv[-1] == flag) is expected
+    (tmp_path / "new" / "1" / "model.plan.json").write_text("[]")
+    assert flag not in container.docker_run(tmp_path, ["new"], release="24.10", name="me", ports=Ports())
 
 
 def test_docker_command_for_a_model_that_is_not_there(tmp_path):

@@ -38,6 +38,7 @@ class Server:
         self.merging = True
         self.statistics = Statistics(requests=0, executions=0)
         self.change: Callable[[list[Answer]], list[Answer]] = lambda answers: answers
+        self.sent: Callable[[Sequence[Request]], None] = lambda requests: None
 
     def answer(self, request: Request) -> Answer:
         self.calls += 1
@@ -76,6 +77,7 @@ class Connection:
         return answer
 
     def infer_all(self, requests: Sequence[Request]) -> list[Answer]:
+        self.server.sent(requests)
         answers = self.server.change([self.server.answer(request) for request in requests])
         before, count = self.server.statistics, len(requests)
         executions = -(-count // 2) if self.server.merging else count
@@ -148,6 +150,20 @@ def test_a_server_that_never_merges_fails_dynamic_batching_only(server: Server) 
     server.merging = False
     wrong = failures(run())
     assert wrong == {("dynamic batching", "grpc"): "no two requests were run as one batch, in bursts of up to 256"}
+
+
+def test_a_model_faster_than_the_client_is_kept_busy_until_requests_merge(server: Server) -> None:
+    """Bursts that show no merging are followed by ones of full batches only, which take the model longer."""
+    sizes: list[set[int]] = []
+
+    def note(requests: Sequence[Request]) -> None:
+        if len(requests) > 32:
+            sizes.append({len(request.inputs["x"]) for request in requests})
+            server.merging = len(sizes) == 2
+
+    server.merging, server.sent = False, note
+    assert run().passed
+    assert sizes == [{1, 2, 4}, {1, 2, 4}]
 
 
 def test_a_server_that_takes_anything_fails_the_refusals(server: Server) -> None:
