@@ -13,9 +13,10 @@ from typing import Literal
 from pipeline import environment, tensorrt_flavours
 from pipeline.engine import build, profiles
 from pipeline.engine.spec import EngineSpec
+from pipeline.errors import PipelineError
 from pipeline.optimize import half
 from pipeline.tensorrt_flavours import Flavour
-from tests.bench import calibration, models
+from tests.bench import calibration, engine_latency, models
 from tests.bench.models import Model
 from tests.bench.timing import interleaved, python, table
 
@@ -33,7 +34,7 @@ def measure(folder: Path) -> str:
     """Seconds and MiB of every flavour that can build here, and what can be said of speed."""
     gpu = environment.probe(folder).gpu is not None
     graphs = [graph for name in MODELS for graph in _graphs(name, folder)]
-    rows = []
+    rows, speeds = [], []
     for flavour in map(tensorrt_flavours.flavour, _FLAVOURS):
         version = tensorrt_flavours.installed(flavour.name)
         label = f"{flavour.name} {version or ''}".strip()
@@ -41,15 +42,19 @@ def measure(folder: Path) -> str:
             rows.append((label, "not installed" if version is None else "no GPU", *[""] * 5))
         else:
             rows += [_row(label, flavour, *graph, folder) for graph in graphs]
+            speeds += [_speed(flavour, *graph, folder) for graph in graphs if gpu]
     header = ("flavour", "graph", "bare bindings s", "pipeline s", "ratio", "bare MiB", "pipeline MiB")
-    return f"{table(header, rows)}\n\n{_latency(gpu)}"
+    return "\n\n".join([table(header, rows), *(speeds or ["Engine latency: no GPU."])])
 
 
-def _latency(gpu: bool) -> str:
-    """An engine's speed takes a GPU."""
-    if not gpu:
-        return "Engine latency: no GPU."
-    return "Engine latency: there is a GPU, but this benchmark does not run engines."
+def _speed(flavour: Flavour, model: Model, precision: Precision, graph: Path, folder: Path) -> str:
+    """The engine that _row has built, on the GPU at hand."""
+    out = folder / f"{model.name}.{precision}" / flavour.name
+    (engine,) = out.glob(f"*.{'plan' if flavour.needs_gpu else 'engine'}")
+    try:
+        return f"{precision}:\n\n{engine_latency.measure(model, engine, flavour.name)}"
+    except PipelineError as error:  # an engine for other GPUs, or without the libraries to run it
+        return f"Engine latency, {flavour.name} {precision} {model.name}: {error.what}: {error.found}"
 
 
 def _graphs(name: str, folder: Path) -> list[tuple[Model, Precision, Path]]:
