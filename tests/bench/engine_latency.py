@@ -1,7 +1,7 @@
 """How long an engine takes on a GPU, against the bare runtime, ONNX Runtime's CUDA provider and torch.compile.
 
-All take the same array from the host and give one back to it, one request at a time. What a machine lacks is said in its
-row. Written against the bindings of TensorRT 10.16 and 11.4; never run yet, for want of a GPU.
+All take the same array from the host and give one back to it, one request at a time. What a machine lacks is said in
+its row. Written against the bindings of TensorRT 10.16 and 11.4; never run yet, for want of a GPU.
 """
 
 from __future__ import annotations
