@@ -144,6 +144,29 @@ def lint(
     raise typer.Exit(commands.lint(repository, target, as_json=as_json))
 
 
+@app.command("import-mar")
+def import_mar(
+    archive: Annotated[Path, typer.Argument(metavar="FILE.mar", help="A TorchServe archive: .mar or .tar.gz.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder to make (default: ./NAME, the model's name).")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME:DTYPE:SHAPE", help="image:float32:N,3,224,224; repeatable."),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output", metavar="NAME:DTYPE:SHAPE", help="The same; repeatable.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Real inputs: a folder of images, an .npz or .npy.")
+    ] = None,
+) -> None:
+    """Make a YAML and its files from a TorchServe archive, and say what could not be carried; runs nothing of it."""
+    from pipeline import commands
+
+    commands.import_mar(archive, out, inputs or (), outputs or (), samples)
+
+
 @app.command()
 def schema(
     report: Annotated[bool, typer.Option("--report", help="The schema of report.json instead.")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import threading
 import time
@@ -307,6 +308,32 @@ def lint(repository: Path, target: str, *, as_json: bool) -> int:
         highlight=False,
     )
     return 4 if errors else 0
+
+
+def import_mar(
+    path: Path, out: Path | None, inputs: Sequence[str], outputs: Sequence[str], samples: Path | None
+) -> None:
+    """Import an archive; print line by line what was carried, and the next command.
+
+    Raises:
+        ConfigError: refused; or the YAML was written and needs more before it loads.
+    """
+    from pipeline import importing
+
+    done = importing.import_mar(path, out, inputs=inputs, outputs=outputs, samples=samples)
+    rows = Table("", "", Column("", overflow="fold"), box=None, show_header=False, padding=(0, 1))
+    colours = {"carried": "green", "kept": "cyan", "not carried": "yellow", "to do": "red"}
+    for line in done.lines:
+        rows.add_row(f"[{colours[line.outcome]}]{line.outcome}[/]", escape(line.what), escape(line.detail))
+    console = Console()
+    console.print(rows)
+    console.print(f"\n  wrote {escape(str(done.config))}", highlight=False, soft_wrap=True)
+    command = f"python -m pipeline build {shlex.quote(str(done.config))}"
+    if done.problems:
+        only_samples = done.sample_key and all(problem.key.startswith("samples") for problem in done.problems)
+        hint = f"add them to the YAML, or: {command} --set {done.sample_key}=PATH" if only_samples else "edit the YAML"
+        raise ConfigError(f"import-mar: {done.config} needs more before it builds", problems=done.problems, hint=hint)
+    console.print(f"  next: {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def doctor(work_dir: Path) -> int:

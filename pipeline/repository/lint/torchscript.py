@@ -100,7 +100,7 @@ def _file(model: Model, path: Path) -> Iterator[Finding]:
             if not any(name.endswith("/constants.pkl") for name in names):
                 yield _saved_otherwise(model.where(path), names)
                 return
-            forward = _forward(path, archive)
+            forward = read_forward(path, archive)
     # What zipfile raises for broken, encrypted and exotic archives, and pickletools for broken pickles.
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as problem:
         yield error(
@@ -154,8 +154,8 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return stream.read(MAX_TEXT_BYTES)  # a bound on what a crafted archive unfolds to
 
 
-def _forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
-    """The signature, or None when the archive does not show it plainly."""
+def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
+    """The signature in the source text, or None when the archive does not show it plainly; nothing is loaded."""
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in members:
         return None
@@ -193,12 +193,13 @@ def _joined(text: str) -> str:
 
 def _arguments(text: str) -> Iterator[tuple[str, str]]:
     """(name, type) of each argument, split at commas outside brackets."""
-    for part in _split(text):
+    for part in split(text):
         name, _, rest = part.partition(":")
         yield _joined(name), _joined(rest.partition("=")[0])
 
 
-def _split(text: str) -> Iterator[str]:
+def split(text: str) -> Iterator[str]:
+    """A list of TorchScript types or arguments, taken apart at the commas outside brackets."""
     depth = start = 0
     for index, sign in enumerate(text):
         depth += (sign in "[(") - (sign in "])")
@@ -289,7 +290,7 @@ def outputs(model: Model, forward: Forward) -> Iterator[Finding]:
         return
     if returns != "Tensor" and not returns.startswith("Tuple["):
         return
-    count = 1 if returns == "Tensor" else len(list(_split(returns.removeprefix("Tuple[").removesuffix("]"))))
+    count = 1 if returns == "Tensor" else len(list(split(returns.removeprefix("Tuple[").removesuffix("]"))))
     names = [item.name for item in model.config.output]
     indices = [_index(name) for name in names]
     highest = len(names) - 1 if None in indices else max((index for index in indices if index is not None), default=0)
