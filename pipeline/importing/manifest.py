@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import document
 from pipeline.errors import ConfigError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -109,17 +110,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def model_config(path: Path) -> Mapping[str, Any] | None:
-    """The top-level keys of a ``model-config.yaml``, by safe load; None where it is no such file."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    """The top-level keys of a ``model-config.yaml``; None where it is no such file, or for a value that is unreadable.
 
+    Read as the pipeline's own configurations are: nothing in it can run or grow. References to the environment stay
+    unresolved.
+    """
     if path.stat().st_size > MAX_TEXT_BYTES:
         return None
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError, RecursionError, TypeError):  # TypeError: a mapping as a key
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
         return None
-    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else None
+    found = document.read(text, lambda line, column: f"{path.name}:{line}:{column}", environ={})
+    if not isinstance(found.value, dict):
+        return None
+    unreadable = {key[0] for key, _ in found.problems if key}
+    return {name: None if name in unreadable else value for name, value in found.value.items()}
 
 
 def _wrong(archive: Path, found: str, hint: str) -> ConfigError:
