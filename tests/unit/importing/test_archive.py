@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import stat
 import struct
 import tarfile
@@ -114,6 +115,13 @@ def test_a_zip_bomb_is_judged_before_it_is_unfolded(tmp_path: Path) -> None:
 def test_a_gzip_bomb_ends_at_the_limit(tmp_path: Path) -> None:
     zeros = bytes(2**20 + 1)
     assert "unfolds to more than is safe" in refusal(tarred(tmp_path / "bad.tar.gz", [*GOOD, ("zeros", zeros)]))
+
+
+@pytest.mark.usefixtures("small_bombs")
+def test_a_gzip_bomb_outside_the_members_ends_at_the_limit(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "bad.tar.gz", GOOD)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**20)))
+    assert "unfolds to more than is safe" in refusal(path)
 
 
 def test_sizes_together_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
