@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,14 @@ WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step s
 Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="KEY", help="Only this variant; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 WORK_DIR = Path(".pipeline")
+
+
+class Wire(StrEnum):
+    """How requests travel."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+    SHM = "shm"
 
 
 @app.callback(invoke_without_command=True)
@@ -130,6 +139,38 @@ def predict(
     from pipeline import commands
 
     commands.predict(name, file, url, top, as_json=as_json)
+
+
+@app.command()
+def load(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")],
+    requests: Annotated[int, typer.Option(min=1, help="How many requests in all.")] = 500,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Most requests in flight at a time.")] = 32,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="RPS", help="Send so many per second, whatever the server does (open loop)."),
+    ] = None,
+    protocol: Annotated[Wire, typer.Option(help="shm: gRPC with the tensors in shared memory.")] = Wire.HTTP,
+    images: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="An image to send; repeatable.")
+    ] = None,
+    arrays: Annotated[
+        list[Path] | None,
+        typer.Option("--input", metavar="FILE.npz", help="Arrays to send, each row an input; repeatable."),
+    ] = None,
+    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
+    grpc_url: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC endpoint (default: the same host, port 8001).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a running server, account for every request, and check that each gets its own answer; exit 5 if not."""
+    from pipeline import commands
+
+    files = (images or (), arrays or ())
+    raise typer.Exit(
+        commands.load(name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), as_json=as_json)
+    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -277,6 +277,42 @@ def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None
         return
     for row in rows:
         print(f"{row['probability']:8.4f}  {row['label']}" if "label" in row else json.dumps(row))
+
+
+def load(
+    name: str,
+    requests: int,
+    concurrency: int,
+    rate: float | None,
+    protocol: Literal["http", "grpc", "shm"],
+    inputs: tuple[Sequence[Path], Sequence[Path]],
+    urls: tuple[str, str | None],
+    *,
+    as_json: bool,
+) -> int:
+    """Load a running server with images and arrays; return the exit code."""
+    from pipeline.load import report, run
+
+    server = _remote(*urls)
+    images, arrays = inputs
+    order = run.Order(
+        model=name,
+        requests=requests,
+        concurrency=concurrency,
+        rate=rate,
+        protocol=protocol,
+        url=server.http_url if protocol == "http" else server.grpc_url,
+        images=images,
+        arrays=arrays,
+    )
+    with _interruptible(), Terminal(Console(stderr=True)).stage(f"load[{name}]") as stage:
+        result = run.run(order, stage.progress)
+        stage.result = f"{len(result.outcomes)} requests sent"
+    if as_json:
+        print(json.dumps(report.to_json(result)))
+    else:
+        report.show(Console(), result)
+    return report.exit_code(result)
 
 
 def lint(repository: Path, target: str, *, as_json: bool) -> int:

@@ -49,7 +49,7 @@ def predict(url: str, model: str, file: Path, *, top: int, request_timeout_s: fl
     with contextlib.closing(HttpConnection(url, request_timeout_s)) as connection:
         try:
             config = _served_config(connection, model, url)
-            inputs = _batched(_read(file, config), config, file)
+            inputs = read_inputs(file, config)
             outputs = _ask(connection, model, inputs, config)
             return _rows(connection, model, inputs, outputs, config, top)
         except NoAnswerError as error:
@@ -74,17 +74,30 @@ def _served_config(connection: Connection, model: str, url: str) -> Any:
 # ---- the file
 
 
+def read_inputs(file: Path, config: Any) -> dict[str, Array]:
+    """A file's arrays as a model takes them: by input name, in its dtypes, with the batch dimension it has.
+
+    Args:
+        file: an image, ``.npy`` (a model of one input) or ``.npz`` (one array per input, by name).
+        config: the served ModelConfig message.
+
+    Raises:
+        ConfigError: the file is not readable, or does not fit the model's inputs.
+    """
+    return _batched(_read(file, config), config, file)
+
+
 def _read(file: Path, config: Any) -> dict[str, Array]:
     """The file's arrays by input name, in the inputs' dtypes."""
     suffix = file.suffix.lower()
     if suffix not in (*_IMAGES, *_ARRAYS):
         raise ConfigError(
-            f"predict: {file.suffix or 'a file without suffix'} is not supported",
+            f"input: {file.suffix or 'a file without suffix'} is not supported",
             where=str(file),
             hint=f"expected {', '.join((*_IMAGES, *_ARRAYS))}",
         )
     if not file.is_file():
-        raise ConfigError("predict: no such file", where=str(file))
+        raise ConfigError("input: no such file", where=str(file))
     if suffix in _IMAGES:
         return {config.input[0].name: _read_image(file, config)}
     arrays = _read_arrays(file, config)
@@ -98,12 +111,12 @@ def _read_arrays(file: Path, config: Any) -> dict[str, Array]:
             loaded = np.load(stream, allow_pickle=False)
             arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError("predict: not a readable array file", found=str(error), where=str(file)) from error
+        raise ConfigError("input: not a readable array file", found=str(error), where=str(file)) from error
     if len(names) == 1 and len(arrays) == 1:
         return {names[0]: next(iter(arrays.values()))}
     if set(arrays) != set(names):
         raise ConfigError(
-            f"predict: the model takes {len(names)} inputs: {', '.join(names)}",
+            f"input: the model takes {len(names)} inputs: {', '.join(names)}",
             found=f"arrays {', '.join(sorted(arrays))}" if "" not in arrays else "one array",
             where=str(file),
             hint="save them by name: numpy.savez(file, " + ", ".join(f"{name}=…" for name in names) + ")",
@@ -117,14 +130,14 @@ def _converted(array: Array, tensor: Any, file: Path) -> Array:
     converted = array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else None
     if converted is None or (dtype.kind in "iu" and not np.array_equal(converted, array)):
         raise ConfigError(
-            f"predict: input {tensor.name} takes {dtype}", found=f"an array of {array.dtype}", where=str(file)
+            f"input: input {tensor.name} takes {dtype}", found=f"an array of {array.dtype}", where=str(file)
         )
     return converted
 
 
 def _dtype(tensor: Any) -> str:
     if _kind(tensor) not in _TYPES:
-        raise ConfigError(f"predict: input {tensor.name} is {_kind(tensor)}, which no image or array file holds")
+        raise ConfigError(f"input: input {tensor.name} is {_kind(tensor)}, which no image or array file holds")
     return _TYPES[_kind(tensor)]
 
 
@@ -138,7 +151,7 @@ def _read_image(file: Path, config: Any) -> Array:
     if len(config.input) != 1:
         names = ", ".join(tensor.name for tensor in config.input)
         raise ConfigError(
-            f"predict: the model takes {len(config.input)} inputs: {names}", found="one image", hint="send an .npz"
+            f"input: the model takes {len(config.input)} inputs: {names}", found="one image", hint="send an .npz"
         )
     (tensor,) = config.input
     batched = config.max_batch_size > 0
@@ -153,7 +166,7 @@ def _read_image(file: Path, config: Any) -> Array:
     try:
         row = preprocessing.tensor(file.read_bytes(), _preprocessing(config, spec, batched))
     except (OSError, preprocessing.RefusedImage) as error:
-        raise ConfigError("predict: not a readable image", found=str(error), where=str(file)) from error
+        raise ConfigError("input: not a readable image", found=str(error), where=str(file)) from error
     return row[np.newaxis] if len(spec.shape) == 4 else row
 
 
@@ -163,13 +176,13 @@ def _preprocessing(config: Any, spec: TensorSpec, batched: bool) -> preprocessin
         try:
             return preprocessing.Preprocessing.from_json(config.parameters["preprocess"].string_value)
         except ValueError as error:
-            raise SmokeError("predict: the served parameter `preprocess` cannot be read", found=str(error)) from error
+            raise SmokeError("input: the served parameter `preprocess` cannot be read", found=str(error)) from error
     layout = image_layout(spec, batched)
     sizes = spec.shape[-3:]
     channels, height, width = sizes if layout == "NCHW" else (sizes[-1], *sizes[:-1]) if layout else (0, 0, 0)
     if channels not in (1, 3, "D"):
         raise ConfigError(
-            f"predict: input {spec.name} is no image",
+            f"input: input {spec.name} is no image",
             found=f"shape {list(spec.shape)}, format {layout or 'none'}",
             hint="an image input is [1 or 3, H, W] or [H, W, 1 or 3]; send an .npy",
         )
@@ -196,7 +209,7 @@ def _batched(inputs: Mapping[str, Array], config: Any, file: Path) -> dict[str, 
     if not wrong and any(array.size == 0 for array in result.values()):
         wrong.append("an array is empty")
     if wrong:
-        raise ConfigError("predict: the arrays do not fit the model", found="\n".join(wrong), where=str(file))
+        raise ConfigError("input: the arrays do not fit the model", found="\n".join(wrong), where=str(file))
     return result
 
 

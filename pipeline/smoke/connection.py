@@ -24,7 +24,9 @@ from pipeline.smoke.values import (
     IndexRow,
     ModelMetadata,
     NoAnswerError,
+    Prepared,
     RefusedError,
+    Reply,
     Request,
     Statistics,
     TensorMetadata,
@@ -147,6 +149,15 @@ class HttpConnection:
         arguments = _arguments(triton_http, request)
         return self._answer(lambda: _tensors(self._client.infer(**arguments), request))
 
+    def prepare(self, request: Request) -> Prepared:
+        """Encode a request once, for ``send``; it may be sent by several threads."""
+        return Prepared(request=request, arguments=_arguments(triton_http, request))
+
+    def send(self, prepared: Prepared, identifier: str) -> Reply:
+        """Send an encoded request under an id of its own, and wait for its answer."""
+        call = partial(self._client.infer, **prepared.arguments, request_id=identifier)
+        return self._answer(lambda: _reply(call(), prepared))
+
     def infer_all(self, requests: Sequence[Request]) -> list[dict[str, Array] | RefusedError]:
         """Send all requests at once; answers come in the requests' order."""
         deadline = time.monotonic() + self._timeout_s
@@ -243,6 +254,14 @@ class GrpcConnection:
         """Send one request and wait for its answer."""
         return _tensors(self.answer(partial(self.client.infer, **_arguments(triton_grpc, request))), request)
 
+    def prepare(self, request: Request) -> Prepared:
+        """Encode a request once, for ``send``; it may be sent by several threads."""
+        return Prepared(request=request, arguments=_arguments(triton_grpc, request))
+
+    def send(self, prepared: Prepared, identifier: str) -> Reply:
+        """Send an encoded request under an id of its own, and wait for its answer."""
+        return _reply(self.answer(partial(self.client.infer, **prepared.arguments, request_id=identifier)), prepared)
+
     def infer_all(self, requests: Sequence[Request]) -> list[dict[str, Array] | RefusedError]:
         """Send all requests at once; answers come in the requests' order."""
         done: queue.SimpleQueue[tuple[int, Any, Any]] = queue.SimpleQueue()
@@ -281,6 +300,12 @@ def _arguments(module: Any, request: Request) -> dict[str, Any]:
         inputs.append(tensor)
     outputs = [module.InferRequestedOutput(name, class_count=request.classes) for name in request.outputs]
     return {"model_name": request.model, "model_version": request.version, "inputs": inputs, "outputs": outputs or None}
+
+
+def _reply(result: Any, prepared: Prepared) -> Reply:
+    response = result.get_response()
+    identifier = response.get("id", "") if isinstance(response, dict) else response.id
+    return Reply(identifier=identifier, outputs=_tensors(result, prepared.request))
 
 
 def _tensors(result: Any, request: Request) -> dict[str, Array]:

@@ -47,10 +47,7 @@ def infer(connection: GrpcConnection, request: Request, reference: Tensors) -> d
         NoAnswerError: no connection, or no answer in time.
     """
     inputs, outputs = dict(request.inputs), {name: reference[name] for name in request.outputs}
-    with (
-        _region(connection, _size(inputs)) as (sent, sent_name),
-        _region(connection, _size(outputs)) as (got, got_name),
-    ):
+    with region(connection, _size(inputs)) as (sent, sent_name), region(connection, _size(outputs)) as (got, got_name):
         tensors, wanted = [], []
         for name, offset in _offsets(inputs).items():
             array = np.ascontiguousarray(inputs[name])
@@ -85,8 +82,14 @@ def _read(memory: mmap.mmap, offset: int, dtype: np.dtype[np.generic], shape: tu
 
 
 @contextlib.contextmanager
-def _region(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, str]]:
-    """A region of ``size`` bytes known to the server, and its name; gone afterwards."""
+def region(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, str]]:
+    """A region of ``size`` bytes known to the server, and its name; gone afterwards.
+
+    Raises:
+        ForeignMemoryError: the server does not see this machine's shared memory, or /dev/shm has no room.
+        RefusedError: the server does not give it back.
+        NoAnswerError: no connection, or no answer in time.
+    """
     name = f"smoke-{os.getpid()}-{uuid4().hex[:12]}"
     path = _FOLDER / name
     try:
@@ -99,6 +102,7 @@ def _region(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, 
                 connection.answer(partial(connection.client.register_system_shared_memory, name, f"/{name}", size))
             except RefusedError as error:
                 raise ForeignMemoryError(error.text) from error
+            path.unlink()  # the server has it open: nothing is left behind even if this process is killed
             try:
                 yield memory, name
             finally:

@@ -54,6 +54,26 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request encoded for one protocol.
+
+    Attributes:
+        arguments: of tritonclient's ``infer``, the request's id left out.
+    """
+
+    request: Request
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer with the id of the request that the server says it answers."""
+
+    identifier: str
+    outputs: Tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorMetadata:
     """A tensor as the server describes it; ``datatype`` is Triton's (``FP32``), -1 is a dynamic dimension."""
 
@@ -128,6 +148,14 @@ class Connection(Protocol):
 
     def infer(self, request: Request) -> dict[str, Array]:
         """Send one request and wait for its answer."""
+        ...
+
+    def prepare(self, request: Request) -> Prepared:
+        """Encode a request once, for ``send``."""
+        ...
+
+    def send(self, prepared: Prepared, identifier: str) -> Reply:
+        """Send an encoded request under an id of its own, and wait for its answer."""
         ...
 
     def infer_all(self, requests: Sequence[Request]) -> list[dict[str, Array] | RefusedError]:

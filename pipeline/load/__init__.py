@@ -1,0 +1,1 @@
+"""Load on a running server: every request accounted for, every answer held against its own question's."""

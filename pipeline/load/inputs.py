@@ -1,0 +1,127 @@
+"""What is asked: rows of array files, images, or values made up from the model's own configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import Array, Tensors
+from pipeline.errors import ConfigError
+from pipeline.smoke.client import read_inputs
+
+MOST = 64
+"""Most inputs of one load: each is asked alone first."""
+_MADE_UP = 16
+_SEED = 0
+_LENGTH, _PIXELS, _CHANNELS = 16, 224, 3  # sizes for dynamic dimensions: of a sequence, and of an image
+_FEW = 8  # a tensor of fewer integers gets larger ones, so that inputs differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One input of batch 1 (none for a model without batching), and where it is from."""
+
+    inputs: Tensors
+    origin: str
+
+
+def questions(config: Any, images: Sequence[Path], arrays: Sequence[Path]) -> list[Question]:
+    """The inputs of a load, at most ``MOST``; made up where no files are named.
+
+    Args:
+        config: the served ModelConfig message.
+        images: files for a model that takes an image, or the raw bytes of a file.
+        arrays: ``.npy`` or ``.npz`` files; each row of a batched model's arrays is an input of its own.
+
+    Raises:
+        ConfigError: a file is not readable, or does not fit the model.
+    """
+    if not images and not arrays:
+        return list(_made_up(config))
+
+    def given() -> Iterator[Question]:
+        for file in images:
+            yield Question(inputs=_bytes_of(file, config) or read_inputs(file, config), origin=file.name)
+        for file in arrays:
+            yield from _rows(read_inputs(file, config), file.name, batched=config.max_batch_size > 0)
+
+    return list(islice(given(), MOST))
+
+
+def _bytes_of(file: Path, config: Any) -> dict[str, Array] | None:
+    """A file as it is, for a model whose only input is one string; None for any other model."""
+    tensor = config.input[0]
+    if len(config.input) != 1 or not _is_text(tensor) or any(size not in (1, -1) for size in tensor.dims):
+        return None
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError("load: cannot read the file", found=str(error), where=str(file)) from error
+    return {tensor.name: _texts([content], (*_batch(config), *(1 for _ in tensor.dims)))}
+
+
+def _rows(inputs: Tensors, name: str, *, batched: bool) -> Iterator[Question]:
+    if not batched:
+        yield Question(inputs=inputs, origin=name)
+        return
+    for row in range(len(next(iter(inputs.values())))):
+        yield Question(inputs={key: array[row : row + 1] for key, array in inputs.items()}, origin=f"{name} row {row}")
+
+
+def _made_up(config: Any) -> Iterator[Question]:
+    """The same values on every machine: floats from 0 up to something that differs by input, small integers."""
+    generator = np.random.default_rng(_SEED)
+    for number in range(_MADE_UP):
+        inputs = {tensor.name: _values(tensor, (*_batch(config), *_sizes(tensor)), number, generator)
+                  for tensor in config.input}  # fmt: skip
+        yield Question(inputs=inputs, origin=f"made up {number}")
+
+
+def _batch(config: Any) -> tuple[int, ...]:
+    return (1,) if config.max_batch_size > 0 else ()
+
+
+def _sizes(tensor: Any) -> tuple[int, ...]:
+    """The configured dims, with sizes in place of -1 that most models take; equal ones in all inputs of a kind."""
+    dims = list(tensor.dims)
+    if len(dims) < 3:
+        return tuple(_LENGTH if size < 0 else int(size) for size in dims)
+    channels = len(dims) - 1 if tensor.format == tensor.FORMAT_NHWC else len(dims) - 3
+    return tuple(
+        int(size) if size >= 0 else (_CHANNELS if axis == channels else _PIXELS) for axis, size in enumerate(dims)
+    )
+
+
+def _values(tensor: Any, shape: tuple[int, ...], number: int, generator: np.random.Generator) -> Array:
+    kind = _kind(tensor)
+    if kind == "STRING":
+        return _texts([f"{number}-{position}".encode() for position in range(int(np.prod(shape)))], shape)
+    if kind == "BOOL":
+        return generator.random(shape) < 0.5
+    if kind.startswith("FP"):
+        return (generator.random(shape) * (number + 1) / _MADE_UP).astype(f"float{kind[2:]}")
+    if kind == "BF16":
+        raise ConfigError(f"load: input {tensor.name} is BF16, which numpy does not hold")
+    high = 256 if kind == "UINT8" else 2 if int(np.prod(shape)) >= _FEW else 10  # pixels; ids, and masks of 0 and 1
+    return generator.integers(0, high, shape).astype(kind.lower())
+
+
+def _texts(values: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def _kind(tensor: Any) -> str:
+    """FP32 and its like."""
+    field = tensor.DESCRIPTOR.fields_by_name["data_type"]
+    return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
+
+
+def _is_text(tensor: Any) -> bool:
+    return _kind(tensor) == "STRING"

@@ -1,0 +1,185 @@
+"""How requests travel: over HTTP, over gRPC, or with their tensors in shared memory.
+
+Requests are encoded before the load starts, so that what is measured is the server and not this client's numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+from pipeline.artifacts import Array, Tensors
+from pipeline.errors import SmokeError
+from pipeline.smoke.connection import GrpcConnection, HttpConnection
+from pipeline.smoke.shared_memory import region
+from pipeline.smoke.values import Prepared, Reply, Request
+
+
+class Sender(Protocol):
+    """What one worker sends with; for one thread, and given up after an answer that did not come."""
+
+    def send(self, question: int, identifier: str) -> Reply:
+        """Ask a question under an id of its own, and wait for its answer.
+
+        Raises:
+            RefusedError: the server answered with an error.
+            NoAnswerError: no connection, or no answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what only this sender uses."""
+        ...
+
+
+Line = Callable[[], Sender]
+"""Makes senders.
+
+Raises:
+    SmokeError: there is no server any more.
+    ForeignMemoryError: see shared_memory.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    connection: HttpConnection | GrpcConnection
+    prepared: Sequence[Prepared]
+    own: bool
+
+    def send(self, question: int, identifier: str) -> Reply:
+        return self.connection.send(self.prepared[question], identifier)
+
+    def close(self) -> None:
+        if self.own:
+            self.connection.close()
+
+
+def http(url: str, request_timeout_s: float, prepared: Sequence[Prepared]) -> Line:
+    """A connection per sender: tritonclient.http is not for several threads."""
+
+    def connected() -> Sender:
+        connection = HttpConnection(url, request_timeout_s)
+        with contextlib.suppress(SmokeError):  # only so that the first request need not connect; it tells what is wrong
+            connection.live()
+        return _Plain(connection, prepared, own=True)
+
+    return connected
+
+
+def grpc(connection: GrpcConnection, prepared: Sequence[Prepared]) -> Line:
+    """One connection for all senders, as gRPC is meant to be used."""
+    return lambda: _Plain(connection, prepared, own=False)
+
+
+@contextlib.contextmanager
+def memory(connection: GrpcConnection, requests: Sequence[Request], answers: Sequence[Tensors]) -> Iterator[Line]:
+    """Tensors in system shared memory: all inputs in one region, written once; a region of its own per sender.
+
+    Strings in the answers have no size known before, and go over the wire.
+
+    Args:
+        connection: a server on this machine.
+        requests: one per question.
+        answers: what each was answered, for the sizes.
+
+    Raises:
+        ForeignMemoryError: the server does not see this machine's shared memory, or /dev/shm has no room.
+    """
+    parts = [{name: _bytes(array) for name, array in request.inputs.items()} for request in requests]
+    size = sum(len(data) for part in parts for data in part.values())
+    with _borrowed(connection, size) as (sent, name):
+        offset, inputs = 0, []
+        for request, part in zip(requests, parts, strict=True):
+            tensors = []
+            for key, data in part.items():
+                sent[offset : offset + len(data)] = data
+                array = request.inputs[key]
+                tensor = triton_grpc.InferInput(key, list(array.shape), np_to_triton_dtype(array.dtype))
+                tensor.set_shared_memory(name, len(data), offset)
+                tensors.append(tensor)
+                offset += len(data)
+            inputs.append(tensors)
+        yield lambda: _Memory(connection, requests, inputs, answers)
+
+
+@contextlib.contextmanager
+def _borrowed(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, str]]:
+    """A region of at least one byte; a server that is gone by the end need not take it back."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(region(connection, max(1, size)))
+        with contextlib.suppress(SmokeError):
+            stack.close()
+
+
+def _bytes(array: Array) -> bytes:
+    if array.dtype.kind == "O":
+        return bytes(serialize_byte_tensor(array).item())
+    return np.ascontiguousarray(array).tobytes()
+
+
+@dataclass(slots=True)
+class _Memory:
+    connection: GrpcConnection
+    requests: Sequence[Request]
+    inputs: Sequence[Sequence[Any]]
+    answers: Sequence[Tensors]
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _got: mmap.mmap = field(init=False)
+    _wanted: list[list[Any]] = field(init=False)
+    _blank: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = max(sum(array.nbytes for array in _sized(answer).values()) for answer in self.answers)
+        self._got, name = self._stack.enter_context(_borrowed(self.connection, size))
+        self._blank = b"\xff" * size
+        self._wanted = [self._outputs(answer, name) for answer in self.answers]
+
+    def _outputs(self, answer: Tensors, region_name: str) -> list[Any]:
+        wanted, offset = [], 0
+        for name, array in answer.items():
+            output = triton_grpc.InferRequestedOutput(name)
+            if name in _sized(answer):
+                output.set_shared_memory(region_name, array.nbytes, offset)
+                offset += array.nbytes
+            wanted.append(output)
+        return wanted
+
+    def send(self, question: int, identifier: str) -> Reply:
+        self._got[: len(self._blank)] = self._blank  # an answer left here by an earlier request must not pass for this
+        request = self.requests[question]
+        result = self.connection.answer(
+            partial(
+                self.connection.client.infer,
+                request.model,
+                self.inputs[question],
+                outputs=self._wanted[question],
+                request_id=identifier,
+            )
+        )
+        outputs: dict[str, Array] = {}
+        offset = 0
+        for name, expected in self.answers[question].items():
+            if expected.dtype.kind == "O":
+                outputs[name] = result.as_numpy(name)
+                continue
+            shape = tuple(result.get_output(name).shape)
+            values = np.frombuffer(self._got[offset : offset + expected.nbytes], expected.dtype)[: int(np.prod(shape))]
+            outputs[name] = values.reshape(shape)  # never larger: the server refuses what the region does not hold
+            offset += expected.nbytes
+        return Reply(identifier=result.get_response().id, outputs=outputs)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _sized(answer: Tensors) -> dict[str, Array]:
+    return {name: array for name, array in answer.items() if array.dtype.kind != "O"}
