@@ -97,12 +97,17 @@ def serve(
     models: Annotated[
         list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; repeatable.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Ask every model for an inference at intervals; reload those that fail.")
+    ] = False,
+    watch_interval_s: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds between two rounds.")] = 10.0,
     work_dir: WorkDir = WORK_DIR,
 ) -> None:
     """Serve a repository with the embedded Triton until interrupted."""
-    from pipeline import commands
+    from pipeline import serving
 
-    commands.serve(repository, models or (), (http_port, grpc_port, metrics_port), host, work_dir)
+    ports = (http_port, grpc_port, metrics_port)
+    serving.serve(repository, models or (), ports, host, work_dir, watch_interval_s if watch else None)
 
 
 @app.command()
@@ -165,11 +170,11 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Load a running server, account for every request, and check that each gets its own answer; exit 5 if not."""
-    from pipeline import commands
+    from pipeline import serving
 
     files = (images or (), arrays or ())
     raise typer.Exit(
-        commands.load(name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), as_json=as_json)
+        serving.load(name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), as_json=as_json)
     )
 
 

@@ -6,12 +6,11 @@ import contextlib
 import json
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +24,7 @@ from pipeline.build import Options
 from pipeline.config import load as loading
 from pipeline.config.load import LoadedConfig
 from pipeline.engine.spec import to_json as engine_json
-from pipeline.errors import ConfigError, MissingError, Problem
+from pipeline.errors import ConfigError, Problem
 from pipeline.plan import BuildPlan
 from pipeline.report.summary import human_bytes, run_report, table
 from pipeline.report.terminal import Terminal
@@ -63,7 +62,7 @@ def build(paths: Sequence[Path], overrides: Sequence[str], options: Options, rep
     reports = []
     for loaded in _load_all(paths, overrides):
         terminal.line(f"[bold]{escape(loaded.config.name)}[/bold]  {escape(str(loaded.path))}")
-        with _interruptible():
+        with interruptible():
             reports.append(building.build(loaded, options, terminal))
         _print_report(terminal, reports[-1])
     _write_reports(report, reports)
@@ -76,15 +75,15 @@ def smoke(
     """Smoke-test a repository or a running server; return the exit code."""
     terminal = Terminal(Console())
     (loaded,) = _load_all([path], overrides)
-    remote = None if url is None else _remote(url, grpc_url)
-    with _interruptible():
+    remote = None if url is None else server_at(url, grpc_url)
+    with interruptible():
         done = building.smoke(loaded, options, terminal, remote)
     _print_report(terminal, done)
     _write_reports(report, [done])
     return done.exit_code
 
 
-def _remote(url: str, grpc_url: str | None) -> RunningServer:
+def server_at(url: str, grpc_url: str | None) -> RunningServer:
     """A server that somebody else runs, at ``host:port``."""
     http = url if "://" in url else f"http://{url}"
     host = http.split("://", 1)[1].rsplit(":", 1)[0]
@@ -112,7 +111,7 @@ def _write_reports(path: Path | None, reports: Sequence[BuildReport]) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let SIGTERM unwind like Ctrl-C, so that servers are stopped and staging folders removed."""
 
     def _raise(number: int, frame: FrameType | None) -> None:
@@ -214,59 +213,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def serve(repository: Path, models: Sequence[str], ports: tuple[int, int, int], host: str, work_dir: Path) -> None:
-    """Serve until SIGINT or SIGTERM; print the URLs and a working curl line."""
-    from pipeline.serve import triton
-
-    console = Console()
-    names = list(models) or _runnable(repository, console)
-    log_path = work_dir.absolute() / "runs" / f"serve-{time.strftime('%Y%m%dT%H%M%S')}" / "server.log"
-    stopping = threading.Event()
-    http_port, grpc_port, metrics_port = ports
-    with Terminal(console).stage("server") as stage, contextlib.ExitStack() as stack, _interruptible():
-        running = stack.enter_context(
-            triton.embedded(
-                repository,
-                names,
-                log_path=log_path,
-                http_port=http_port,
-                grpc_port=grpc_port,
-                metrics_port=metrics_port,
-                host=host,
-                start_timeout_s=300.0,
-            )
-        )
-        stage.result = f"{len(names)} models ready"
-        keep = stack.pop_all()
-    server = running.server
-    with keep:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopping.set())
-        console.print(
-            f"  HTTP     {server.http_url}\n  gRPC     {server.grpc_url}\n  metrics  {server.metrics_url}",
-            highlight=False,
-        )
-        console.print(f"  models   {', '.join(names)}\n  log      {server.log_path}\n", highlight=False, soft_wrap=True)
-        print(f"  {triton.curl_line(repository, names[0], server.http_url)}\n", flush=True)
-        console.print("  Ctrl-C stops it", highlight=False)
-        while not stopping.wait(timeout=1.0):
-            running.check_alive()
-
-
-def _runnable(repository: Path, console: Console) -> list[str]:
-    """The models of a repository, without the engines where there is no GPU; these are told."""
-    from pipeline.serve import triton
-
-    names = triton.models_of(repository)
-    engines = () if environment.probe(Path.cwd()).gpu else triton.engines_of(repository, names)
-    if engines:
-        left_out = ", ".join(engines)
-        console.print(f"  not served, for want of a GPU: {escape(left_out)}", highlight=False, soft_wrap=True)
-    if len(engines) == len(names):
-        raise MissingError("server: every model of the repository is an engine, and this machine has no GPU")
-    return [name for name in names if name not in engines]
-
-
 def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None:
     """Print labels and probabilities, or the raw outputs of a model that does not classify."""
     from pipeline.smoke import client
@@ -277,42 +223,6 @@ def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None
         return
     for row in rows:
         print(f"{row['probability']:8.4f}  {row['label']}" if "label" in row else json.dumps(row))
-
-
-def load(
-    name: str,
-    requests: int,
-    concurrency: int,
-    rate: float | None,
-    protocol: Literal["http", "grpc", "shm"],
-    inputs: tuple[Sequence[Path], Sequence[Path]],
-    urls: tuple[str, str | None],
-    *,
-    as_json: bool,
-) -> int:
-    """Load a running server with images and arrays; return the exit code."""
-    from pipeline.load import report, run
-
-    server = _remote(*urls)
-    images, arrays = inputs
-    order = run.Order(
-        model=name,
-        requests=requests,
-        concurrency=concurrency,
-        rate=rate,
-        protocol=protocol,
-        url=server.http_url if protocol == "http" else server.grpc_url,
-        images=images,
-        arrays=arrays,
-    )
-    with _interruptible(), Terminal(Console(stderr=True)).stage(f"load[{name}]") as stage:
-        result = run.run(order, stage.progress)
-        stage.result = f"{len(result.outcomes)} requests sent"
-    if as_json:
-        print(json.dumps(report.to_json(result)))
-    else:
-        report.show(Console(), result)
-    return report.exit_code(result)
 
 
 def lint(repository: Path, target: str, *, as_json: bool) -> int:

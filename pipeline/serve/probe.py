@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import model_config
 from pipeline.errors import ConfigError, SmokeError
@@ -35,6 +35,23 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 class NotAnswered(Exception):  # noqa: N818 - a state while a server starts, not an error
     """The server did not answer, or not yet with what was asked."""
+
+
+class TooLate(NotAnswered):
+    """The server is there, and its answer did not come in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the server said instead of doing what was asked: HTTP status and its own words."""
+
+    status: int
+    text: str
+
+    @property
+    def dead(self) -> bool:
+        """Whether the model's process is gone; Triton does not start it again, whatever its health endpoints say."""
+        return _STUB_DEAD in self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,34 +96,114 @@ def index(http_url: str, *, timeout_s: float) -> list[IndexRow]:
     return [IndexRow(model=row["name"], version=row["version"], state=row["state"]) for row in rows if "state" in row]
 
 
+def inputs_of(http_url: str, model: str, version: str, *, timeout_s: float) -> list[InputSpec]:
+    """The inputs of a version, with 1 for every dynamic dimension.
+
+    Raises:
+        NotAnswered: no answer, or no such version.
+    """
+    metadata = _ask(_version_url(http_url, model, version), timeout_s=timeout_s)
+    return [
+        InputSpec(name=item["name"], datatype=item["datatype"], shape=_fixed(item["shape"]))
+        for item in metadata["inputs"]
+    ]
+
+
+def config(http_url: str, model: str, version: str, *, timeout_s: float) -> dict[str, Any]:
+    """The configuration in force, as JSON values under the proto's field names.
+
+    Raises:
+        NotAnswered: no answer, or no such version.
+    """
+    fields: dict[str, Any] = _ask(f"{_version_url(http_url, model, version)}/config", timeout_s=timeout_s)
+    return fields
+
+
+def answered(http_url: str, model: str, version: str, *, timeout_s: float) -> int:
+    """How many requests a version has answered since it was loaded.
+
+    Raises:
+        NotAnswered: no answer, or no such version.
+    """
+    statistics = _ask(f"{_version_url(http_url, model, version)}/stats", timeout_s=timeout_s)
+    return int(statistics["model_stats"][0]["inference_stats"]["success"]["count"])
+
+
+def infer(
+    http_url: str,
+    model: str,
+    version: str,
+    inputs: Sequence[InputSpec],
+    data: Sequence[bytes],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    timeout_s: float,
+) -> Refusal | None:
+    """Ask for one inference; None when it was answered.
+
+    Args:
+        http_url: ``http://host:port``.
+        model: its name.
+        version: its number.
+        inputs: what is sent.
+        data: each input's bytes (BYTES elements with their lengths before them).
+        parameters: of the request, for example its place in a sequence.
+        timeout_s: longest wait.
+
+    Raises:
+        TooLate: no answer within ``timeout_s``.
+        NotAnswered: no connection.
+    """
+    header = _binary_header(inputs, [len(item) for item in data], {"binary_data_output": True, **(parameters or {})})
+    headers = {"Inference-Header-Content-Length": str(len(header))}
+    return _send(f"{_version_url(http_url, model, version)}/infer", b"".join([header, *data]), headers, timeout_s)
+
+
 def infer_zeros(http_url: str, model: str, version: str, *, timeout_s: float) -> None:
     """Ask for one inference over zeros. A refusal by the model is an answer too: some models have no use for zeros.
 
     Raises:
         NotAnswered: no answer within ``timeout_s``.
-        SmokeError: the model's process is dead; Triton does not start it again, whatever its health endpoints say.
+        SmokeError: the model's process is dead.
     """
-    url = f"{http_url}/v2/models/{model}/versions/{version}"
-    metadata = _ask(url, timeout_s=timeout_s)
-    inputs = [
-        InputSpec(name=item["name"], datatype=item["datatype"], shape=_fixed(item["shape"]))
-        for item in metadata["inputs"]
-    ]
-    header = _binary_header(inputs, binary_answer=True)
-    body = header + bytes(sum(_byte_size(item) for item in inputs))
-    request = urllib.request.Request(  # noqa: S310 - http URL of our own making
-        f"{url}/infer", data=body, headers={"Inference-Header-Content-Length": str(len(header))}
-    )
+    inputs = inputs_of(http_url, model, version, timeout_s=timeout_s)
+    refusal = infer(http_url, model, version, inputs, zeros(inputs), timeout_s=timeout_s)
+    if refusal and refusal.dead:
+        raise SmokeError(f"server[{model}]: the model's process died", found=refusal.text)
+
+
+def zeros(inputs: Sequence[InputSpec]) -> list[bytes]:
+    """As many zero bytes as each input holds: zeros, False and empty strings."""
+    return [bytes(_byte_size(item)) for item in inputs]
+
+
+def control(http_url: str, action: Literal["load", "unload"], model: str, *, timeout_s: float) -> Refusal | None:
+    """Load or unload a model; loading returns when it has loaded, unloading at once.
+
+    Raises:
+        TooLate: it took longer than ``timeout_s``.
+        NotAnswered: no connection.
+    """
+    return _send(f"{http_url}/v2/repository/models/{model}/{action}", b"{}", {}, timeout_s)
+
+
+def _version_url(http_url: str, model: str, version: str) -> str:
+    return f"{http_url}/v2/models/{model}/versions/{version}"
+
+
+def _send(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Refusal | None:
+    request = urllib.request.Request(url, data=body, headers=dict(headers))  # noqa: S310 - http URL of our own making
     try:
         with _opener.open(request, timeout=timeout_s) as answer:
             answer.read()
+            return None
     except urllib.error.HTTPError as error:
         with error:
-            text = error.read().decode(errors="replace")
-        if _STUB_DEAD in text:
-            raise SmokeError(f"server[{model}]: the model's process died", found=text) from error
+            return Refusal(error.code, error.read().decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
-        raise NotAnswered(f"model {model} version {version}: {error}") from error
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        late = isinstance(reason, TimeoutError)
+        raise (TooLate if late else NotAnswered)(f"{url}: {'no answer in time' if late else reason}") from error
 
 
 def _ask(url: str, *, data: bytes | None = None, timeout_s: float) -> Any:
@@ -125,21 +222,21 @@ def _byte_size(item: InputSpec) -> int:
     return item.elements * _ELEMENT_BYTES[item.datatype]
 
 
-def _binary_header(inputs: Sequence[InputSpec], *, binary_answer: bool) -> bytes:
-    """The JSON that precedes the inputs' bytes (Triton's binary data extension)."""
+def _binary_header(inputs: Sequence[InputSpec], sizes: Sequence[int], parameters: Mapping[str, Any]) -> bytes:
+    """The JSON that precedes the inputs' bytes, so many of each (Triton's binary data extension)."""
     request: dict[str, Any] = {
         "inputs": [
             {
                 "name": item.name,
                 "shape": list(item.shape),
                 "datatype": item.datatype,
-                "parameters": {"binary_data_size": _byte_size(item)},
+                "parameters": {"binary_data_size": size},
             }
-            for item in inputs
+            for item, size in zip(inputs, sizes, strict=True)
         ]
     }
-    if binary_answer:
-        request["parameters"] = {"binary_data_output": True}
+    if parameters:
+        request["parameters"] = dict(parameters)
     return json.dumps(request, separators=(",", ":")).encode()
 
 
@@ -171,8 +268,9 @@ def curl_line(repository: Path, model: str, http_url: str) -> str:
     if all(item.elements <= _SHORT_ELEMENTS and item.datatype not in _NO_JSON for item in inputs):
         return f"{_CURL} {url} -H 'Content-Type: application/json' -d {shlex.quote(_json_request(inputs))}"
     binary_answer = any(_protocol_type(item["data_type"]) in _NO_JSON for item in fields["output"])
-    header = _binary_header(inputs, binary_answer=binary_answer)
-    total = sum(_byte_size(item) for item in inputs)
+    sizes = [_byte_size(item) for item in inputs]
+    header = _binary_header(inputs, sizes, {"binary_data_output": True} if binary_answer else {})
+    total = sum(sizes)
     return (
         f"(printf %s {shlex.quote(header.decode())}; head -c {total} /dev/zero) | {_CURL} {url} --data-binary @- "
         f"-H 'Inference-Header-Content-Length: {len(header)}'{' --output answer.bin' if binary_answer else ''}"
