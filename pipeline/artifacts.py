@@ -260,6 +260,30 @@ class SmokeResult:
         return bool(self.checks) and all(check.outcome == "passed" for check in self.checks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How fast a served row answered here: a short look, to compare the rows of one build by; never a gate.
+
+    Attributes:
+        p50_ms: median time of one request alone, from sending it to holding its answer.
+        p99_ms: 99th percentile of the same requests; close to the slowest where they were few.
+        throughput_per_s: samples answered per second with ``concurrency`` requests in flight.
+        concurrency: requests in flight at once while throughput was measured.
+        batch: samples in each request.
+        requests: how many were timed, alone and together.
+        memory_bytes: resident memory of the processes that run the model, shared libraries counted in each; None where
+            they cannot be told from others.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    concurrency: int
+    batch: int
+    requests: int
+    memory_bytes: int | None = None
+
+
 Progress = Callable[[str, float | None], None]
 """Told what is being done, and the share done (0 to 1) where it is known."""
 
@@ -290,6 +314,8 @@ class VariantResult:
         model: the YAML's ``name``.
         format: a variant's format, or the kind of deployment.
         server: what serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``.
+        measurement: its speed as served here, or None.
+        unmeasured: why there is none, where more is known than that it was not served.
         cached: its file and verdict came from the step store and no new version was made.
         skipped: why it was not made, where the YAML allows that, or empty.
         error: the error form of what stopped it, or empty.
@@ -307,6 +333,8 @@ class VariantResult:
     parity: ParityResult | None = None
     accuracy: AccuracyResult | None = None
     smoke: SmokeResult | None = None
+    measurement: Measurement | None = None
+    unmeasured: str = ""
     cached: bool = False
     notes: tuple[str, ...] = ()
     skipped: str = ""

@@ -26,9 +26,14 @@ from pipeline.config.load import LoadedConfig
 from pipeline.engine.spec import to_json as engine_json
 from pipeline.errors import ConfigError, Problem
 from pipeline.plan import BuildPlan
-from pipeline.report.summary import human_bytes, run_report, table
+from pipeline.report.summary import run_report, table
 from pipeline.report.terminal import Terminal
+from pipeline.report.units import human_bytes
 from pipeline.store import Store
+
+
+_LOG_WIDTH = 200
+"""Columns of the table where it goes to a file: names are not folded, so that they can be searched for."""
 
 
 def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedConfig]:
@@ -92,10 +97,14 @@ def server_at(url: str, grpc_url: str | None) -> RunningServer:
 
 
 def _print_report(terminal: Terminal, done: BuildReport) -> None:
-    terminal.console.print(table(done), soft_wrap=True)
+    console = terminal.console
+    console.print(table(done), soft_wrap=True, width=max(console.width, 100) if console.is_terminal else _LOG_WIDTH)
     seconds = sum(done.durations_s.values())
     verdict = "[green]passed[/green]" if done.exit_code == 0 else f"[red]failed, exit {done.exit_code}[/red]"
-    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(_shown(done.run_dir))}\n")
+    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(_shown(done.run_dir))}")
+    if (done.run_dir / "report.html").is_file():
+        terminal.line(f"  report {escape(_shown(done.run_dir / 'report.html'))}")
+    terminal.line("")
 
 
 def _shown(path: Path) -> str:

@@ -13,7 +13,7 @@ from pipeline import __version__, files, samples
 from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
 from pipeline.errors import GateError, MissingError
 from pipeline.plan import EnginePlan, Reduction, Variant
-from pipeline.report.summary import human_bytes
+from pipeline.report.units import human_bytes
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
 from pipeline.store import TIMING_CACHES, Entry, Step, tool_versions

@@ -13,6 +13,7 @@ from pipeline.errors import SmokeError, StageError
 from pipeline.plan import Variant
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
+from pipeline.smoke.expectation import Expectation
 
 
 def adopt(run: Run) -> None:
@@ -49,7 +50,8 @@ def prove(run: Run) -> None:
     emitted = [variant for variant in run.plan.variants if run.results[variant.key].entry]
     rows = [variant for variant in emitted if _servable(variant)]
     for variant in emitted:
-        if not _servable(variant):
+        if variant.engine and not _servable(variant):
+            run.update(variant, unmeasured=variant.engine.obstacle)
             with run.guarded(variant, "smoke"):
                 _intact(run, variant)
     try:
@@ -94,15 +96,18 @@ def prove_at(run: Run, server: RunningServer) -> None:
             served = connection.ready_versions(server.http_url, variant.identifier)
             run.update(variant, entry=_entry(run, variant, max(served)))
             _smoke(run, variant, server, lambda: None, served)
+            run.update(variant, unmeasured="a server that others may be using is not put under load")
 
 
 def _serve_and_smoke(run: Run, rows: Sequence[Variant]) -> None:
     with _launched(run, [variant.identifier for variant in rows]) as (server, alive):
+        proven: list[tuple[Variant, Expectation]] = []
         for variant in rows:
             with run.guarded(variant, "smoke"):
                 numbers = versions.version_numbers(run.plan.repository / variant.identifier)
                 served = model_config.served_versions(run.model_files(variant).config, numbers)
-                _smoke(run, variant, server, alive, served)
+                proven.append((variant, _smoke(run, variant, server, alive, served)))
+        _measure(run, server, proven)
 
 
 @contextlib.contextmanager
@@ -131,7 +136,14 @@ def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, C
         yield running.server, running.check_alive
 
 
-def _smoke(run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None], served: Sequence[int]) -> None:
+def _smoke(
+    run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None], served: Sequence[int]
+) -> Expectation:
+    """Run every check; return what was expected.
+
+    Raises:
+        SmokeError: the server does not answer, or not what it should.
+    """
     from pipeline.smoke import checks
 
     expectation = checks.Expectation(
@@ -156,6 +168,32 @@ def _smoke(run: Run, variant: Variant, server: RunningServer, alive: Callable[[]
         stage.result = f"{len(result.checks)} checks"
         if not result.passed:
             raise _failure(variant, result, run.server_log)
+    return expectation
+
+
+def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Variant, Expectation]]) -> None:
+    """Note how fast each answers; a server that gives out under that is said, and is no failure of the variant."""
+    from pipeline.smoke import measure
+    from pipeline.smoke.connection import GrpcConnection
+
+    if not proven:
+        return
+    config = run.plan.loaded.config
+    with run.stage("measure", config.name) as stage, contextlib.ExitStack() as stack:
+        timeout_s = config.serve.request_timeout_s
+        connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, timeout_s)))
+        subjects = [measure.subject(connection, expectation) for _, expectation in proven]
+        results = measure.in_rounds(subjects, stage.progress)
+        for (variant, _), result in zip(proven, results, strict=True):
+            entry = run.results[variant.key].entry
+            assert entry is not None
+            if isinstance(result, SmokeError):
+                run.update(variant, unmeasured=" ".join(f"{result.what}: {result.found}".removesuffix(": ").split()))
+            else:
+                memory_bytes = measure.resident_bytes(server.pid, entry.version_dir)
+                run.update(variant, measurement=replace(result, memory_bytes=memory_bytes))
+        lost = sum(isinstance(result, SmokeError) for result in results)
+        stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
 
 
 def _manifest_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:

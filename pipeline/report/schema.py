@@ -55,6 +55,28 @@ class Smoke(Record):
     checks: list[Check]
 
 
+class Measurement(Record):
+    """How fast it answered, as served on this machine beside the build: to compare siblings by; never a gate."""
+
+    p50_ms: float = Field(description="median time of one request alone, sent and answered")
+    p99_ms: float = Field(description="99th percentile of the same requests")
+    throughput_per_s: float = Field(description="samples answered per second with `concurrency` requests in flight")
+    concurrency: int = Field(description="requests in flight at once while throughput was measured")
+    batch: int = Field(description="samples in each request")
+    requests: int = Field(description="requests timed, alone and together")
+    memory_bytes: int | None = Field(
+        description="resident memory of the processes that run it; null where they cannot be told from others"
+    )
+
+
+class Pick(Record):
+    """Which variant to take for one purpose."""
+
+    purpose: Literal["latency", "throughput", "memory"]
+    name: str | None = Field(description="the variant; null when there is nothing to choose")
+    reason: str
+
+
 class VariantReport(Record):
     """One variant, or one deployment made of variants."""
 
@@ -71,6 +93,8 @@ class VariantReport(Record):
     parity: Parity | None
     accuracy: Accuracy | None
     smoke: Smoke
+    measurement: Measurement | None
+    unmeasured_reason: str | None = Field(description="why there is no measurement; null when there is one")
     notes: list[str]
     skipped_reason: str | None
     error: str | None
@@ -87,6 +111,7 @@ class RunReport(Record):
     error: str | None = Field(description="what ended the run before its variants, if anything did")
     server_log: str | None
     variants: list[VariantReport]
+    picks: list[Pick] = Field(description="what to take for latency, for throughput and for memory, and why")
 
 
 def json_schema() -> dict[str, Any]:

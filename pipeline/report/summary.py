@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.artifacts import BuildReport, ParityResult, SmokeResult, VariantResult
-from pipeline.report.schema import Accuracy, Check, Parity, RunReport, Smoke, VariantReport
+from pipeline.report import picks
+from pipeline.report.schema import Accuracy, Check, Measurement, Parity, Pick, RunReport, Smoke, VariantReport
+from pipeline.report.units import human_bytes, human_figure
 
 
 def run_report(report: BuildReport) -> RunReport:
     """The JSON side of a build."""
+    variants = [_variant(result) for result in report.variants]
     return RunReport(
         run_id=report.run_id,
         config=report.config,
@@ -24,7 +27,8 @@ def run_report(report: BuildReport) -> RunReport:
         exit_code=report.exit_code,
         error=report.error or None,
         server_log=str(report.server_log) if report.server_log else None,
-        variants=[_variant(result) for result in report.variants],
+        variants=variants,
+        picks=picks.choose(variants),
     )
 
 
@@ -44,6 +48,8 @@ def _variant(result: VariantResult) -> VariantReport:
         parity=_parity(result.parity),
         accuracy=Accuracy(**asdict(result.accuracy)) if result.accuracy else None,
         smoke=_smoke(result.smoke),
+        measurement=Measurement(**asdict(result.measurement)) if result.measurement else None,
+        unmeasured_reason=_unmeasured(result),
         notes=list(result.notes),
         skipped_reason=result.skipped or None,
         error=result.error or None,
@@ -64,16 +70,32 @@ def _smoke(smoke: SmokeResult | None) -> Smoke:
     )
 
 
+def _unmeasured(result: VariantResult) -> str | None:
+    if result.measurement is not None:
+        return None
+    if result.error or result.skipped:
+        return "it failed" if result.error else "it was not made"
+    return result.unmeasured or ("it was not served" if result.smoke is None else "its speed was not measured")
+
+
 def table(report: BuildReport) -> RenderableType:
-    """What a person reads at the end: one row per variant, then notes, failures and where things are."""
-    rows = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 1))
-    rows.add_column("variant", overflow="fold")
-    for name in ("version", "size", "max diff", "accuracy", "served"):
-        rows.add_column(name, justify="right", no_wrap=True)
+    """What a person reads at the end: one row per variant, what to pick, then notes and failures.
+
+    At most 100 columns wide where names have 18 letters; a longer name is folded.
+    """
+    rows = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 2, 0, 0))
     rows.add_column("", no_wrap=True)
+    rows.add_column("variant", overflow="fold")
+    rows.add_column("v", justify="right", no_wrap=True)
+    rows.add_column("format", no_wrap=True)
+    rows.add_column("prec", no_wrap=True)
+    for name in ("size", "diff", "accuracy", "p50 ms", "per s"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    rows.add_column("server", no_wrap=True)
     for result in report.variants:
         rows.add_row(*_cells(result))
     parts: list[RenderableType] = [Text(), Padding(rows, (0, 0, 0, 2))]
+    parts += [Text(), *_choice(run_report(report)), Text()]
     parts += [
         Text(f"  note: {result.identifier}: {note}", style="dim") for result in report.variants for note in result.notes
     ]
@@ -94,21 +116,38 @@ def _cells(result: VariantResult) -> tuple[str, ...]:
     size = "–" if result.artifact is None else human_bytes(result.artifact.size_bytes)
     parity = "–" if result.parity is None else f"{result.parity.max_abs:.1e}"
     accuracy = "–" if result.accuracy is None else f"{result.accuracy.value:.2%}"
-    served = "not run" if result.smoke is None else _passed(result.smoke)
-    return (escape(result.identifier), version, size, parity, accuracy, served, _outcome(result))
+    speed = result.measurement
+    p50, rate = (human_figure(speed.p50_ms), human_figure(speed.throughput_per_s)) if speed else ("–", "–")
+    server = result.server if result.smoke or result.server == "none" else "not run"
+    form = (escape(result.format), escape(result.precision))
+    return (_outcome(result), escape(result.identifier), version, *form, size, parity, accuracy, p50, rate, server)
+
+
+def _choice(record: RunReport) -> list[Text]:
+    """A line for each purpose, what could not be compared, and what the figures are worth."""
+    lines = [
+        Text(f"  for {pick.purpose + ':':<11} {_words(pick)}", style="" if pick.name else "dim")
+        for pick in record.picks
+    ]
+    if not any(row.measurement for row in record.variants):
+        return lines
+    reasons: dict[str, list[str]] = {}
+    for name, reason in picks.left_out(record.variants):
+        reasons.setdefault(reason, []).append(name)
+    lines += [Text(f"  not compared: {', '.join(names)} ({reason})", style="dim") for reason, names in reasons.items()]
+    return [*lines, Text(f"  {picks.CAVEAT}", style="dim")]
+
+
+def _words(pick: Pick) -> str:
+    return f"{pick.name} ({pick.reason})" if pick.name else pick.reason
 
 
 def _outcome(result: VariantResult) -> str:
     if result.error:
-        return "[red]failed[/red]"
+        return "[red]✗[/red]"
     if result.skipped:
-        return "[yellow]skipped[/yellow]"
-    return "[cyan]unchanged[/cyan]" if result.cached else "[green]ok[/green]"
-
-
-def _passed(smoke: SmokeResult) -> str:
-    good = sum(check.outcome == "passed" for check in smoke.checks)
-    return f"{good}/{len(smoke.checks)} ok"
+        return "[yellow]-[/yellow]"
+    return "[cyan]=[/cyan]" if result.cached else "[green]✓[/green]"
 
 
 def _failure(result: VariantResult) -> list[RenderableType]:
@@ -118,13 +157,3 @@ def _failure(result: VariantResult) -> list[RenderableType]:
     if result.reproduce:
         lines.append(Text(f"  again: {result.reproduce}"))
     return lines
-
-
-def human_bytes(count: int) -> str:
-    """Bytes for a person: ``45.0 MB`` (decimal units)."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
