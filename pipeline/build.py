@@ -71,7 +71,7 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
     """Build one configuration; a failed variant does not stop its siblings, and fails the run.
 
     Returns:
-        What became of it; also written to ``<work_dir>/runs/<run_id>/report.json``.
+        What became of it; also written to ``<work_dir>/runs/<run_id>/`` as report.json and report.html.
 
     Raises:
         ConfigError: the plan cannot be made.
@@ -114,8 +114,12 @@ def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
     except PipelineError as error:
         failure = error
     report = run.report(failure)
+    from pipeline.report import html
+
+    record = run_report(report)
     try:
-        files.write_atomic(report.run_dir / "report.json", run_report(report).model_dump_json(indent=2) + "\n")
+        files.write_atomic(report.run_dir / "report.json", record.model_dump_json(indent=2) + "\n")
+        files.write_atomic(report.run_dir / "report.html", html.page(record))
     except MissingError as error:
         report = run.report(failure or error)  # the table shall still be printed
     return report

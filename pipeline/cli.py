@@ -60,7 +60,10 @@ def build(
     configs: Configs,
     repository: Repository = None,
     work_dir: WorkDir = WORK_DIR,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the report there.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Also write the report there, and as a page beside it (.html)."),
+    ] = None,
     overrides: Overrides = None,
     variants: Variants = None,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Prove the result on a real server.")] = True,
@@ -119,7 +122,10 @@ def smoke(
     ] = None,
     repository: Repository = None,
     work_dir: WorkDir = WORK_DIR,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the report there.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Also write the report there, and as a page beside it (.html)."),
+    ] = None,
     overrides: Overrides = None,
     variants: Variants = None,
 ) -> None:

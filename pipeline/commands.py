@@ -32,10 +32,6 @@ from pipeline.report.units import human_bytes
 from pipeline.store import Store
 
 
-_LOG_WIDTH = 200
-"""Columns of the table where it goes to a file: names are not folded, so that they can be searched for."""
-
-
 def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedConfig]:
     """Load every configuration before anything is built; the problems of all files come together."""
     loaded: list[LoadedConfig] = []
@@ -97,8 +93,7 @@ def server_at(url: str, grpc_url: str | None) -> RunningServer:
 
 
 def _print_report(terminal: Terminal, done: BuildReport) -> None:
-    console = terminal.console
-    console.print(table(done), soft_wrap=True, width=max(console.width, 100) if console.is_terminal else _LOG_WIDTH)
+    terminal.console.print(table(done), soft_wrap=True)
     seconds = sum(done.durations_s.values())
     verdict = "[green]passed[/green]" if done.exit_code == 0 else f"[red]failed, exit {done.exit_code}[/red]"
     terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(_shown(done.run_dir))}")
@@ -113,10 +108,16 @@ def _shown(path: Path) -> str:
 
 
 def _write_reports(path: Path | None, reports: Sequence[BuildReport]) -> None:
+    """Write the report of the whole command; the page beside it is of one run, so several have theirs in their runs."""
     if path is None:
         return
-    rows = [run_report(item).model_dump(mode="json") for item in reports]
+    from pipeline.report import html
+
+    records = [run_report(item) for item in reports]
+    rows = [record.model_dump(mode="json") for record in records]
     files.write_atomic(path, json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")
+    if len(records) == 1:
+        files.write_atomic(path.with_suffix(".html"), html.page(records[0]))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Literal
 from pipeline.report.schema import Pick, VariantReport
 from pipeline.report.units import human_bytes, human_ms, human_rate
 
-CAVEAT = "speeds are of short runs on this machine, beside the build: good for comparing these rows, not for promises"
+CAVEAT = "Speeds are of short runs on this machine, beside the build: good for comparing these rows, not for promises"
 """What the figures are worth."""
 _NEAR = 1.05
 """Ratio up to which two figures count as equal."""
@@ -44,10 +44,13 @@ def choose(variants: Sequence[VariantReport]) -> list[Pick]:
     return [_pick(purpose, passed) for purpose in (_LATENCY, _THROUGHPUT, memory)]
 
 
-def left_out(variants: Sequence[VariantReport]) -> list[tuple[str, str]]:
-    """Variants that passed and have no speed, each with the reason."""
-    rows = [row for row in variants if not is_deployment(row) and _passed(row)]
-    return [(row.name, row.unmeasured_reason) for row in rows if row.unmeasured_reason]
+def left_out(variants: Sequence[VariantReport]) -> dict[str, list[str]]:
+    """Variants that passed and have no speed, by the reason for that."""
+    reasons: dict[str, list[str]] = {}
+    for row in variants:
+        if row.unmeasured_reason and _passed(row) and not is_deployment(row):
+            reasons.setdefault(row.unmeasured_reason, []).append(row.name)
+    return reasons
 
 
 def is_deployment(row: VariantReport) -> bool:

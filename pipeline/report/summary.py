@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -78,6 +78,17 @@ def _unmeasured(result: VariantResult) -> str | None:
     return result.unmeasured or ("it was not served" if result.smoke is None else "its speed was not measured")
 
 
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """A table given at least 100 columns, and 200 where no terminal folds its lines: logs are searched for names."""
+
+    table: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = max(options.max_width, 100 if console.is_terminal else 200)
+        yield from console.render(self.table, options.update(width=columns))
+
+
 def table(report: BuildReport) -> RenderableType:
     """What a person reads at the end: one row per variant, what to pick, then notes and failures.
 
@@ -94,7 +105,7 @@ def table(report: BuildReport) -> RenderableType:
     rows.add_column("server", no_wrap=True)
     for result in report.variants:
         rows.add_row(*_cells(result))
-    parts: list[RenderableType] = [Text(), Padding(rows, (0, 0, 0, 2))]
+    parts: list[RenderableType] = [Text(), _Wide(Padding(rows, (0, 0, 0, 2), expand=False))]
     parts += [Text(), *_choice(run_report(report)), Text()]
     parts += [
         Text(f"  note: {result.identifier}: {note}", style="dim") for result in report.variants for note in result.notes
@@ -131,10 +142,10 @@ def _choice(record: RunReport) -> list[Text]:
     ]
     if not any(row.measurement for row in record.variants):
         return lines
-    reasons: dict[str, list[str]] = {}
-    for name, reason in picks.left_out(record.variants):
-        reasons.setdefault(reason, []).append(name)
-    lines += [Text(f"  not compared: {', '.join(names)} ({reason})", style="dim") for reason, names in reasons.items()]
+    lines += [
+        Text(f"  not compared: {', '.join(names)} ({reason})", style="dim")
+        for reason, names in picks.left_out(record.variants).items()
+    ]
     return [*lines, Text(f"  {picks.CAVEAT}", style="dim")]
 
 
