@@ -45,21 +45,30 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url if "//" in url else f"//{url}").hostname in _LOOPBACK
 
 
-def ready_models(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, list[int]]:
-    """The models that a running server calls READY, each with its versions, ascending.
+def index(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> list[IndexRow]:
+    """Every model version that a running server knows.
 
     Raises:
         SmokeError: no server answers there.
     """
     try:
         with contextlib.closing(HttpConnection(http_url, request_timeout_s)) as connection:
-            rows = connection.index()
+            return connection.index()
     except (NoAnswerError, RefusedError) as error:
         raise SmokeError(
             f"smoke: no Triton server answers at {http_url}",
             found=f"{error.what}: {error.found}".removesuffix(": "),
             hint="check the address, and that the server has started",
         ) from error
+
+
+def ready_models(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, list[int]]:
+    """The models that a running server calls READY, each with its versions, ascending.
+
+    Raises:
+        SmokeError: no server answers there.
+    """
+    rows = index(http_url, request_timeout_s=request_timeout_s)
     ready: dict[str, list[int]] = {}
     for row in sorted((row for row in rows if row.state == "READY"), key=lambda row: int(row.version)):
         ready.setdefault(row.name, []).append(int(row.version))
