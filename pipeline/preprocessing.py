@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,6 +29,13 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+# what Pillow raises over damaged files; the second line is mostly EXIF blocks (found by altering bytes, Pillow 13.0)
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError,
+    TypeError, struct.error, IndexError, KeyError, OverflowError,
+)  # fmt: skip
 
 
 class RefusedImage(ValueError):  # noqa: N818 - what it is, in the words of whoever sent it
@@ -130,7 +138,7 @@ def decoded(data: bytes, how: Preprocessing) -> Image.Image:
     except UnidentifiedImageError as error:
         named = ", ".join(accepted) if accepted else "a format that Pillow reads"
         raise RefusedImage(f"{len(data)} bytes that are no image in {named}") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, ValueError, MemoryError) as error:
+    except _DAMAGE as error:
         if isinstance(error, RefusedImage):
             raise
         raise RefusedImage(f"damaged or truncated: {error}") from error

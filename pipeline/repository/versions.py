@@ -46,7 +46,7 @@ class Version:
         backend: Triton's name of the backend.
         file_name: the model file's name in the version directory (``model.onnx``).
         artifact: the file, or directory, to be copied there.
-        beside: files that go next to it, by their names there.
+        beside: files, and folders, that go next to it, by their paths there.
         identity: what decides the artifact where equal inputs do not give equal bytes (engines): the newest version
             with the same one is the same version. Empty where bytes decide.
         model_files: bytes of config.pbtxt and of the files beside it, by relative path.
@@ -171,11 +171,14 @@ def _refuse_foreign(root: Path, live: Path, model_name: str) -> None:
 
 
 def _content_digests(version: Version) -> dict[str, str]:
-    beside = {name: files.sha256_file(path) for name, path in version.beside.items()}
-    if version.artifact.is_file():
-        return {version.file_name: files.sha256_file(version.artifact), **beside}
-    parts = files.tree_digests(version.artifact)
-    return {**{f"{version.file_name}/{name}": digest for name, digest in parts.items()}, **beside}
+    parts = {version.file_name: version.artifact, **version.beside}
+    return {name: digest for part, path in parts.items() for name, digest in _digests(part, path).items()}
+
+
+def _digests(name: str, path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {name: files.sha256_file(path)}
+    return {f"{name}/{part}": digest for part, digest in files.tree_digests(path).items()}
 
 
 def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str, Any]) -> bool:
@@ -186,10 +189,14 @@ def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str
 
 
 def corruption(directory: Path, manifest: Mapping[str, Any] | None) -> str:
-    """Say how a version directory differs from its manifest; empty when it does not, or when either is absent."""
+    """Say how a version directory differs from its manifest; empty when it does not, or when either is absent.
+
+    Triton's Python stub leaves the bytecode of a ``model.py`` beside it (core 2.51); that is no difference.
+    """
     if manifest is None or not directory.is_dir():
         return ""
-    actual = files.tree_digests(directory)
+    found = files.tree_digests(directory)
+    actual = {name: digest for name, digest in found.items() if not name.startswith("__pycache__/")}
     expected = manifest.get("files", {})
     wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
     return f"version {directory.name} no longer matches its manifest ({', '.join(wrong[:3])})" if wrong else ""
@@ -255,7 +262,9 @@ def _stage(state: Path, live: Path, version: Version, number: int | None, doomed
         target.parent.mkdir()
         _copy(version.artifact, target)
         for name, path in version.beside.items():
-            shutil.copyfile(path, target.with_name(name))
+            beside = target.parent / name
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, beside)
     files.fsync_tree(staged)
     return staged
 
