@@ -1,4 +1,4 @@
-"""Calls the stages in order: source and golden samples here, each variant in make.py, the served end in prove.py."""
+"""Calls the stages in order: source and samples here, variants in make.py, then ensemble.py, the proof in prove.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, environment, files, samples, source
+from pipeline import datasets, ensemble, environment, files, samples, source
 from pipeline import make as making
 from pipeline import plan as planning
 from pipeline import prove as proving
@@ -82,6 +82,7 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
         stages.prepare(serve=options.serve)
         for variant in stages.run.plan.variants:
             making.make(stages.run, variant, stages.source_model)
+        ensemble.make(stages.run)
         if options.serve:
             proving.prove(stages.run)
 

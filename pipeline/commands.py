@@ -22,6 +22,7 @@ from pipeline import environment, files
 from pipeline.artifacts import BuildReport, RunningServer
 from pipeline.build import Options
 from pipeline.config import load as loading
+from pipeline.config.ensemble_checks import served_names
 from pipeline.config.load import LoadedConfig
 from pipeline.engine.spec import to_json as engine_json
 from pipeline.errors import ConfigError, Problem
@@ -46,12 +47,12 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
         raise ConfigError(f"config: {count}, nothing was built", problems=problems)
     owners: dict[str, Path] = {}
     for item in loaded:
-        for name in (f"{item.config.name}_{key}" for key in item.config.variants):
+        for name in served_names(item.config):
             if name in owners:
                 raise ConfigError(
                     f"config: two configurations make a model called {name}",
                     found=f"{owners[name]}, {item.path}",
-                    hint="a model is called `<name>_<variant>`; change `name` in one of them",
+                    hint="models are called `<name>_<variant>`, an ensemble `<name>`; change `name` in one of them",
                 )
             owners[name] = item.path
     return loaded

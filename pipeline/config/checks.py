@@ -12,16 +12,16 @@ import numpy as np
 
 from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
-from pipeline.config import files_named, image_checks
+from pipeline.config import ensemble_checks, files_named, image_checks
 from pipeline.config.document import Document, Key, dotted, shown
+from pipeline.config.ensemble_checks import MAX_NAME_LENGTH
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
-from pipeline.config.subject import Found, Subject
+from pipeline.config.subject import Found, Subject, chain_of, given
 from pipeline.errors import ConfigError
 from pipeline.target import limits
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
-MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
 
 _OWNED = {
     "name": "it is <name>_<variant>",
@@ -55,33 +55,28 @@ def _parents(subject: Subject) -> Found:
     variants = subject.variants
     for name, variant in variants.items():
         key: Key = ("variants", name, "from")
-        chain = _chain(variants, name)
+        chain = chain_of(variants, name)
         if len(chain) == 2 and chain[1] not in variants:
             yield key, f"no variant is called `{chain[1]}`; {nearest(chain[1], variants)}"
         elif name == chain[-1] == min(chain) and len(chain) > 1:  # once per circle
             yield (key, f"a circle: {' -> '.join(chain)}; one of them needs a `format` of its own, and no `from`")
         elif len(chain) > 1 and len(set(chain)) == len(chain) and chain[-1] in variants:
-            made, own = _given(variants, chain[1:], "format"), variant.get("format")
+            made, own = given(variants, chain[1:], "format"), variant.get("format")
             engine_of_graph = (made, own) == ("onnx", "tensorrt")
             if own is not None and made is not None and own != made and not engine_of_graph:
                 yield (("variants", name, "format"), f"expected {made}, that of `{chain[1]}`; found {own}")
 
 
-def _given(variants: Mapping[str, Mapping[str, Any]], chain: list[str], key: str) -> Any:
-    """What the nearest variant of a chain says of a key that its children inherit."""
-    return next((variants[name][key] for name in chain if variants[name].get(key) is not None), None)
-
-
 def _precisions(subject: Subject) -> Found:
     for name in subject.config.variants:
-        chain = _chain(subject.variants, name)
+        chain = chain_of(subject.variants, name)
         if len(set(chain)) < len(chain) or chain[-1] not in subject.variants:
             continue
         own = subject.variants[name]
         key: Key = ("variants", name, "precision" if "precision" in own else "from")
-        made_as = _given(subject.variants, chain, "format")
-        precision = _given(subject.variants, chain, "precision") or "fp32"
-        parent = _given(subject.variants, chain[1:], "precision") or "fp32"
+        made_as = given(subject.variants, chain, "format")
+        precision = given(subject.variants, chain, "precision") or "fp32"
+        parent = given(subject.variants, chain[1:], "precision") or "fp32"
         if precision != "fp32" and made_as == "torchscript":
             yield key, f"expected fp32, the only precision of torchscript; found {precision}"
         elif precision == "bf16" and made_as == "onnx":
@@ -102,16 +97,6 @@ def _precision_keys(name: str, own: Mapping[str, Any], precision: str, made_as: 
     for key, applies, owner in owners:
         if own.get(key) is not None and not applies:
             yield ("variants", name, key), f"belongs to `{owner}`"
-
-
-def _chain(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
-    """The variant, its parent, and so on: to the one that makes the file, an unknown one, or one met before."""
-    chain = [name]
-    while isinstance(parent := variants.get(chain[-1], {}).get("from"), str):
-        chain.append(parent)
-        if parent in chain[:-1]:
-            break
-    return chain
 
 
 def _possible_formats(subject: Subject) -> Found:
@@ -290,6 +275,9 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (image_checks.preprocess, ("inputs", "outputs", "preprocess", "postprocess")),
     (image_checks.said_twice, ("source", "samples", "variants", "preprocess")),
     (image_checks.channels, ("inputs", "source", "samples", "variants")),
+    (ensemble_checks.sections, ("preprocess", "postprocess", "ensemble")),
+    (ensemble_checks.answering, ("inputs", "outputs", "variants", "triton", "preprocess", "postprocess", "ensemble")),
+    (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

@@ -13,13 +13,25 @@ from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Data, Input, Output
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
+from pipeline.plan import ensemble as ensembles
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
-from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
+from pipeline.plan.values import EnginePlan, EnsemblePlan, PillowPlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 from pipeline.store import Step
 from pipeline.target import Limits, limits
 
-__all__ = ["BuildPlan", "Dependencies", "EnginePlan", "Reduction", "Row", "Variant", "calibration_data", "make"]
+__all__ = [
+    "BuildPlan",
+    "Dependencies",
+    "EnginePlan",
+    "EnsemblePlan",
+    "PillowPlan",
+    "Reduction",
+    "Row",
+    "Variant",
+    "calibration_data",
+    "make",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,7 @@ class BuildPlan:
         signature: with the labels the YAML knows; ``labels: source`` stays empty until the source is there.
         source: the step that makes the model.
         samples: the step that makes the golden samples.
+        ensemble: images in, labels out; None where the YAML does not say how.
         missing_to_build: what this machine lacks to make the model, each with its remedy.
         missing_to_serve: what it lacks to serve it.
     """
@@ -44,11 +57,12 @@ class BuildPlan:
     work_dir: Path
     missing_to_build: tuple[str, ...]
     missing_to_serve: tuple[str, ...]
+    ensemble: EnsemblePlan | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """Everything that has a line in the report: the variants, then the deployments made of them."""
-        return self.variants
+        return (*self.variants, *([self.ensemble] if self.ensemble else []))
 
     @property
     def missing_for_engines(self) -> tuple[str, ...]:
@@ -71,7 +85,7 @@ class BuildPlan:
         rows = [self.source, self.samples]
         for variant in self.variants:
             rows += [step for step in variant.steps if step not in rows]
-        return tuple(rows)
+        return (*rows, *(one.step for one in (self.ensemble.pillow if self.ensemble else ())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +133,16 @@ def make(
     target = limits(config.triton.target)
     source = _source_step(loaded, model_signature, dependencies)
     samples = _samples_step(loaded, model_signature, dependencies, source)
-    variants = resolve(
-        Subject(
-            loaded=loaded,
-            signature=model_signature,
-            limits=target,
-            environment=environment,
-            source=source,
-            samples=samples,
-            calibration_digests=dependencies.calibration_digests,
-        )
+    subject = Subject(
+        loaded=loaded,
+        signature=model_signature,
+        limits=target,
+        environment=environment,
+        source=source,
+        samples=samples,
+        calibration_digests=dependencies.calibration_digests,
     )
+    variants = resolve(subject)
     return BuildPlan(
         loaded=loaded,
         signature=model_signature,
@@ -141,6 +154,7 @@ def make(
         work_dir=work_dir,
         missing_to_build=doctor.lacks_to_build(environment, _libraries(loaded)),
         missing_to_serve=doctor.lacks_to_serve(environment, container=config.serve.engine == "container"),
+        ensemble=ensembles.plan(subject, variants, keys),
     )
 
 

@@ -177,6 +177,68 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PillowPlan:
+    """Pillow for one Python that will run the ensemble's preprocessing.
+
+    Attributes:
+        python: ``3.10``.
+        machine: processor architecture, ``x86_64``.
+        step: the step that gets it.
+        here: it is this interpreter's, and installed.
+    """
+
+    python: str
+    machine: str
+    step: Step
+    here: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsemblePlan:
+    """Image files in, labels out: a Triton model named as the YAML's model, and the two around the variant it asks.
+
+    Attributes:
+        name: its own, ``<name>``.
+        variant: the one that answers.
+        pillow: for the Python of the embedded server and, where that is known and another, of the target's container.
+    """
+
+    name: str
+    variant: Variant
+    pillow: tuple[PillowPlan, ...]
+
+    @property
+    def key(self) -> str:
+        """Its row in the report."""
+        return self.name
+
+    @property
+    def identifier(self) -> str:
+        """Its Triton model name."""
+        return self.name
+
+    @property
+    def format(self) -> str:
+        """The kind of deployment."""
+        return "ensemble"
+
+    @property
+    def precision(self) -> str:
+        """Of the variant that answers."""
+        return self.variant.precision
+
+    @property
+    def server(self) -> str:
+        """What serves it."""
+        return "triton"
+
+    @property
+    def models(self) -> tuple[str, str, str]:
+        """What it asks, in order: preprocessing, the variant, postprocessing."""
+        return (f"{self.name}_preprocess", self.variant.identifier, f"{self.name}_postprocess")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What all variants of a configuration share.
 

@@ -29,9 +29,7 @@ def postprocess(name: str, *, variant: Any, scores: str, max_batch_size: int) ->
     return _python(name, [_as_served(output)], [_text(LABELS)], max_batch_size)
 
 
-def ensemble(
-    name: str, *, steps: tuple[str, str, str], variant: Any, scores: str, max_batch_size: int
-) -> ModelFiles:
+def ensemble(name: str, *, steps: tuple[str, str, str], variant: Any, scores: str, max_batch_size: int) -> ModelFiles:
     """Image files in, labels out.
 
     Args:
@@ -82,9 +80,9 @@ def _text(name: str) -> dict[str, Any]:
 
 def _as_served(tensor: Any) -> dict[str, Any]:
     """Name, type and dims of a variant's tensor as clients see it: a reshape is the variant's own."""
-    fields = model_config.to_dict(tensor)
-    return {key: fields[key] for key in ("name", "data_type", "dims")}
+    data_type = model_config.to_dict(tensor)["data_type"]
+    return {"name": tensor.name, "data_type": data_type, "dims": list(tensor.dims)}
 
 
 def _step(name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
-    return {"model_name": name, "model_version": "-1", "input_map": dict(inputs), "output_map": dict(outputs)}
+    return {"model_name": name, "model_version": -1, "input_map": dict(inputs), "output_map": dict(outputs)}

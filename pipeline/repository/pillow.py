@@ -1,4 +1,4 @@
-"""Pillow for whoever runs the preprocessing model: a folder to put on ``sys.path``, for one version of Python.
+"""Pillow for whoever runs the preprocessing model: ``files``, a folder to put on ``sys.path``, for one Python.
 
 Triton's container has numpy and, as far as is known, no Pillow; and what reads images must not depend on what someone
 installed beside the server.
@@ -33,22 +33,27 @@ def folder_name(python: str, machine: str) -> str:
 
 
 def installed(folder: Path) -> Mapping[str, Any]:
-    """Copy this interpreter's Pillow into ``folder``; needs no network.
+    """Copy this interpreter's Pillow to ``folder/files``; needs no network.
 
     Returns:
         ``version``: of Pillow.
+
+    Raises:
+        MissingError: it was not installed from a wheel, so that its files are not known.
     """
     distribution = importlib.metadata.distribution("pillow")
-    for file in distribution.files or ():
-        if _wanted(PurePosixPath(file)):
-            target = folder / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(str(distribution.locate_file(file)), target)
+    wanted = [file for file in distribution.files or () if _wanted(PurePosixPath(file))]
+    if not wanted:
+        raise MissingError("pillow: the installed one has no list of its files", found="not installed from a wheel")
+    for file in wanted:
+        target = folder / "files" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(str(distribution.locate_file(file)), target)
     return {"version": distribution.version}
 
 
 def fetched(folder: Path, *, python: str, machine: str) -> Mapping[str, Any]:
-    """Unpack the wheel for another Python into ``folder``: the installed version, or the newest before it there is.
+    """Unpack the wheel for another Python to ``folder/files``: the installed version, or the newest before it.
 
     Args:
         folder: where to.
@@ -73,13 +78,18 @@ def fetched(folder: Path, *, python: str, machine: str) -> Mapping[str, Any]:
         try:
             command.run(argv, timeout_s=_DOWNLOAD_TIMEOUT_S)
         except StageError as error:
-            raise MissingError(f"pillow: no wheel for Python {python} was fetched", found=error.found) from error
+            raise MissingError(f"pillow: no wheel for Python {python} was fetched", found=_last_line(error)) from error
         (wheel,) = Path(downloads).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             for name in sorted(archive.namelist()):
                 if _wanted(PurePosixPath(name)):
-                    archive.extract(name, folder)  # leaves out `..` and leading slashes
+                    archive.extract(name, folder / "files")  # leaves out `..` and leading slashes
     return {"version": wheel.name.split("-")[1]}
+
+
+def _last_line(error: StageError) -> str:
+    lines = error.found.strip().splitlines() or [error.what]
+    return lines[-1].removeprefix("ERROR: ")
 
 
 def _wanted(file: PurePosixPath) -> bool:

@@ -1,0 +1,75 @@
+"""Rules on the ensemble: what answers in it, and that no other model takes the names of its parts."""
+
+from __future__ import annotations
+
+from pipeline.config.document import Key
+from pipeline.config.explain import nearest
+from pipeline.config.schema import Config
+from pipeline.config.subject import Found, Subject, chain_of, given
+
+MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
+PARTS = ("preprocess", "postprocess")
+"""The models beside the variants are called ``<name>_preprocess`` and ``<name>_postprocess``."""
+
+
+def sections(subject: Subject) -> Found:
+    """Labels of images need both sections."""
+    config = subject.config
+    if config.postprocess is not None and config.preprocess is None:
+        yield ("postprocess",), "needs `preprocess` beside it, which says how an image becomes the input"
+    missing = [name for name in PARTS if getattr(config, name) is None]
+    if config.ensemble is not None and missing:
+        yield ("ensemble",), f"needs {' and '.join(f'`{name}`' for name in missing)} beside it"
+
+
+def answering(subject: Subject) -> Found:
+    """One of the variants answers, and takes batches."""
+    config = subject.config
+    if not has_ensemble(config):
+        return
+    variants, named = subject.variants, config.ensemble.from_ if config.ensemble else None
+    key: Key = ("ensemble", "from") if named else ("postprocess",)
+    if named is not None and named not in variants:
+        yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
+        return
+    chosen = named or next(
+        (name for name in variants if given(variants, chain_of(variants, name), "format") != "tensorrt"), None
+    )
+    if chosen is None:
+        yield key, "every variant is an engine, which only a GPU runs: name one, ensemble: {from: …}, or add another"
+        return
+    own = config.variants[chosen].triton.get("max_batch_size")
+    limit = config.triton.max_batch_size if own is None else own
+    if subject.batch is None or limit == 0:
+        yield (
+            key,
+            f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0"
+            + (" (the shapes do not all start with the same letter)" if subject.batch is None else ""),
+        )
+
+
+def names(subject: Subject) -> Found:
+    """Names of the ensemble's parts are not those of variants, and not too long."""
+    config = subject.config
+    if not has_ensemble(config):
+        return
+    for name in (*PARTS, config.name):
+        if name in config.variants:
+            taken = "the ensemble" if name == config.name else f"the ensemble's {name}ing model"
+            yield ("variants", name), f"this name is {taken}'s; choose another"
+    longest = f"{config.name}_{PARTS[1]}"
+    if len(longest) > MAX_NAME_LENGTH:
+        yield (("name",), f"the model name {longest} has {len(longest)} characters; expected at most {MAX_NAME_LENGTH}")
+
+
+def has_ensemble(config: Config) -> bool:
+    """Whether the build makes an ensemble."""
+    return config.preprocess is not None and config.postprocess is not None
+
+
+def served_names(config: Config) -> tuple[str, ...]:
+    """Every Triton model that a configuration makes."""
+    own = [f"{config.name}_{key}" for key in config.variants]
+    if has_ensemble(config):
+        own += [config.name, *(f"{config.name}_{part}" for part in PARTS)]
+    return tuple(own)
