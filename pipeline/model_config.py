@@ -95,6 +95,19 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json_format.MessageToDict(config, preserving_proto_field_name=True)
 
 
+def takes_files(config: Any) -> bool:
+    """Whether a client may send a file as it is, as a bare HTTP body: one input, a single text per sample, batched.
+
+    Args:
+        config: a ModelConfig message.
+
+    Source of the rule: Triton's raw binary requests (``Inference-Header-Content-Length: 0``).
+    """
+    inputs = to_dict(config).get("input", [])
+    single = len(inputs) == 1 and (inputs[0]["data_type"], inputs[0]["dims"]) == ("TYPE_STRING", ["1"])
+    return single and config.max_batch_size > 0
+
+
 def served_versions(config: Any, numbers: Iterable[int]) -> list[int]:
     """The versions a server loads by the message's ``version_policy``, ascending.
 

@@ -6,54 +6,62 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pipeline import model_config, samples
-from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline import ensemble, model_config, samples
+from pipeline.artifacts import GoldenSamples, Progress, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.errors import SmokeError, StageError
-from pipeline.plan import Variant
+from pipeline.plan import EnsemblePlan, Variant
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
 from pipeline.smoke.expectation import Expectation
 
+Served = Variant | EnsemblePlan
+"""The rows of a report that Triton serves."""
+
 
 def adopt(run: Run) -> None:
     """Take the newest versions in the repository as what shall be proven."""
-    for variant in run.plan.variants:
-        numbers = versions.version_numbers(run.plan.repository / variant.identifier)
+    for row in _served_rows(run):
+        numbers = versions.version_numbers(run.plan.repository / row.identifier)
         if numbers:
-            run.update(variant, entry=_entry(run, variant, numbers[-1]))
+            run.update(row, entry=_entry(run, row, numbers[-1]))
         else:
             missing = StageError(
-                f"smoke[{variant.identifier}]: nothing to serve",
+                f"smoke[{row.identifier}]: nothing to serve",
                 where=str(run.plan.repository),
                 hint="build it first, or name --repository or --url",
             )
-            run.fail(variant, missing, "build")
+            run.fail(row, missing, "build")
 
 
-def _entry(run: Run, variant: Variant, number: int) -> RepositoryEntry:
+def _served_rows(run: Run) -> tuple[Served, ...]:
+    return (*run.plan.variants, *([run.plan.ensemble] if run.plan.ensemble else []))
+
+
+def _entry(run: Run, row: Served, number: int) -> RepositoryEntry:
     return RepositoryEntry(
         root=run.plan.repository,
-        model_name=variant.identifier,
+        model_name=row.identifier,
         version=number,
-        backend=config_pbtxt.BACKENDS[variant.kind].name,
-        config_path=run.plan.repository / variant.identifier / "config.pbtxt",
+        backend="ensemble" if isinstance(row, EnsemblePlan) else config_pbtxt.BACKENDS[row.kind].name,
+        config_path=run.plan.repository / row.identifier / "config.pbtxt",
         created=False,
     )
 
 
 def prove(run: Run) -> None:
-    """Serve all emitted variants together and smoke-test each; when the server refuses, each alone.
+    """Serve all that was emitted together and smoke-test each; when the server refuses, each alone.
 
     Engines that cannot run here are only held against their manifests.
     """
-    emitted = [variant for variant in run.plan.variants if run.results[variant.key].entry]
-    rows = [variant for variant in emitted if _servable(variant)]
-    for variant in emitted:
-        if variant.engine and not _servable(variant):
-            run.update(variant, unmeasured=variant.engine.obstacle)
-            with run.guarded(variant, "smoke"):
-                _intact(run, variant)
+    emitted = [row for row in _served_rows(run) if run.results[row.key].entry]
+    rows = [row for row in emitted if _servable(row)]
+    for row in emitted:
+        if (engine := _answering(row).engine) and not _servable(row):
+            run.update(row, unmeasured=engine.obstacle)
+            with run.guarded(row, "smoke"):
+                _intact(run, row)
     try:
         if rows:
             _serve_and_smoke(run, rows)
@@ -61,53 +69,72 @@ def prove(run: Run) -> None:
         if len(rows) == 1:
             run.fail(rows[0], failure, "smoke")
             return
-        for variant in rows:
-            with run.guarded(variant, "smoke"):
-                _serve_and_smoke(run, [variant])
+        for row in rows:
+            with run.guarded(row, "smoke"):
+                _serve_and_smoke(run, [row])
 
 
-def _servable(variant: Variant) -> bool:
+def _answering(row: Served) -> Variant:
+    return row.variant if isinstance(row, EnsemblePlan) else row
+
+
+def _models(row: Served) -> tuple[str, ...]:
+    """The models that have to be loaded, the row's own last."""
+    return (*row.models, row.name) if isinstance(row, EnsemblePlan) else (row.identifier,)
+
+
+def _servable(row: Served) -> bool:
     """Whether this machine can run it; an engine needs a GPU."""
-    return variant.engine is None or not variant.engine.obstacle
+    engine = _answering(row).engine
+    return engine is None or not engine.obstacle
 
 
-def _intact(run: Run, variant: Variant) -> None:
+def _intact(run: Run, row: Served) -> None:
     """Hold the files of a version against its manifest.
 
     Raises:
         SmokeError: they are not what was published.
     """
-    damaged = tuple(check for check in _manifest_check(run, variant) if check.outcome == "failed")
+    damaged = tuple(check for check in _manifest_check(run, row) if check.outcome == "failed")
     if damaged:
-        result = SmokeResult(model=variant.identifier, checks=damaged)
-        run.update(variant, smoke=result)
-        raise _failure(variant, result, None)
+        result = SmokeResult(model=row.identifier, checks=damaged)
+        run.update(row, smoke=result)
+        raise _failure(row, result, None)
 
 
 def prove_at(run: Run, server: RunningServer) -> None:
-    """Smoke-test every variant on a server that is running already."""
+    """Smoke-test every variant, and the ensemble, on a server that is running already."""
     from pipeline.smoke import connection
 
-    for variant in run.plan.variants:
-        with run.guarded(variant, "smoke"):
-            if variant.engine and variant.identifier not in connection.ready_models(server.http_url):
-                run.update(variant, skipped=f"{server.http_url} does not serve it: an engine needs a server with a GPU")
+    for row in _served_rows(run):
+        with run.guarded(row, "smoke"):
+            if _answering(row).engine and row.identifier not in connection.ready_models(server.http_url):
+                run.update(row, skipped=f"{server.http_url} does not serve it: an engine needs a server with a GPU")
                 continue
-            served = connection.ready_versions(server.http_url, variant.identifier)
-            run.update(variant, entry=_entry(run, variant, max(served)))
-            _smoke(run, variant, server, lambda: None, served)
-            run.update(variant, unmeasured="a server that others may be using is not put under load")
+            served = connection.ready_versions(server.http_url, row.identifier)
+            run.update(row, entry=_entry(run, row, max(served)))
+            _smoke(run, row, server, lambda: None, served)
+            run.update(row, unmeasured="a server that others may be using is not put under load")
 
 
-def _serve_and_smoke(run: Run, rows: Sequence[Variant]) -> None:
-    with _launched(run, [variant.identifier for variant in rows]) as (server, alive):
+def _serve_and_smoke(run: Run, rows: Sequence[Served]) -> None:
+    names = tuple(dict.fromkeys(name for row in rows for name in _models(row)))
+    with _launched(run, names) as (server, alive):
         proven: list[tuple[Variant, Expectation]] = []
-        for variant in rows:
-            with run.guarded(variant, "smoke"):
-                numbers = versions.version_numbers(run.plan.repository / variant.identifier)
-                served = model_config.served_versions(run.model_files(variant).config, numbers)
-                proven.append((variant, _smoke(run, variant, server, alive, served)))
+        for row in rows:
+            with run.guarded(row, "smoke"):
+                numbers = versions.version_numbers(run.plan.repository / row.identifier)
+                served = model_config.served_versions(_config(run, row), numbers)
+                _smoke(run, row, server, alive, served)
+                if isinstance(row, Variant):
+                    proven.append((row, _expectation(run, row, alive, served)))
         _measure(run, server, proven)
+
+
+def _config(run: Run, row: Served) -> Any:
+    if isinstance(row, EnsemblePlan):
+        return ensemble.model_files(run, row)[row.name].config
+    return run.model_files(row).config
 
 
 @contextlib.contextmanager
@@ -136,39 +163,41 @@ def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, C
         yield running.server, running.check_alive
 
 
-def _smoke(
-    run: Run, variant: Variant, server: RunningServer, alive: Callable[[], None], served: Sequence[int]
-) -> Expectation:
-    """Run every check; return what was expected.
+def _smoke(run: Run, row: Served, server: RunningServer, alive: Callable[[], None], served: Sequence[int]) -> None:
+    """Run every check.
 
     Raises:
         SmokeError: the server does not answer, or not what it should.
     """
+    with run.stage(f"smoke[{row.identifier}]", row.identifier) as stage:
+        if isinstance(row, EnsemblePlan):
+            result = _check_images(run, row, server, alive, served, stage.progress)
+        else:
+            result = _check_variant(run, _expectation(run, row, alive, served), server, stage.progress)
+        result = replace(result, checks=(*_manifest_check(run, row), *result.checks))
+        run.update(row, smoke=result)
+        stage.result = f"{len(result.checks)} checks"
+        if not result.passed:
+            raise _failure(row, result, run.server_log)
+
+
+def _check_variant(run: Run, expectation: Expectation, server: RunningServer, progress: Progress) -> SmokeResult:
     from pipeline.smoke import checks
 
-    expectation = checks.Expectation(
+    timeout_s = run.plan.loaded.config.serve.request_timeout_s
+    return checks.run(server.http_url, server.grpc_url, expectation, request_timeout_s=timeout_s, progress=progress)
+
+
+def _expectation(run: Run, variant: Variant, alive: Callable[[], None], served: Sequence[int]) -> Expectation:
+    return Expectation(
         model=variant.identifier,
         signature=run.signature,
         max_batch_size=variant.max_batch_size,
         versions=_golden_by_version(run, variant, served),
         tolerance=variant.tolerance,
-        config=run.model_files(variant).config,
+        config=_config(run, variant),
         alive=alive,
     )
-    with run.stage(f"smoke[{variant.identifier}]", variant.identifier) as stage:
-        result = checks.run(
-            server.http_url,
-            server.grpc_url,
-            expectation,
-            request_timeout_s=run.plan.loaded.config.serve.request_timeout_s,
-            progress=stage.progress,
-        )
-        result = replace(result, checks=(*_manifest_check(run, variant), *result.checks))
-        run.update(variant, smoke=result)
-        stage.result = f"{len(result.checks)} checks"
-        if not result.passed:
-            raise _failure(variant, result, run.server_log)
-    return expectation
 
 
 def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Variant, Expectation]]) -> None:
@@ -196,15 +225,49 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Variant, Ex
         stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
 
 
-def _manifest_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:
+def _check_images(
+    run: Run,
+    plan: EnsemblePlan,
+    server: RunningServer,
+    alive: Callable[[], None],
+    served: Sequence[int],
+    progress: Progress,
+) -> SmokeResult:
+    from pipeline.smoke import ensemble as checks
+
+    (scores, after), before = ensemble.scores(run), run.signature.image
+    assert before is not None
+    expectation = checks.ImagesExpectation(
+        model=plan.name,
+        members=plan.models,
+        versions=served,
+        config=_config(run, plan),
+        golden=run.golden,
+        scores=scores,
+        before=before,
+        after=after,
+        tolerance=plan.variant.tolerance,
+        alive=alive,
+    )
+    timeout_s = run.plan.loaded.config.serve.request_timeout_s
+    return checks.run(server.http_url, server.grpc_url, expectation, request_timeout_s=timeout_s, progress=progress)
+
+
+def _manifest_check(run: Run, row: Served) -> tuple[SmokeCheck, ...]:
     """Whether the files served are those that were proven; nothing to say of a repository that is not here."""
-    entry = run.results[variant.key].entry
+    entry = run.results[row.key].entry
     assert entry is not None
-    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
-    if manifest is None:
+    damages = []
+    for name in _models(row):
+        numbers = versions.version_numbers(entry.root / name)
+        number = entry.version if name == row.identifier else max(numbers, default=0)
+        manifest = versions.read_manifest(entry.root, name, number)
+        if manifest is not None:
+            damages.append(versions.corruption(entry.root / name / str(number), manifest))
+    if not damages:
         return ()
-    damage = versions.corruption(entry.version_dir, manifest)
-    return (SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage),)
+    detail = "; ".join(damage for damage in damages if damage)
+    return (SmokeCheck(name="manifest", protocol="-", outcome="failed" if detail else "passed", detail=detail),)
 
 
 def _golden_by_version(run: Run, variant: Variant, served: Sequence[int]) -> Mapping[int, GoldenSamples | None]:
@@ -222,10 +285,10 @@ def _golden_by_version(run: Run, variant: Variant, served: Sequence[int]) -> Map
     return golden
 
 
-def _failure(variant: Variant, result: SmokeResult, log: Path | None) -> SmokeError:
+def _failure(row: Served, result: SmokeResult, log: Path | None) -> SmokeError:
     failed = [check for check in result.checks if check.outcome == "failed"]
     return SmokeError(
-        f"smoke[{variant.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
+        f"smoke[{row.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
         found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
         hint="read the server's log; do not publish this version",
         log=str(log) if log else "",

@@ -61,7 +61,8 @@ def serve(
             highlight=False,
         )
         console.print(f"  models   {', '.join(names)}\n  log      {server.log_path}\n", highlight=False, soft_wrap=True)
-        print(f"  {triton.curl_line(repository, names[0], server.http_url)}\n", flush=True)
+        for name in triton.ensembles_of(repository, names) or names[:1]:
+            print(f"  {triton.curl_line(repository, name, server.http_url)}\n", flush=True)
         console.print("  Ctrl-C stops it", highlight=False)
         with _watched(repository, server, watch_interval_s, console) as check:
             while not stopping.wait(timeout=1.0):

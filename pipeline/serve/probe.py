@@ -241,8 +241,9 @@ def _binary_header(inputs: Sequence[InputSpec], sizes: Sequence[int], parameters
 
 
 def curl_line(repository: Path, model: str, http_url: str) -> str:
-    """A shell line that asks a running server for one inference over zeros.
+    """A shell line that asks a running server for one inference: of a file where the model takes files, else of zeros.
 
+    An ensemble of this tool brings an example image; elsewhere the line names a file to be put there.
     Small inputs are written out as JSON. Larger ones, and types JSON cannot carry, go as a JSON header with zero bytes
     behind it, so the line stays short; then an answer of such a type is written to ``answer.bin``.
 
@@ -255,6 +256,14 @@ def curl_line(repository: Path, model: str, http_url: str) -> str:
     except OSError as error:
         raise ConfigError(f"no model {model} in the repository", found=str(error), where=str(path)) from error
     fields = model_config.to_dict(config)
+    url = f"{http_url}/v2/models/{model}/infer"
+    if model_config.takes_files(config):
+        examples = sorted((repository / model).glob("*/example.*"), key=lambda found: int(found.parent.name))
+        file = shlex.quote(f"@{examples[-1] if examples else 'FILE'}")
+        return (
+            f"{_CURL} {url} --data-binary {file} -H 'Content-Type: application/octet-stream' "
+            "-H 'Inference-Header-Content-Length: 0' --output -"  # the lengths in the answer are no text
+        )
     batch = (1,) if fields.get("max_batch_size", 0) else ()
     inputs = [
         InputSpec(
@@ -264,7 +273,6 @@ def curl_line(repository: Path, model: str, http_url: str) -> str:
         )
         for item in fields["input"]
     ]
-    url = f"{http_url}/v2/models/{model}/infer"
     if all(item.elements <= _SHORT_ELEMENTS and item.datatype not in _NO_JSON for item in inputs):
         return f"{_CURL} {url} -H 'Content-Type: application/json' -d {shlex.quote(_json_request(inputs))}"
     binary_answer = any(_protocol_type(item["data_type"]) in _NO_JSON for item in fields["output"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import command, model_config
+from pipeline import command
 from pipeline.artifacts import RunningServer
 from pipeline.errors import ConfigError, MissingError, SmokeError
 from pipeline.serve import probe
@@ -61,40 +61,6 @@ class Ports:
 
 class PortTaken(Exception):  # noqa: N818 - never leaves this package: the launch is tried again
     """Another process took a port between our finding it free and the server's binding it."""
-
-
-def models_of(repository: Path) -> tuple[str, ...]:
-    """Names of the models in a repository: folders with a config.pbtxt and a numbered version, sorted.
-
-    Raises:
-        ConfigError: the repository is not a directory, or holds no such folder.
-    """
-    if not repository.is_dir():
-        raise ConfigError("no such model repository", found=str(repository), hint="build one, or name another")
-    names = sorted(
-        folder.name
-        for folder in repository.iterdir()
-        if (folder / "config.pbtxt").is_file()
-        and any(item.name.isdecimal() and item.is_dir() for item in folder.iterdir())
-    )
-    if not names:
-        raise ConfigError(
-            "the repository holds no model",
-            found=f"no folder with a config.pbtxt and a numbered version in {repository}",
-            hint="python -m pipeline build CONFIG",
-        )
-    return tuple(names)
-
-
-def engines_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the models that are TensorRT engines, which only a GPU runs."""
-    found = []
-    for name in names:
-        path = repository / name / "config.pbtxt"
-        config = model_config.parse_text(path.read_text(encoding="utf-8"), str(path))
-        if config.backend in ("tensorrt", "tensorrt_rtx") or config.platform == "tensorrt_plan":
-            found.append(name)
-    return tuple(found)
 
 
 def find_ports(host: str, asked: Ports) -> Ports:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pipeline import doctor, environment, files
 from pipeline.errors import ConfigError, MissingError
+from pipeline.serve.models import engines_of, ensembles_of, models_of
 from pipeline.serve.probe import curl_line
-from pipeline.serve.process import Launch, Ports, Served, engines_of, models_of, on_ports, server_flags
+from pipeline.serve.process import Launch, Ports, Served, on_ports, server_flags
 
-__all__ = ["curl_line", "embedded", "engines_of", "models_of"]
+__all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
 _ENGINE_SESSION = Path(__file__).parents[1] / "runtimes" / "engine_session.py"

@@ -11,27 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 
-from pipeline.artifacts import Array, GoldenSamples, Progress, Sample, SmokeCheck, SmokeResult
-from pipeline.errors import PipelineError, SmokeError
+from pipeline.artifacts import Array, GoldenSamples, Progress, Sample, SmokeResult
+from pipeline.errors import SmokeError
 from pipeline.samples import batches
 from pipeline.smoke import served, shared_memory, traffic
 from pipeline.smoke.connection import CONCURRENCY, GrpcConnection, HttpConnection, is_loopback
 from pipeline.smoke.expectation import Expectation
 from pipeline.smoke.judge import Judge, Tally, WrongError
-from pipeline.smoke.values import Connection, NoAnswerError, RefusedError, Request
+from pipeline.smoke.ledger import DEAD_STUB, Ledger, Row, connected, none_of
+from pipeline.smoke.values import Connection, RefusedError, Request
 
 __all__ = ["Expectation", "run"]
 
-_DEAD_STUB = "is not healthy"  # "Stub process 'x_0' is not healthy."; Triton 2.51 never restarts one
 _AT_ONCE = 4  # full batches in flight: enough to overlap sending with running, few enough for memory
 _MERGE_ATTEMPTS = 3  # bursts of 64, 128, 256: merging depends on timing
 _TEXT_ROUNDING = 1e-6  # the classification extension prints six decimals
-
-_Protocol = Literal["http", "grpc"]
 
 
 def run(
@@ -52,36 +49,10 @@ def run(
     name = expectation.model
     if not any(golden is not None for golden in expectation.versions.values()):
         raise SmokeError(f"smoke[{name}]: no served version has golden samples", hint="build the model again")
-    http, grpc = HttpConnection(http_url, request_timeout_s), GrpcConnection(grpc_url, request_timeout_s)
-    with contextlib.closing(http), contextlib.closing(grpc):
-        lost = _unreachable((http, grpc))
-        if len(lost) == 2:
-            raise SmokeError(
-                f"smoke[{name}]: no server answers at {http_url} or {grpc_url}",
-                found="; ".join(lost.values()),
-                hint="check the addresses, and that the server has started",
-            )
-        suite = _Suite(expectation, http, grpc, local=is_loopback(http_url) and is_loopback(grpc_url), lost=lost)
-        plan = suite.plan()
-        for position, (title, protocol, body) in enumerate(plan):
-            progress(f"smoke[{name}]: {title} ({protocol})", position / len(plan))
-            suite.check(title, protocol, body)
-        progress(f"smoke[{name}]: done", 1.0)
-        return SmokeResult(model=name, checks=suite.result())
-
-
-def _unreachable(connections: Sequence[Connection]) -> dict[str, str]:
-    lost: dict[str, str] = {}
-    for connection in connections:
-        try:
-            connection.live()
-        except (NoAnswerError, RefusedError) as error:
-            lost[connection.protocol] = _line(error)
-    return lost
-
-
-def _line(error: PipelineError) -> str:
-    return " ".join(f"{error.what}: {error.found}".split()) if error.found else error.what
+    with connected(name, http_url, grpc_url, request_timeout_s) as (http, grpc, lost):
+        ledger = Ledger(alive=expectation.alive, lost=lost)
+        suite = _Suite(expectation, http, grpc, local=is_loopback(http_url) and is_loopback(grpc_url), ledger=ledger)
+        return ledger.run(name, suite.plan(), progress)
 
 
 @dataclass
@@ -92,9 +63,7 @@ class _Suite:
     http: HttpConnection
     grpc: GrpcConnection
     local: bool
-    lost: dict[str, str]
-    checks: list[SmokeCheck] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    ledger: Ledger
     merged: str = ""
     judge: Judge = field(init=False)
     golden: GoldenSamples = field(init=False)
@@ -112,7 +81,7 @@ class _Suite:
 
     # ---- running
 
-    def plan(self) -> list[tuple[str, _Protocol, Callable[[], str]]]:
+    def plan(self) -> list[Row]:
         """Every check: its title, its protocol and what it does."""
         both: list[tuple[str, Callable[[Connection], str]]] = [
             ("metadata", self._metadata),
@@ -131,7 +100,7 @@ class _Suite:
         if self._labelled():
             both.append(("labels", self._labels))
         both.append(("concurrency", self._concurrency))
-        rows: list[tuple[str, _Protocol, Callable[[], str]]] = [
+        rows: list[Row] = [
             (title, connection.protocol, partial(body, connection))
             for title, body in both
             for connection in (self.http, self.grpc)
@@ -139,56 +108,10 @@ class _Suite:
         if self.local:
             rows.append(("shared memory", "grpc", self._shared_memory))
         else:
-            self.notes.append("shared memory not tried: the server is on another machine")
+            self.ledger.notes.append("shared memory not tried: the server is on another machine")
         if self._must_merge():
             rows.append(("dynamic batching", "grpc", self._dynamic_batching))
         return rows
-
-    def check(self, title: str, protocol: _Protocol, body: Callable[[], str]) -> None:
-        """Run one check and keep its outcome; once the server is lost, say so without asking it again."""
-        reason = self._lost(protocol)
-        if reason:
-            self._record(title, protocol, reason)
-            return
-        try:
-            self._record(title, protocol, body(), passed=True)
-        except WrongError as error:
-            self._record(title, protocol, str(error))
-        except shared_memory.ForeignMemoryError as error:
-            self.notes.append(f"shared memory not tried: {' '.join(str(error).split())}")
-        except RefusedError as error:
-            if _DEAD_STUB in error.text:
-                self._lose(("http", "grpc"), _line(error))
-            self._record(title, protocol, _line(error))
-        except NoAnswerError as error:
-            reason = self._death() or _line(error)
-            # A model that is too slow once is so over either protocol; a lost connection may be one port's trouble.
-            self._lose(("http", "grpc") if error.timed_out else (protocol,), reason)
-            self._record(title, protocol, reason)
-
-    def _record(self, title: str, protocol: _Protocol, detail: str, *, passed: bool = False) -> None:
-        outcome: Literal["passed", "failed"] = "passed" if passed else "failed"
-        self.checks.append(SmokeCheck(name=title, protocol=protocol, outcome=outcome, detail=detail))
-
-    def _lose(self, protocols: Sequence[str], reason: str) -> None:
-        self.lost.update(dict.fromkeys(protocols, reason))
-
-    def _lost(self, protocol: _Protocol) -> str:
-        if death := self._death():
-            self._lose(("http", "grpc"), death)
-        return self.lost.get(protocol, "")
-
-    def _death(self) -> str:
-        try:
-            self.expectation.alive()
-        except PipelineError as error:
-            return _line(error)
-        return ""
-
-    def result(self) -> tuple[SmokeCheck, ...]:
-        """All checks, what could not be tried noted on the first."""
-        first, *rest = self.checks
-        return (replace(first, detail="; ".join([first.detail, *self.notes])), *rest)
 
     # ---- what every check uses
 
@@ -202,7 +125,7 @@ class _Suite:
     def _metadata(self, connection: Connection) -> str:
         expected = self.expectation
         found = connection.metadata(expected.model)
-        _none(served.metadata_differences(expected.signature, expected.config, expected.versions, found))
+        none_of(served.metadata_differences(expected.signature, expected.config, expected.versions, found))
         return f"{len(found.inputs)} inputs, {len(found.outputs)} outputs, versions {', '.join(found.versions)}"
 
     def _config(self, connection: Connection) -> str:
@@ -211,12 +134,12 @@ class _Suite:
         differences = served.config_differences(expected.config, found)
         if found.max_batch_size != expected.max_batch_size != expected.config.max_batch_size:
             differences.append(f"max_batch_size: expected {expected.max_batch_size}, served {found.max_batch_size}")
-        _none(differences)
+        none_of(differences)
         return f"max_batch_size {found.max_batch_size}"
 
     def _index(self, connection: Connection) -> str:
         expected = self.expectation
-        _none(served.index_differences(connection.index(), expected.model, expected.versions))
+        none_of(served.index_differences(connection.index(), expected.model, expected.versions))
         return f"READY: {', '.join(str(version) for version in sorted(expected.versions))}"
 
     # ---- answers
@@ -278,7 +201,7 @@ class _Suite:
                 raise WrongError(f"output {name}: not score:index:label: {error}") from error
             tolerance = self.expectation.tolerance
             limit = tolerance.allowed(scores) + _TEXT_ROUNDING
-            _none([f"output {name}, {text}" for text in traffic.class_differences(rows, scores, labels, limit=limit)])
+            none_of([f"output {name}, {text}" for text in traffic.class_differences(rows, scores, labels, limit=limit)])
         counts = ", ".join(f"{len(labels)} labels of {name}" for name, labels in self._labelled())
         return f"{counts} in {size} samples"
 
@@ -294,7 +217,7 @@ class _Suite:
         try:
             connection.infer(request)
         except RefusedError as error:
-            if _DEAD_STUB in error.text:
+            if DEAD_STUB in error.text:
                 raise
             return
         raise WrongError(f"{what}: answered, expected an error")
@@ -387,10 +310,3 @@ class _Suite:
         answer = shared_memory.infer(self.grpc, request, sample.outputs)
         self.judge.compare(dict(answer), sample, "through shared memory", tally := Tally())
         return f"inputs and outputs in system shared memory: max abs {tally.max_abs:.2g}"
-
-
-def _none(differences: Sequence[str]) -> None:
-    """Fail a check unless there are no differences; the first few are told."""
-    if differences:
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise WrongError("; ".join(differences[:5]) + more)

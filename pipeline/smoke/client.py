@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import preprocessing
+from pipeline import model_config, preprocessing
 from pipeline.artifacts import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.errors import ConfigError, SmokeError
@@ -33,14 +34,15 @@ def predict(url: str, model: str, file: Path, *, top: int, request_timeout_s: fl
     Args:
         url: ``host:port`` or ``http://host:port``.
         model: its Triton name; the server chooses the version.
-        file: an image, ``.npy`` (a model of one input) or ``.npz`` (one array per input, by name).
+        file: an image, ``.npy`` (a model of one input) or ``.npz`` (one array per input, by name); any file for a model
+            that takes files as they are, as an ensemble does.
         top: how many classes to return per sample.
         request_timeout_s: longest wait for an answer.
 
     Returns:
         JSON values. For class scores, per sample, best first: ``label`` (the index where the server has no labels),
-        ``index``, ``probability``, and ``sample`` where there are several. Otherwise per output: ``output``, ``dtype``,
-        ``shape``, ``values``.
+        ``index``, ``probability``, and ``sample`` where there are several; an ensemble gives no ``index``.
+        Otherwise per output: ``output``, ``dtype``, ``shape``, ``values``.
 
     Raises:
         ConfigError: the server does not serve the model, or the file does not fit its inputs.
@@ -90,6 +92,8 @@ def read_inputs(file: Path, config: Any) -> dict[str, Array]:
 def _read(file: Path, config: Any) -> dict[str, Array]:
     """The file's arrays by input name, in the inputs' dtypes."""
     suffix = file.suffix.lower()
+    if model_config.takes_files(config):
+        return {config.input[0].name: np.array([[_bytes(file)]], np.object_)}
     if suffix not in (*_IMAGES, *_ARRAYS):
         raise ConfigError(
             f"input: {file.suffix or 'a file without suffix'} is not supported",
@@ -102,6 +106,13 @@ def _read(file: Path, config: Any) -> dict[str, Array]:
         return {config.input[0].name: _read_image(file, config)}
     arrays = _read_arrays(file, config)
     return {tensor.name: _converted(arrays[tensor.name], tensor, file) for tensor in config.input}
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError("predict: not a readable file", found=str(error), where=str(file)) from error
 
 
 def _read_arrays(file: Path, config: Any) -> dict[str, Array]:
@@ -235,10 +246,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     scores = _scores_output(config)
     if scores is None:
-        return [
-            {"output": name, "dtype": str(array.dtype), "shape": list(array.shape), "values": array.tolist()}
-            for name, array in outputs.items()
-        ]
+        labelled = _labelled(outputs, top)
+        return [_raw(name, array) for name, array in outputs.items()] if labelled is None else labelled
     array = outputs[scores.name]
     table = probabilities(array.reshape(-1, array.shape[-1]))
     labels: dict[int, str] = {}
@@ -250,6 +259,25 @@ def _rows(
             found = {"label": labels.get(int(index), str(index)), "index": int(index), "probability": float(row[index])}
             rows.append({"sample": sample, **found} if len(table) > 1 else found)
     return rows
+
+
+def _labelled(outputs: Tensors, top: int) -> list[dict[str, Any]] | None:
+    """The labels that an ensemble answers with as JSON text; None where the answer is something else."""
+    array = next(iter(outputs.values()))
+    if len(outputs) != 1 or array.dtype != np.object_ or array.size != 1:
+        return None
+    try:
+        return [{"label": row["label"], "probability": row["probability"]} for row in json.loads(array.item())][:top]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _raw(name: str, array: Array) -> dict[str, Any]:
+    values = array
+    if array.dtype == np.object_:
+        texts = [item.decode(errors="replace") for item in array.reshape(-1)]
+        values = np.array(texts, np.object_).reshape(array.shape)
+    return {"output": name, "dtype": str(array.dtype), "shape": list(array.shape), "values": values.tolist()}
 
 
 def _scores_output(config: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from pipeline import model_config
 from pipeline.artifacts import Array, GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
 from pipeline.errors import SmokeError
-from pipeline.smoke import checks
+from pipeline.smoke import checks, ledger
 from pipeline.smoke.expectation import Expectation
 from pipeline.smoke.values import (
     IndexRow,
@@ -90,8 +90,8 @@ class Connection:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(checks, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
-    monkeypatch.setattr(checks, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
+    monkeypatch.setattr(ledger, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
+    monkeypatch.setattr(ledger, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
     return server
 
 
