@@ -14,7 +14,6 @@ from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
 from pipeline.config import ensemble_checks, files_named, image_checks
 from pipeline.config.document import Document, Key, dotted, shown
-from pipeline.config.ensemble_checks import MAX_NAME_LENGTH
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
 from pipeline.config.subject import Found, Subject, chain_of, given
@@ -22,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.target import limits
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
+MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
 
 _OWNED = {
     "name": "it is <name>_<variant>",

@@ -7,7 +7,6 @@ from pipeline.config.explain import nearest
 from pipeline.config.schema import Config
 from pipeline.config.subject import Found, Subject, chain_of, given
 
-MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
 PARTS = ("preprocess", "postprocess")
 """The models beside the variants are called ``<name>_preprocess`` and ``<name>_postprocess``."""
 
@@ -32,11 +31,9 @@ def answering(subject: Subject) -> Found:
     if named is not None and named not in variants:
         yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
         return
-    chosen = named or next(
-        (name for name in variants if given(variants, chain_of(variants, name), "format") != "tensorrt"), None
-    )
-    if chosen is None:
-        yield key, "every variant is an engine, which only a GPU runs: name one, ensemble: {from: …}, or add another"
+    graphs = (name for name in variants if given(variants, chain_of(variants, name), "format") != "tensorrt")
+    chosen = named or next(graphs, None)
+    if chosen is None:  # an engine's `from` names nothing; that is told elsewhere
         return
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own
@@ -49,7 +46,7 @@ def answering(subject: Subject) -> Found:
 
 
 def names(subject: Subject) -> Found:
-    """Names of the ensemble's parts are not those of variants, and not too long."""
+    """Names of the ensemble and its parts are not those of variants."""
     config = subject.config
     if not has_ensemble(config):
         return
@@ -57,9 +54,6 @@ def names(subject: Subject) -> Found:
         if name in config.variants:
             taken = "the ensemble" if name == config.name else f"the ensemble's {name}ing model"
             yield ("variants", name), f"this name is {taken}'s; choose another"
-    longest = f"{config.name}_{PARTS[1]}"
-    if len(longest) > MAX_NAME_LENGTH:
-        yield (("name",), f"the model name {longest} has {len(longest)} characters; expected at most {MAX_NAME_LENGTH}")
 
 
 def has_ensemble(config: Config) -> bool:

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from pipeline.errors import ConfigError, MissingError
-from pipeline.serve.process import Ports, ServerLog, find_ports, models_of, server_flags
+from pipeline.serve.models import models_of
+from pipeline.serve.process import Ports, ServerLog, find_ports, server_flags
 
 HOST = "127.0.0.1"
 # lines as tritonserver 2.51.0 writes them
