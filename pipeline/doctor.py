@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import command, tensorrt_flavours
-from pipeline.environment import MAX_PYTHON, MIN_PYTHON, OPTIONAL, REQUIRED, SHARED_MEMORY, Environment
+from pipeline.environment import MAX_PYTHON, MIN_PYTHON, OPTIONAL, REQUIRED, SHARED_MEMORY, TORCHSERVE, Environment
 from pipeline.errors import PipelineError
 from pipeline.tensorrt_flavours import Flavour, FlavourName
 
 MIN_SHM_BYTES = 16 * 2**20  # with 8 MB a batch of 16 images of 3x224x224 failed; Docker gives 64 MB
 MIN_DISK_BYTES = 2 * 2**30  # a model, its variants and their cache entries, several times over
 ENGINE_TIMEOUT_S = 3.0
+JAVA_FIX = "apt-get install openjdk-17-jre-headless"
+TORCHSERVE_FIX = "pip install 'model-repository-pipeline[torchserve]'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,17 @@ def lacks_to_serve(environment: Environment, *, container: bool = False) -> tupl
     if not container:
         return _gaps([_shm_check(environment), *_server_checks(environment)])
     return () if environment.docker else (f"Docker: no client on PATH; {_DOCKER_FIX}",)
+
+
+def lacks_to_archive(environment: Environment) -> tuple[str, ...]:
+    """What making an archive for TorchServe needs and this machine does not have, each with its remedy."""
+    absent = _absent(environment, TORCHSERVE)
+    return (f"TorchServe: {absent} not installed; {TORCHSERVE_FIX}",) if absent else ()
+
+
+def lacks_to_serve_torchserve(environment: Environment) -> tuple[str, ...]:
+    """What running TorchServe needs and this machine does not have, each with its remedy."""
+    return (*lacks_to_archive(environment), *(() if environment.java else (f"Java: none; {JAVA_FIX}",)))
 
 
 def checks(environment: Environment) -> list[Check]:
@@ -135,6 +148,10 @@ def _shm_check(environment: Environment) -> Check:
 _DOCKER_FIX = "apt-get install docker.io  (or see docs.docker.com/engine/install)"
 
 
+def _absent(environment: Environment, names: Sequence[str]) -> str:
+    return ", ".join(name for name in names if environment.distributions.get(name, "absent") == "absent")
+
+
 def _versions(environment: Environment, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {environment.distributions.get(name, 'absent')}" for name in names)
 
@@ -189,9 +206,23 @@ def _optional_checks(environment: Environment) -> list[Check]:
         _engines_check(),
         _optional("GPU", f"{gpu.name}, driver {gpu.driver}" if gpu else None, _GPU_FIX, "KIND_GPU, TensorRT's engines"),
         _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
-        _optional("Java", environment.java, "apt-get install openjdk-17-jre-headless", "TorchServe"),
+        _optional("Java", environment.java, JAVA_FIX, "TorchServe, which runs on Java 17"),
+        _torchserve_check(environment),
         _docker_check(environment.docker),
     ]
+
+
+def _torchserve_check(environment: Environment) -> Check:
+    absent = lacks_to_archive(environment)
+    return Check(
+        name="TorchServe",
+        ok=True,
+        found=f"{_absent(environment, TORCHSERVE)} not installed (optional)"
+        if absent
+        else _versions(environment, TORCHSERVE),
+        fix=TORCHSERVE_FIX if absent else "",
+        needed_for="`torchserve:` in a configuration",
+    )
 
 
 def _engines_check() -> Check:

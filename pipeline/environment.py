@@ -36,6 +36,7 @@ REQUIRED = (
 )
 OPTIONAL = ("timm", "torchvision", "transformers")
 SERVER = "nvidia-pytriton"
+TORCHSERVE = ("pyyaml", "torch-model-archiver", "torchserve")  # its workers import yaml, and do not require it (0.12.0)
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _TRITON_OF_PYTRITON = {"0.7.0": "2.51.0"}  # what `/v2` of the server in that wheel reports
@@ -117,7 +118,7 @@ def probe(work_dir: Path) -> Environment:
         work_dir: where the pipeline will write; need not exist yet.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    distributions = store.tool_versions((*REQUIRED, *OPTIONAL, SERVER))
+    distributions = store.tool_versions((*REQUIRED, *OPTIONAL, *TORCHSERVE, SERVER))
     home = _pytriton_server()
     stubs = {path.parent.name: path for path in home.glob("python_backend_stubs/*/triton_python_backend_stub")}
     return Environment(

@@ -70,12 +70,17 @@ def find_ports(host: str, asked: Ports) -> Ports:
         ConfigError: the same port is named twice, or ``host`` is no address of this machine.
         MissingError: a named port is taken, or may not be bound.
     """
-    named = [port for port in (asked.http, asked.grpc, asked.metrics) if port]
+    http, grpc, metrics = free_ports(host, (asked.http, asked.grpc, asked.metrics))
+    return Ports(http=http, grpc=grpc, metrics=metrics)
+
+
+def free_ports(host: str, asked: Sequence[int]) -> list[int]:
+    """The same for any number of ports."""
+    named = [port for port in asked if port]
     if len(named) != len(set(named)):
         raise ConfigError("server: one port is asked for twice", found=", ".join(map(str, named)))
     with contextlib.ExitStack() as held:  # all at once, so that no free one is found twice
-        http, grpc, metrics = (_bind(held, host, port) for port in (asked.http, asked.grpc, asked.metrics))
-    return Ports(http=http, grpc=grpc, metrics=metrics)
+        return [_bind(held, host, port) for port in asked]
 
 
 def _bind(held: contextlib.ExitStack, host: str, port: int) -> int:

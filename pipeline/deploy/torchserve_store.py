@@ -1,0 +1,182 @@
+"""What TorchServe is given: the archive (.mar), with model-config.yaml in it, and config.properties beside it.
+
+torch-model-archiver lays the archive out; its zip is written here. The archiver's own zip has its files in the order of
+the disk's directory, with their times, and the moment of its making in MANIFEST.json: other bytes every time. Here
+names are sorted, times are the zip format's first, and ``createdOn`` is left out (TorchServe does not read it), so that
+equal models are equal files, and a build that changed nothing makes no new version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import command, postprocessing, preprocessing
+from pipeline.artifacts import Signature
+from pipeline.postprocessing import Postprocessing
+
+ARCHIVE_TIMEOUT_S = 120.0
+MODEL_VERSION = "1.0"
+LABELS = "index_to_name.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
+_MODE = 0o644 << 16
+_HANDLER = Path(__file__).with_name("torchserve_handler.py")
+_PROPERTIES = """\
+# TorchServe's settings for the archive in model_store/; from this folder:
+#   torchserve --start --foreground --model-store model_store --ts-config config.properties
+inference_address=http://127.0.0.1:8080
+management_address=http://127.0.0.1:8081
+metrics_address=http://127.0.0.1:8082
+grpc_inference_address=127.0.0.1
+grpc_inference_port=7070
+grpc_management_address=127.0.0.1
+grpc_management_port=7071
+model_store=model_store
+load_models={name}.mar
+# KServe's protocol v2, over HTTP and gRPC, beside TorchServe's own
+ts_open_inference_protocol=true
+# Prometheus metrics at the metrics address; without this they only go to log files
+metrics_mode=prometheus
+disable_system_metrics=true
+# open to this machine's users: the addresses above are loopback; remove the line, and clients need the keys that
+# TorchServe then writes to key_file.json
+disable_token_authorization=true
+# archives are only taken from the model store
+allowed_urls=file://.*
+# bytes of the largest request, and answer: tensors as JSON are large
+max_request_size=67108864
+max_response_size=67108864
+"""
+
+
+def properties(name: str) -> str:
+    """config.properties: loopback, ports as TorchServe's documentation has them."""
+    return _PROPERTIES.format(name=name)
+
+
+def model_config(
+    signature: Signature,
+    *,
+    batch_size: int,
+    max_batch_delay_ms: int,
+    workers: int,
+    response_timeout_s: int,
+    startup_timeout_s: int,
+    scores: tuple[str, Postprocessing] | None,
+) -> str:
+    """model-config.yaml: TorchServe's own keys, and what the handler must know.
+
+    Args:
+        signature: the model's tensors; ``image`` is how an image becomes the input.
+        batch_size: most requests in one forward pass.
+        max_batch_delay_ms: how long the first request of a batch waits for others.
+        workers: processes that serve the model.
+        response_timeout_s: a worker that takes longer for a batch is restarted.
+        startup_timeout_s: likewise for opening the model.
+        scores: the output that labels are made of, and how; None where answers are the outputs.
+    """
+    import yaml  # what the worker reads it with: YAML 1.1, where `on` and `no` need quotes
+
+    handler: dict[str, Any] = {
+        "batched": signature.batch is not None,
+        "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in signature.inputs],
+        "outputs": [{"name": spec.name} for spec in signature.outputs],
+    }
+    if signature.image is not None:
+        handler["preprocess"] = _plain(asdict(signature.image))
+    if scores is not None:
+        handler["scores"] = scores[0]
+        handler["postprocess"] = _plain({**asdict(scores[1]), "labels": []})  # those stand in index_to_name.json
+    content = {
+        "minWorkers": workers,
+        "maxWorkers": workers,
+        "batchSize": batch_size,
+        "maxBatchDelay": max_batch_delay_ms,
+        "responseTimeout": response_timeout_s,
+        "startupTimeout": startup_timeout_s,
+        "handler": handler,
+    }
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return text
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(value))  # tuples become lists, which YAML knows
+    return plain
+
+
+def archive(folder: Path, *, name: str, module: Path, config: str, labels: tuple[str, ...]) -> Path:
+    """Write ``<folder>/<name>.mar``.
+
+    Args:
+        folder: exists.
+        name: the model's name in TorchServe.
+        module: a file of torch.jit.save.
+        config: text of model-config.yaml.
+        labels: class names by index; empty for none.
+
+    Raises:
+        MissingError: torch-model-archiver is not installed.
+        StageError: it failed.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        work = Path(place)
+        inputs, laid_out = work / "inputs", work / "laid_out"
+        inputs.mkdir()
+        laid_out.mkdir()
+        (inputs / "model-config.yaml").write_text(config, encoding="utf-8")
+        extra = [preprocessing.__file__, postprocessing.__file__]
+        if labels:
+            names = {str(index): label for index, label in enumerate(labels)}
+            (inputs / LABELS).write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            extra.append(str(inputs / LABELS))
+        serialized = inputs / "model.pt"
+        os.link(module, serialized)
+        options = {
+            "model-name": name,
+            "version": MODEL_VERSION,
+            "serialized-file": serialized,
+            "handler": _HANDLER,
+            "extra-files": ",".join(extra),
+            "config-file": inputs / "model-config.yaml",
+            "export-path": laid_out,
+            "archive-format": "no-archive",
+        }
+        _run_archiver([word for key, value in options.items() for word in (f"--{key}", str(value))], work)
+        target = folder / f"{name}.mar"
+        _zip(laid_out / name, target)
+    return target
+
+
+def _run_archiver(options: list[str], work: Path) -> None:
+    """In a process of its own: it empties ``<temporary folder>/<model name>``, which may be anybody's."""
+    command.run(
+        [sys.executable, "-m", "model_archiver.model_packaging", *options],
+        timeout_s=ARCHIVE_TIMEOUT_S,
+        env={"PATH": os.environ.get("PATH", ""), "TMPDIR": str(work)},
+    )
+
+
+def _zip(source: Path, target: Path) -> None:
+    """Stored, not compressed: a TorchScript file does not shrink, and zlib's bytes differ between its versions."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as made:
+        for path in sorted(item for item in source.rglob("*") if item.is_file()):
+            data = path.read_bytes()
+            if path.name == "MANIFEST.json":
+                data = _undated(data)
+            entry = zipfile.ZipInfo(path.relative_to(source).as_posix(), _EPOCH)
+            entry.external_attr = _MODE
+            made.writestr(entry, data)
+
+
+def _undated(manifest: bytes) -> bytes:
+    content = json.loads(manifest)
+    del content["createdOn"]
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
