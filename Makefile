@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt ci/setup
 
 # Takes the versions installed in .venv as the new lock.
 lock:
-	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu$$//' > constraints.txt
 
 clean:
 	rm -rf $(VENV) .pipeline build *.egg-info

@@ -128,7 +128,7 @@ class Artifact:
     """
 
     path: Path
-    kind: Kind
+    kind: Kind | Literal["mar"]
     sha256: str
     size_bytes: int
     tool_versions: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Calls the stages in order: source and samples here, variants in make.py, then ensemble.py, the proof in prove.py."""
+"""Calls the stages in order: source and samples here, variants in make.py, what is made of them in deploy/."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, ensemble, environment, files, samples, source
+from pipeline import datasets, environment, files, samples, source
 from pipeline import make as making
 from pipeline import plan as planning
 from pipeline import prove as proving
 from pipeline.artifacts import BuildReport, RunningServer, SourceModel
 from pipeline.config.load import LoadedConfig
+from pipeline.deploy import ensemble, torchserve
 from pipeline.errors import MissingError, PipelineError
 from pipeline.plan import BuildPlan, Dependencies
 from pipeline.report.summary import run_report
@@ -83,8 +84,13 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
         for variant in stages.run.plan.variants:
             making.make(stages.run, variant, stages.source_model)
         ensemble.make(stages.run)
+        archive = stages.run.plan.torchserve
+        if archive:
+            torchserve.emit(stages.run, archive)
         if options.serve:
             proving.prove(stages.run)
+            if archive:
+                torchserve.prove(stages.run, archive)
 
     return _reported(stages.run, work)
 
@@ -102,7 +108,12 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
         if remote is None:
             proving.adopt(stages.run)
             proving.prove(stages.run)
+            if archive := stages.run.plan.torchserve:
+                torchserve.adopt(stages.run, archive)
+                torchserve.prove(stages.run, archive)
         else:
+            for deployment in stages.run.plan.deployments:
+                stages.run.update(deployment, skipped=f"{remote.http_url} is a Triton server")
             proving.prove_at(stages.run, remote)
 
     return _reported(stages.run, work)

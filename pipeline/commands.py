@@ -179,7 +179,22 @@ def describe_plan(item: BuildPlan) -> dict[str, Any]:
             for variant in item.variants
         ],
         "steps": [{"step": step.name, "key": step.key, "cached": store.holds(step)} for step in item.steps],
-        "missing": [*item.missing_to_build, *item.missing_to_serve, *item.missing_for_engines],
+        "deployments": [
+            {
+                "name": row.identifier,
+                "format": row.format,
+                "precision": row.precision,
+                "server": row.server,
+                "how": row.how,
+            }
+            for row in item.deployments
+        ],
+        "missing": [
+            *item.missing_to_build,
+            *item.missing_to_serve,
+            *item.missing_for_engines,
+            *item.missing_for_deployments,
+        ],
     }
     masked: dict[str, Any] = json.loads(item.loaded.masked(json.dumps(description)))
     return masked
@@ -203,6 +218,8 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
         variants.add_row(
             variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), escape(variant.how)
         )
+    for made in item.deployments:
+        variants.add_row(made.identifier, made.format, made.precision, str(made.max_batch_size), escape(made.how))
     console.print(variants)
     steps = Table("step", "", "key", box=None, header_style="bold", padding=(0, 2))
     for step in row["steps"]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import ensemble, model_config, samples
+from pipeline import model_config, samples
 from pipeline.artifacts import GoldenSamples, Progress, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline.deploy import ensemble
 from pipeline.errors import SmokeError, StageError
 from pipeline.plan import EnsemblePlan, Variant
 from pipeline.repository import config_pbtxt, versions

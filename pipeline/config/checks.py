@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
-from pipeline.config import ensemble_checks, files_named, image_checks
+from pipeline.config import deployment_checks, ensemble_checks, files_named, image_checks
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
@@ -278,6 +278,7 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.sections, ("preprocess", "postprocess", "ensemble")),
     (ensemble_checks.answering, ("inputs", "outputs", "variants", "triton", "preprocess", "postprocess", "ensemble")),
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
+    (deployment_checks.torchserve, ("inputs", "outputs", "variants", "torchserve")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

@@ -27,9 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from postprocessing import Postprocessing, ranked
 from preprocessing import Preprocessing, RefusedImage, tensor
+
+Array = npt.NDArray[Any]
 
 _NPY = b"\x93NUMPY"
 _DATATYPES = {
@@ -120,7 +123,7 @@ class Handler:
         array = tensor(data, self._image)
         return array[np.newaxis] if self._batched else array
 
-    def _checked(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _checked(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """The values as arrays of the model's names, dtypes and shapes, in its order.
 
         Raises:
@@ -145,7 +148,7 @@ class Handler:
 
     # ---- through the model
 
-    def _run(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
+    def _run(self, requests: Sequence[Mapping[str, Array]]) -> list[Any]:
         """Outputs by name for each request, or why the model failed on it; one forward pass unless it fails."""
         try:
             joined = {
@@ -165,7 +168,7 @@ class Handler:
         parts = {name: np.split(array, ends) for name, array in outputs.items()}
         return [{name: rows[index] for name, rows in parts.items()} for index in range(len(requests))]
 
-    def _forward(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _forward(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
             result = self._model(**{name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()})
         values = (result,) if isinstance(result, torch.Tensor) else tuple(result)
@@ -173,7 +176,7 @@ class Handler:
 
     # ---- out
 
-    def _told(self, context: Any, index: int, question: Any, outputs: Mapping[str, np.ndarray]) -> str:
+    def _told(self, context: Any, index: int, question: Any, outputs: Mapping[str, Array]) -> str:
         if question is not None:
             tensors = [_v2_tensor(name, array) for name, array in outputs.items()]
             return json.dumps({**self._v2_head(context, index, question), "outputs": tensors})
@@ -212,19 +215,20 @@ def _is_v2(body: Any) -> bool:
     return isinstance(inputs, list) and all(isinstance(item, dict) and "name" in item for item in inputs)
 
 
-def _npy(data: bytes) -> np.ndarray:
+def _npy(data: bytes) -> Array:
     """The array of .npy bytes.
 
     Raises:
         ValueError: not readable, or an array of objects, which only pickle could read.
     """
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
     except (ValueError, EOFError, MemoryError) as error:
         raise ValueError(f"no readable .npy: {error}") from error
 
 
-def _as_dtype(name: str, value: Any, dtype: str) -> np.ndarray:
+def _as_dtype(name: str, value: Any, dtype: str) -> Array:
     """The value as an array; numbers of JSON are taken where nothing of them is lost but a float's last digits.
 
     Raises:
@@ -249,7 +253,7 @@ def _as_dtype(name: str, value: Any, dtype: str) -> np.ndarray:
     return array
 
 
-def _v2_array(item: Mapping[str, Any]) -> np.ndarray:
+def _v2_array(item: Mapping[str, Any]) -> Array:
     """A tensor of protocol v2.
 
     Raises:
@@ -265,7 +269,7 @@ def _v2_array(item: Mapping[str, Any]) -> np.ndarray:
     return array.reshape(shape)
 
 
-def _v2_tensor(name: str, array: np.ndarray) -> dict[str, Any]:
+def _v2_tensor(name: str, array: Array) -> dict[str, Any]:
     """A tensor for protocol v2, flat as its gRPC side needs it; that has no field for FP16, which goes as FP32."""
     datatype = "FP32" if array.dtype == np.float16 else _DATATYPES[str(array.dtype)]
     return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}

@@ -137,12 +137,10 @@ def archive(folder: Path, *, name: str, module: Path, config: str, labels: tuple
             names = {str(index): label for index, label in enumerate(labels)}
             (inputs / LABELS).write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             extra.append(str(inputs / LABELS))
-        serialized = inputs / "model.pt"
-        os.link(module, serialized)
         options = {
             "model-name": name,
             "version": MODEL_VERSION,
-            "serialized-file": serialized,
+            "serialized-file": module,
             "handler": _HANDLER,
             "extra-files": ",".join(extra),
             "config-file": inputs / "model-config.yaml",

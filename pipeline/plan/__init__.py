@@ -13,9 +13,10 @@ from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Data, Input, Output
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
+from pipeline.plan import deployments
 from pipeline.plan import ensemble as ensembles
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
-from pipeline.plan.values import EnginePlan, EnsemblePlan, PillowPlan, Reduction, Row, Subject, Variant
+from pipeline.plan.values import EnginePlan, EnsemblePlan, PillowPlan, Reduction, Row, Subject, TorchServePlan, Variant
 from pipeline.plan.variants import resolve
 from pipeline.store import Step
 from pipeline.target import Limits, limits
@@ -28,6 +29,7 @@ __all__ = [
     "PillowPlan",
     "Reduction",
     "Row",
+    "TorchServePlan",
     "Variant",
     "calibration_data",
     "make",
@@ -58,11 +60,23 @@ class BuildPlan:
     missing_to_build: tuple[str, ...]
     missing_to_serve: tuple[str, ...]
     ensemble: EnsemblePlan | None = None
+    torchserve: TorchServePlan | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """Everything that has a line in the report: the variants, then the deployments made of them."""
-        return (*self.variants, *([self.ensemble] if self.ensemble else []))
+        return (*self.variants, *self.deployments)
+
+    @property
+    def deployments(self) -> tuple[Row, ...]:
+        """What is made of variants."""
+        return tuple(row for row in (self.ensemble, self.torchserve) if row)
+
+    @property
+    def missing_for_deployments(self) -> tuple[str, ...]:
+        """What this machine lacks for them; only their own rows fail."""
+        lacking = self.torchserve.lacking_to_serve if self.torchserve else ()
+        return tuple(f"{self.loaded.config.name}.torchserve: {lack}" for lack in lacking)
 
     @property
     def missing_for_engines(self) -> tuple[str, ...]:
@@ -150,11 +164,12 @@ def make(
         source=source,
         samples=samples,
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
+        ensemble=ensembles.plan(subject, variants, keys),
+        torchserve=deployments.torchserve(subject, variants, keys),
         repository=repository,
         work_dir=work_dir,
         missing_to_build=doctor.lacks_to_build(environment, _libraries(loaded)),
         missing_to_serve=doctor.lacks_to_serve(environment, container=config.serve.engine == "container"),
-        ensemble=ensembles.plan(subject, variants, keys),
     )
 
 

@@ -44,6 +44,14 @@ class Row(Protocol):
     def server(self) -> str:
         """What serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``."""
 
+    @property
+    def max_batch_size(self) -> int:
+        """Most samples that are run at once; 0 where none are joined."""
+
+    @property
+    def how(self) -> str:
+        """How it is made, in words."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduction:
@@ -233,9 +241,76 @@ class EnsemblePlan:
         return "triton"
 
     @property
+    def max_batch_size(self) -> int:
+        """The variant's."""
+        return self.variant.max_batch_size
+
+    @property
+    def how(self) -> str:
+        """In words, for the plan."""
+        return f"image file → {self.variant.key} → labels"
+
+    @property
     def models(self) -> tuple[str, str, str]:
         """What it asks, in order: preprocessing, the variant, postprocessing."""
         return (f"{self.name}_preprocess", self.variant.identifier, f"{self.name}_postprocess")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchServePlan:
+    """A variant's file as an archive for TorchServe.
+
+    Attributes:
+        identifier: ``<name>.torchserve``.
+        model: its name in TorchServe, the YAML's.
+        variant: whose file it is.
+        batch_size: most requests in one forward pass.
+        max_batch_delay_ms: how long the first request of a batch waits for others.
+        workers: processes that serve it.
+        response_timeout_s: a worker that takes longer is restarted.
+        lacking_to_make: what this machine lacks to make the archive, each with its remedy.
+        lacking_to_serve: what it lacks to prove it; without a proof that does not matter.
+    """
+
+    identifier: str
+    model: str
+    variant: Variant
+    batch_size: int
+    max_batch_delay_ms: int
+    workers: int
+    response_timeout_s: int
+    lacking_to_make: tuple[str, ...]
+    lacking_to_serve: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """No variant's."""
+        return self.identifier
+
+    @property
+    def format(self) -> str:
+        """TorchServe's archive format."""
+        return "mar"
+
+    @property
+    def precision(self) -> str:
+        """The variant's."""
+        return self.variant.precision
+
+    @property
+    def server(self) -> str:
+        """What serves it."""
+        return "torchserve"
+
+    @property
+    def how(self) -> str:
+        """In words, for the plan."""
+        return f"from {self.variant.key}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most requests in one forward pass."""
+        return self.batch_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ class Version:
         beside: files, and folders, that go next to it, by their paths there.
         identity: what decides the artifact where equal inputs do not give equal bytes (engines): the newest version
             with the same one is the same version. Empty where bytes decide.
-        model_files: bytes of config.pbtxt and of the files beside it, by relative path.
+        model_files: bytes of config.pbtxt and of the files beside it, by relative path; none for what is not Triton's.
         golden: samples.npz the version was judged by.
         manifest: everything known about it; hashes are added here.
     """
@@ -233,7 +233,7 @@ def _write_records(root: Path, state: Path, version: Version, number: int, diges
         "model_name": version.model_name,
         "version": number,
         "files": dict(digests),
-        "config_sha256": files.sha256_bytes(version.model_files["config.pbtxt"]),
+        "config_sha256": files.sha256_bytes(version.model_files.get("config.pbtxt", b"")),
         "golden_sha256": golden_sha256,
     }
     golden = state / "golden" / f"{golden_sha256}.npz"

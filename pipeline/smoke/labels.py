@@ -56,10 +56,21 @@ def parsed(value: Any) -> list[tuple[str, float]]:
         ValueError: it is no JSON list of ``{"label", "probability"}``.
     """
     try:
-        rows = json.loads(value)
+        return listed(json.loads(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"no JSON list of labels with probabilities: {str(value)[:80]}") from error
+
+
+def listed(rows: Any) -> list[tuple[str, float]]:
+    """The same, once it is parsed.
+
+    Raises:
+        ValueError: it is no list of ``{"label", "probability"}``.
+    """
+    try:
         return [(str(row["label"]), float(row["probability"])) for row in rows]
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"no JSON list of labels with probabilities: {str(value)[:80]}") from error
+        raise ValueError(f"no list of labels with probabilities: {str(rows)[:80]}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from pipeline.config.schema.model import (
     Train,
 )
 from pipeline.config.schema.serving import Repository, Serve, Triton
+from pipeline.config.schema.torchserve import TorchServe
 from pipeline.config.schema.variants import (
     MIN_CALIBRATION_SAMPLES,
     AccuracyGate,
@@ -65,6 +66,7 @@ __all__ = [
     "Section",
     "Serve",
     "Source",
+    "TorchServe",
     "Train",
     "Triton",
     "Variant",
@@ -87,3 +89,4 @@ class Config(Section):
     preprocess: Preprocess | None = None
     postprocess: Postprocess | None = None
     ensemble: Ensemble | None = None
+    torchserve: TorchServe | None = None

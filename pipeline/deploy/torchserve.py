@@ -1,0 +1,211 @@
+"""A variant for TorchServe: its archive and settings, emitted as a version of their own, and the real server's proof.
+
+``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and ``config.properties``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__, files
+from pipeline.artifacts import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
+from pipeline.deploy import torchserve_store
+from pipeline.environment import TORCHSERVE
+from pipeline.errors import MissingError, SmokeError, StageError
+from pipeline.plan import TorchServePlan
+from pipeline.report.units import human_bytes
+from pipeline.repository import versions
+from pipeline.run import Run
+from pipeline.store import tool_versions
+
+
+def root(run: Run) -> Path:
+    """Where model stores go: beside Triton's repository."""
+    return run.plan.repository.with_name(f"{run.plan.repository.name}.torchserve")
+
+
+def emit(run: Run, deployment: TorchServePlan) -> None:
+    """Make the archive and publish it; a failure is kept to this row."""
+    with run.guarded(deployment, "build"):
+        made = run.results[deployment.variant.key]
+        if made.artifact is None or made.entry is None:
+            raise StageError(
+                f"torchserve[{deployment.identifier}]: {deployment.variant.identifier} was not made",
+                hint="see why that variant failed",
+            )
+        _require(deployment, deployment.lacking_to_make)
+        # the archive holds the variant's own file, so what that was judged to be, this is
+        run.update(deployment, parity=made.parity, accuracy=made.accuracy)
+        place = run.plan.work_dir / "tmp"
+        with files.disk_errors(place, f"torchserve[{deployment.identifier}]"):
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                _publish(run, deployment, made.artifact, Path(folder).absolute())
+
+
+def _publish(run: Run, deployment: TorchServePlan, module: Artifact, folder: Path) -> None:
+    store, settings = folder / "model_store", folder / "config.properties"
+    with run.stage(f"repository[{deployment.identifier}]", deployment.identifier) as stage:
+        store.mkdir()
+        scores = run.postprocessing
+        config = torchserve_store.model_config(
+            run.signature,
+            batch_size=deployment.batch_size,
+            max_batch_delay_ms=deployment.max_batch_delay_ms,
+            workers=deployment.workers,
+            response_timeout_s=deployment.response_timeout_s,
+            startup_timeout_s=round(run.plan.loaded.config.serve.start_timeout_s),
+            scores=scores,
+        )
+        labels = (
+            scores[1].labels if scores else next((spec.labels for spec in run.signature.outputs if spec.labels), ())
+        )
+        path = torchserve_store.archive(store, name=deployment.model, module=module.path, config=config, labels=labels)
+        settings.write_text(torchserve_store.properties(deployment.model), encoding="utf-8")
+        artifact = Artifact(
+            path=path,
+            kind="mar",
+            sha256=files.sha256_file(path),
+            size_bytes=path.stat().st_size,
+            tool_versions=tool_versions(TORCHSERVE),
+        )
+        entry = versions.publish(
+            root(run),
+            versions.Version(
+                model_name=deployment.model,
+                backend="torchserve",
+                file_name="model_store",
+                artifact=store,
+                beside={"config.properties": settings},
+                model_files={},
+                golden=run.golden_path,
+                manifest=_manifest(run, deployment, artifact, module),
+            ),
+            retain=run.plan.loaded.config.repository.retain,
+            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        )
+        stage.cached = not entry.created
+        stage.result = f"version {entry.version}, {human_bytes(artifact.size_bytes)}"
+    run.update(deployment, entry=entry, artifact=artifact, cached=not entry.created)
+    run.note(deployment, *entry.notes)
+
+
+def _manifest(run: Run, deployment: TorchServePlan, artifact: Artifact, module: Artifact) -> Mapping[str, Any]:
+    """What is known of the version; nothing in it depends on when or where it was built."""
+    record = {
+        "schema": 1,
+        "tool": f"model-repository-pipeline {__version__}",
+        "model": deployment.model,
+        "variant": deployment.variant.key,
+        "format": deployment.format,
+        "precision": deployment.precision,
+        "sha256": artifact.sha256,
+        "properties": {"module_sha256": module.sha256},
+        "tool_versions": dict(artifact.tool_versions),
+        "source": {"sha256": run.entries[run.plan.source.name].digest},
+    }
+    masked: dict[str, Any] = json.loads(run.plan.loaded.masked(json.dumps(record)))
+    return masked
+
+
+def adopt(run: Run, deployment: TorchServePlan) -> None:
+    """Take the newest version that is there as what shall be proven."""
+    numbers = versions.version_numbers(root(run) / deployment.model)
+    if not numbers:
+        missing = StageError(
+            f"smoke[{deployment.identifier}]: nothing to serve", where=str(root(run)), hint="build it first"
+        )
+        run.fail(deployment, missing, "build")
+        return
+    entry = RepositoryEntry(
+        root=root(run),
+        model_name=deployment.model,
+        version=numbers[-1],
+        backend="torchserve",
+        config_path=root(run) / deployment.model / str(numbers[-1]) / "config.properties",
+        created=False,
+    )
+    run.update(deployment, entry=entry)
+
+
+def prove(run: Run, deployment: TorchServePlan) -> None:
+    """Launch the real TorchServe on the newest version, ask it everything, stop it; a failure is kept to this row."""
+    entry = run.results[deployment.key].entry
+    if entry is None:
+        return
+    with run.guarded(deployment, "smoke"):
+        _require(deployment, deployment.lacking_to_serve)
+        result = _served(run, deployment, entry)
+        run.update(deployment, smoke=result)
+        if not result.passed:
+            failed = [check for check in result.checks if check.outcome == "failed"]
+            raise SmokeError(
+                f"smoke[{deployment.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
+                found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
+                hint="read the server's log; do not publish this version",
+                log=str(_log(run, deployment)),
+            )
+
+
+def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> SmokeResult:
+    from pipeline.serve import torchserve as serving
+    from pipeline.smoke import torchserve as checks
+
+    serve = run.plan.loaded.config.serve
+    with contextlib.ExitStack() as stack:
+        with run.stage(f"server[{deployment.identifier}]", deployment.identifier) as stage:
+            served = stack.enter_context(
+                serving.launched(
+                    entry.version_dir,
+                    [deployment.model],
+                    log_path=_log(run, deployment),
+                    start_timeout_s=serve.start_timeout_s,
+                )
+            )
+            stage.result = f"READY at {served.server.http_url}"
+        with run.stage(f"smoke[{deployment.identifier}]", deployment.identifier) as stage:
+            result = checks.run(
+                served.server,
+                served.management_url,
+                checks.TorchServeExpectation(
+                    model=deployment.model,
+                    signature=run.signature,
+                    golden=run.golden,
+                    batch_size=deployment.batch_size,
+                    max_batch_delay_ms=deployment.max_batch_delay_ms,
+                    workers=deployment.workers,
+                    tolerance=deployment.variant.tolerance,
+                    scores=run.postprocessing,
+                    alive=served.check_alive,
+                ),
+                request_timeout_s=serve.request_timeout_s,
+                progress=stage.progress,
+            )
+            stage.result = f"{len(result.checks) + 1} checks"
+    return replace(result, checks=(_intact(entry), *result.checks))
+
+
+def _intact(entry: RepositoryEntry) -> SmokeCheck:
+    """Whether the files served are those that were emitted."""
+    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
+    damage = versions.corruption(entry.version_dir, manifest) if manifest else "its manifest is lost"
+    return SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage)
+
+
+def _log(run: Run, deployment: TorchServePlan) -> Path:
+    return run.directory / f"{deployment.identifier}.server.log"
+
+
+def _require(deployment: TorchServePlan, lacking: tuple[str, ...]) -> None:
+    if lacking:
+        raise MissingError(
+            f"torchserve[{deployment.identifier}]: this machine lacks what it needs",
+            found="\n".join(lacking),
+            hint="python -m pipeline doctor",
+        )

@@ -1,0 +1,39 @@
+"""What is made of variants besides Triton's repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline import doctor
+from pipeline.plan.values import Subject, TorchServePlan, Variant
+
+DEFAULT_BATCH_SIZE = 8
+
+
+def torchserve(subject: Subject, variants: Sequence[Variant], keys: tuple[str, ...]) -> TorchServePlan | None:
+    """The archive for TorchServe, where the YAML has one.
+
+    Args:
+        subject: the configuration.
+        variants: all of them.
+        keys: the variants wanted, empty for all; without the one it is made from there is no archive.
+    """
+    config = subject.loaded.config
+    section = config.torchserve
+    if section is None:
+        return None
+    scripts = [variant for variant in variants if variant.format == "torchscript"]
+    source = next((variant for variant in scripts if section.from_ in (None, variant.key)), None)
+    if source is None or (keys and source.key not in keys):
+        return None
+    return TorchServePlan(
+        identifier=f"{config.name}.torchserve",
+        model=config.name,
+        variant=source,
+        batch_size=section.batch_size or (DEFAULT_BATCH_SIZE if subject.signature.batch else 1),
+        max_batch_delay_ms=section.max_batch_delay_ms,
+        workers=section.workers,
+        response_timeout_s=section.response_timeout_s,
+        lacking_to_make=doctor.lacks_to_archive(subject.environment),
+        lacking_to_serve=doctor.lacks_to_serve_torchserve(subject.environment),
+    )
