@@ -158,7 +158,7 @@ class Handler:
                 for name in self._inputs
             }
             outputs = self._forward(joined)
-        except (RuntimeError, ValueError) as error:  # what TorchScript raises
+        except (RuntimeError, ValueError, torch.jit.Error) as error:  # what TorchScript raises
             if len(requests) > 1:  # each alone, so that only the guilty one fails
                 return [answer for request in requests for answer in self._run([request])]
             return [f"the model failed: {str(error).strip().splitlines()[-1]}"]

@@ -2,8 +2,8 @@
 
 torch-model-archiver lays the archive out; its zip is written here. The archiver's own zip has its files in the order of
 the disk's directory, with their times, and the moment of its making in MANIFEST.json: other bytes every time. Here
-names are sorted, times are the zip format's first, and ``createdOn`` is left out (TorchServe does not read it), so that
-equal models are equal files, and a build that changed nothing makes no new version.
+names are sorted, and all times are the zip format's first, so that equal models are equal files, and a build that
+changed nothing makes no new version.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ARCHIVE_TIMEOUT_S = 120.0
 MODEL_VERSION = "1.0"
 LABELS = "index_to_name.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
+_CREATED = "01/01/1980 00:00:00"  # TorchServe warns of an archive without a date, and reads no more of it
 _MODE = 0o644 << 16
 _HANDLER = Path(__file__).with_name("torchserve_handler.py")
 _PROPERTIES = """\
@@ -176,5 +177,5 @@ def _zip(source: Path, target: Path) -> None:
 
 def _undated(manifest: bytes) -> bytes:
     content = json.loads(manifest)
-    del content["createdOn"]
+    content["createdOn"] = _CREATED
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

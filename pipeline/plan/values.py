@@ -305,7 +305,7 @@ class TorchServePlan:
     @property
     def how(self) -> str:
         """In words, for the plan."""
-        return f"from {self.variant.key}, {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"from {self.variant.key}, workers {self.workers}"
 
     @property
     def max_batch_size(self) -> int:

@@ -183,6 +183,8 @@ class _Suite:
         """Every sample as its image or as .npy, and a few as JSON lists, in which several inputs come anyway."""
         samples = self.expectation.golden.samples
         detail = self._all(samples, lambda sample: self._answered(self._predict(sample), sample))
+        if self.expectation.scores is not None:
+            detail += f": the labels and probabilities of output {self.expectation.scores[0]}"
         if self.expectation.signature.image is None:
             self._all(samples[:_AS_JSON], lambda sample: self._answered(self._predict(sample, as_json=True), sample))
         return detail
