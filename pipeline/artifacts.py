@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Dim = int | str
-Format = Literal["onnx", "torchscript", "tensorrt"]
+Format = Literal["onnx", "torchscript", "tensorrt", "libtorch"]
 Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx"]
 """What a file is: a format, where engines of the two TensorRT flavours are two, since neither loads the other's."""
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, environment, files, samples, source
+from pipeline import datasets, deploy, environment, files, samples, source
 from pipeline import make as making
 from pipeline import plan as planning
 from pipeline import prove as proving
 from pipeline.artifacts import BuildReport, RunningServer, SourceModel
 from pipeline.config.load import LoadedConfig
-from pipeline.deploy import ensemble, torchserve
 from pipeline.errors import MissingError, PipelineError
 from pipeline.plan import BuildPlan, Dependencies
 from pipeline.report.summary import run_report
@@ -83,14 +82,10 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
         stages.prepare(serve=options.serve)
         for variant in stages.run.plan.variants:
             making.make(stages.run, variant, stages.source_model)
-        ensemble.make(stages.run)
-        archive = stages.run.plan.torchserve
-        if archive:
-            torchserve.emit(stages.run, archive)
+        deploy.emit(stages.run)
         if options.serve:
             proving.prove(stages.run)
-            if archive:
-                torchserve.prove(stages.run, archive)
+            deploy.prove(stages.run)
 
     return _reported(stages.run, work)
 
@@ -107,13 +102,10 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
         stages.prepare(serve=remote is None)
         if remote is None:
             proving.adopt(stages.run)
+            deploy.adopt(stages.run)
             proving.prove(stages.run)
-            if archive := stages.run.plan.torchserve:
-                torchserve.adopt(stages.run, archive)
-                torchserve.prove(stages.run, archive)
+            deploy.prove(stages.run)
         else:
-            for deployment in stages.run.plan.deployments:
-                stages.run.update(deployment, skipped=f"{remote.http_url} is a Triton server")
             proving.prove_at(stages.run, remote)
 
     return _reported(stages.run, work)

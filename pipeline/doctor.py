@@ -59,6 +59,25 @@ def lacks_to_build_engines(environment: Environment, flavour: Flavour) -> tuple[
     return tuple(found)
 
 
+def lacks_to_compile(environment: Environment) -> tuple[str, ...]:
+    """What compiling a C++ program needs and this machine does not have, each with its remedy."""
+    cpp = environment.cpp
+    parts = (
+        ("CMake", cpp.cmake, "cmake"),
+        ("make", cpp.make, "make"),
+        ("C++ compiler", cpp.compiler, "g++"),
+        ("OpenCV", cpp.opencv, "libopencv-imgcodecs-dev"),
+    )
+    found = [f"no {name} (apt-get install {package})" for name, path, package in parts if path is None]
+    if cpp.libtorch is None:
+        found.append("no libtorch (pip install torch)")
+    if cpp.libtorch_cuda and cpp.nvcc is None:
+        found.append(
+            f"torch is built for CUDA {cpp.libtorch_cuda}, and its CMake files need nvcc (install CUDA's toolkit)"
+        )
+    return tuple(found)
+
+
 def lacks_to_serve(environment: Environment, *, container: bool = False) -> tuple[str, ...]:
     """What serving needs and this machine does not have, each with its remedy.
 
@@ -206,6 +225,7 @@ def _optional_checks(environment: Environment) -> list[Check]:
         _engines_check(),
         _optional("GPU", f"{gpu.name}, driver {gpu.driver}" if gpu else None, _GPU_FIX, "KIND_GPU, TensorRT's engines"),
         _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
+        _cpp_check(environment),
         _optional("Java", environment.java, JAVA_FIX, "TorchServe, which runs on Java 17"),
         _torchserve_check(environment),
         _docker_check(environment.docker),
@@ -222,6 +242,19 @@ def _torchserve_check(environment: Environment) -> Check:
         else _versions(environment, TORCHSERVE),
         fix=TORCHSERVE_FIX if absent else "",
         needed_for="`torchserve:` in a configuration",
+    )
+
+
+def _cpp_check(environment: Environment) -> Check:
+    lacking = lacks_to_compile(environment)
+    return Check(
+        name="C++",
+        ok=True,
+        found=f"{'; '.join(lacking)} (optional)"
+        if lacking
+        else f"{environment.cpp.compiler}, {environment.cpp.cmake}, OpenCV {environment.cpp.opencv_version}",
+        fix="apt-get install g++ make cmake libopencv-imgcodecs-dev" if lacking else "",
+        needed_for="the proof of format: libtorch",
     )
 
 

@@ -76,6 +76,26 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cpp:
+    """What compiles C++ programs against libtorch; None, or empty, where there is no such thing.
+
+    Attributes:
+        opencv: folder of OpenCV's headers.
+        libtorch: the folder for CMAKE_PREFIX_PATH, in the installed torch.
+        libtorch_cuda: the CUDA release that torch is built for; its CMake files then want CUDA's compiler, nvcc.
+    """
+
+    cmake: Path | None = None
+    make: Path | None = None
+    compiler: Path | None = None
+    opencv: Path | None = None
+    opencv_version: str = ""
+    libtorch: Path | None = None
+    libtorch_cuda: str = ""
+    nvcc: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """What this machine has; a path is None where there is no such thing.
 
@@ -109,6 +129,7 @@ class Environment:
     java: Path | None
     docker: Path | None
     work_dir: Path
+    cpp: Cpp = Cpp()
 
 
 def probe(work_dir: Path) -> Environment:
@@ -138,6 +159,7 @@ def probe(work_dir: Path) -> Environment:
         java=_java(),
         docker=_program("docker"),
         work_dir=work_dir,
+        cpp=_cpp(),
     )
 
 
@@ -166,6 +188,45 @@ def _program(name: str) -> Path | None:
 def _java() -> Path | None:
     home = os.environ.get("JAVA_HOME")
     return (_existing(Path(home) / "bin" / "java") if home else None) or _program("java")
+
+
+def _cpp() -> Cpp:
+    opencv = next((place for place in _include_folders() if (place / "opencv2" / "imgcodecs.hpp").is_file()), None)
+    spec = importlib.util.find_spec("torch")
+    torch = Path(spec.origin).parent if spec and spec.origin else None
+    compilers = (_program(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
+    return Cpp(
+        cmake=_program("cmake"),
+        make=_program("make"),
+        compiler=next((found for found in compilers if found), None),
+        opencv=opencv,
+        opencv_version=_opencv_version(opencv) if opencv else "",
+        libtorch=torch / "share" / "cmake" if torch else None,
+        libtorch_cuda=_torch_cuda(torch / "version.py") if torch else "",
+        nvcc=_program("nvcc"),
+    )
+
+
+def _include_folders() -> list[Path]:
+    """Where OpenCV's headers may be: as CMake is told by OpenCV_DIR and CMAKE_PREFIX_PATH, and where systems put them.
+
+    OpenCV_DIR is the folder of OpenCV's CMake files, three below its prefix.
+    """
+    told = [Path(text) for text in os.environ.get("CMAKE_PREFIX_PATH", "").split(os.pathsep) if text]
+    if found := os.environ.get("OpenCV_DIR"):  # noqa: SIM112 - CMake's spelling
+        told += Path(found).parents[2:3]
+    prefixes = (*told, Path("/usr/local"), Path("/usr"))
+    return [folder for prefix in prefixes for folder in (prefix / "include" / "opencv4", prefix / "include")]
+
+
+def _opencv_version(include: Path) -> str:
+    header = include / "opencv2" / "core" / "version.hpp"
+    return ".".join(_search(rf"#define CV_VERSION_{part}\s+(\d+)", header) for part in ("MAJOR", "MINOR", "REVISION"))
+
+
+def _torch_cuda(version_file: Path) -> str:
+    found = _search(r"^cuda\b[^=]*= *'([^']+)'", version_file)
+    return "" if found == "unknown" else found
 
 
 def _pytriton_server() -> Path:
@@ -229,5 +290,5 @@ def _capability() -> str:
 
 
 def _search(pattern: str, path: Path) -> str:
-    match = re.search(pattern, path.read_text(errors="replace")) if path.is_file() else None
+    match = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE) if path.is_file() else None
     return match[1].strip() if match else "unknown"

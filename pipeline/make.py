@@ -21,7 +21,7 @@ from pipeline.target import tensorrt_image
 
 
 def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) -> None:
-    """Make one variant and put it into the repository; its failure is kept to it.
+    """Make one variant and put it into the repository, if Triton serves it; its failure is kept to it.
 
     Args:
         run: the books; source and golden samples are done.
@@ -38,7 +38,8 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
         artifact = _engine(run, variant, variant.engine, graph) if variant.engine else graph
         if variant.engine and variant.engine.parity:
             _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path.parent))
-        _emit(run, variant, artifact)
+        if variant.server == "triton":
+            _emit(run, variant, artifact)
 
 
 def _skipped(run: Run, variant: Variant, engine: EnginePlan) -> bool:
@@ -331,7 +332,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
             identity=artifact.properties.get("identity", ""),
             model_files=run.model_files(variant).files,
             golden=run.golden_path,
-            manifest=_manifest(run, variant, artifact),
+            manifest=manifest(run, variant, artifact),
         )
         entry = versions.publish(
             run.plan.repository,
@@ -350,7 +351,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
     run.note(variant, *entry.notes)
 
 
-def _manifest(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
+def manifest(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
     """What is known of a version; nothing in it depends on when or where it was built."""
     result, plan = run.results[variant.key], run.plan
     made_by, config = plan.source, plan.loaded.config

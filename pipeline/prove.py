@@ -37,7 +37,9 @@ def adopt(run: Run) -> None:
 
 
 def _served_rows(run: Run) -> tuple[Served, ...]:
-    return (*run.plan.variants, *([run.plan.ensemble] if run.plan.ensemble else []))
+    """What Triton serves: variants, and the ensemble."""
+    variants = tuple(variant for variant in run.plan.variants if variant.server == "triton")
+    return (*variants, *([run.plan.ensemble] if run.plan.ensemble else []))
 
 
 def _entry(run: Run, row: Served, number: int) -> RepositoryEntry:
@@ -107,6 +109,9 @@ def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant, and the ensemble, on a server that is running already."""
     from pipeline.smoke import connection
 
+    for row in run.plan.rows:
+        if row.server != "triton":
+            run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in _served_rows(run):
         with run.guarded(row, "smoke"):
             if _answering(row).engine and row.identifier not in connection.ready_models(server.http_url):

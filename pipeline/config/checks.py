@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
-from pipeline.config import deployment_checks, ensemble_checks, files_named, image_checks
+from pipeline.config import deployment_checks, ensemble_checks, files_named, image_checks, program_checks
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
@@ -62,9 +62,12 @@ def _parents(subject: Subject) -> Found:
             yield (key, f"a circle: {' -> '.join(chain)}; one of them needs a `format` of its own, and no `from`")
         elif len(chain) > 1 and len(set(chain)) == len(chain) and chain[-1] in variants:
             made, own = given(variants, chain[1:], "format"), variant.get("format")
-            engine_of_graph = (made, own) == ("onnx", "tensorrt")
-            if own is not None and made is not None and own != made and not engine_of_graph:
-                yield (("variants", name, "format"), f"expected {made}, that of `{chain[1]}`; found {own}")
+            built = (made, own) in (("onnx", "tensorrt"), ("torchscript", "libtorch"))
+            if own is not None and made is not None and own != made and not built:
+                message = f"expected {made}, that of `{chain[1]}`; found {own}"
+                if own == "libtorch":
+                    message = f"a libtorch program is made of a torchscript variant; `{chain[1]}` is {made}"
+                yield ("variants", name, "format"), message
 
 
 def _precisions(subject: Subject) -> Found:
@@ -77,8 +80,8 @@ def _precisions(subject: Subject) -> Found:
         made_as = given(subject.variants, chain, "format")
         precision = given(subject.variants, chain, "precision") or "fp32"
         parent = given(subject.variants, chain[1:], "precision") or "fp32"
-        if precision != "fp32" and made_as == "torchscript":
-            yield key, f"expected fp32, the only precision of torchscript; found {precision}"
+        if precision != "fp32" and made_as in ("torchscript", "libtorch"):
+            yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
         elif precision == "bf16" and made_as == "onnx":
             yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
         elif parent not in ("fp32", precision):
@@ -279,6 +282,7 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.answering, ("inputs", "outputs", "variants", "triton", "preprocess", "postprocess", "ensemble")),
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     (deployment_checks.torchserve, ("inputs", "outputs", "variants", "torchserve")),
+    (program_checks.programs, ("variants", "preprocess", "postprocess")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

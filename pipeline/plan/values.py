@@ -122,7 +122,7 @@ class Variant:
     Attributes:
         identifier: ``<name>_<key>``: folder, log, row of the report and Triton model name.
         key: its key under ``variants``.
-        kind: what its file is.
+        kind: what its file is; a C++ program's is the TorchScript file in it.
         parent: key of the variant whose export it starts from; its own key when it exports itself.
         options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
         reduction: how the exported graph is made less precise, or None for fp32.
@@ -155,8 +155,8 @@ class Variant:
 
     @property
     def server(self) -> str:
-        """What serves it."""
-        return "triton"
+        """What serves it; a program serves itself."""
+        return "none" if self.format == "libtorch" else "triton"
 
     @property
     def how(self) -> str:
@@ -169,6 +169,8 @@ class Variant:
             words.append(
                 f"{self.engine.spec.flavour} for {', '.join(self.engine.spec.gpus) or 'the GPU of this machine'}"
             )
+        if self.format == "libtorch":
+            words.append("C++ program")
         return " → ".join(words)
 
     @property

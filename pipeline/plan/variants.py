@@ -45,7 +45,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         identifier=identifier,
         key=key,
         format=model_format,
-        kind=engine.spec.flavour if engine else model_format,
+        kind=engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format,
         precision=precision,
         parent=maker,
         options=steps.options(variants[maker], subject.limits),

@@ -227,13 +227,14 @@ def _is_own(name: str) -> bool:
 
 def _write_records(root: Path, state: Path, version: Version, number: int, digests: Mapping[str, str]) -> None:
     golden_sha256 = files.sha256_file(version.golden)
+    config = version.model_files.get("config.pbtxt")
     record = {
         "size_bytes": files.size_bytes(version.artifact),
         **version.manifest,
         "model_name": version.model_name,
         "version": number,
         "files": dict(digests),
-        "config_sha256": files.sha256_bytes(version.model_files.get("config.pbtxt", b"")),
+        **({"config_sha256": files.sha256_bytes(config)} if config is not None else {}),
         "golden_sha256": golden_sha256,
     }
     golden = state / "golden" / f"{golden_sha256}.npz"

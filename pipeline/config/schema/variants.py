@@ -99,9 +99,11 @@ class Variant(Section):
         None,
         alias="from",
         description="another variant: its file is served with other settings, made into another precision, "
-        "or built into an engine",
+        "built into an engine, or put into a C++ program",
     )
-    format: Literal["onnx", "torchscript", "tensorrt"] | None = Field(None, description="default: the parent's")
+    format: Literal["onnx", "torchscript", "tensorrt", "libtorch"] | None = Field(
+        None, description="default: the parent's; libtorch is a C++ program around a torchscript variant"
+    )
     precision: Literal["fp32", "fp16", "bf16", "int8"] | None = Field(
         None,
         description="default: the parent's, or fp32; of weights and arithmetic: inputs and outputs keep their types",
@@ -126,7 +128,7 @@ class Variant(Section):
     @model_validator(mode="after")
     def _own_keys(self) -> Variant:
         if self.from_ is None and self.format is None:
-            raise ValueError("expected `format` (onnx, torchscript or tensorrt), or `from` another variant")
+            raise ValueError("expected `format` (onnx, torchscript, tensorrt or libtorch), or `from` another variant")
         for key, owner in (("method", "torchscript"), ("exporter", "onnx"), ("opset", "onnx"), ("simplify", "onnx")):
             if getattr(self, key) is not None and self.format != owner:
                 raise ValueError(f"`{key}` belongs to `format: {owner}`")
@@ -134,4 +136,6 @@ class Variant(Section):
                 raise ValueError(f"`{key}` is set where the file is made, not on a variant with `from`")
         if self.format == "tensorrt" and self.from_ is None:
             raise ValueError("an engine is built from an ONNX file: expected `from`, naming an onnx variant")
+        if self.format == "libtorch" and self.from_ is None:
+            raise ValueError("a C++ program runs a TorchScript file: expected `from`, naming a torchscript variant")
         return self

@@ -1,0 +1,26 @@
+"""Rules for C++ programs (`format: libtorch`)."""
+
+from __future__ import annotations
+
+from pipeline.config.document import Key
+from pipeline.config.subject import Found, Subject
+
+
+def programs(subject: Subject) -> Found:
+    """A program is made from image files to labels, is nobody's parent, and is no Triton model."""
+    variants = subject.config.variants
+    names = {name for name, variant in variants.items() if variant.format == "libtorch"}
+    for name, variant in variants.items():
+        if variant.from_ in names:
+            made_from = variants[variant.from_].from_
+            yield ("variants", name, "from"), f"`{variant.from_}` is a program; expected its model, `{made_from}`"
+    for name in sorted(names):
+        key: Key = ("variants", name)
+        lacking = [section for section in ("preprocess", "postprocess") if getattr(subject.config, section) is None]
+        if lacking:
+            yield (
+                (*key, "format"),
+                f"a libtorch program takes image files and answers with labels: the YAML lacks {' and '.join(lacking)}",
+            )
+        if variants[name].triton:
+            yield (*key, "triton"), "not to be set here: Triton does not serve a libtorch program"

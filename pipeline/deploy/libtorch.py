@@ -1,0 +1,256 @@
+"""C++ programs (`format: libtorch`): the source folder beside Triton's repository, and its proof: compiled and run.
+
+``<repository>.libtorch/<name>_<key>/<N>/`` holds the TorchScript file, C++ source, CMakeLists.txt and a README.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import command, doctor, environment, files
+from pipeline import make as making
+from pipeline.artifacts import RepositoryEntry, SmokeCheck, SmokeResult
+from pipeline.environment import Environment
+from pipeline.errors import SmokeError, StageError
+from pipeline.plan import Variant
+from pipeline.repository import program, versions
+from pipeline.run import Run
+from pipeline.store import Step, tool_versions
+
+_COMPILE_TIMEOUT_S = 1800.0
+_TAIL_CHARACTERS = 1500
+_MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
+
+
+def root(repository: Path) -> Path:
+    """Where programs go: beside Triton's repository, since Triton takes every folder in its own for a model."""
+    return repository.with_name(f"{repository.name}.libtorch")
+
+
+def emit(run: Run, variant: Variant) -> None:
+    """Publish the program's folder, unless making the variant has failed."""
+    artifact = run.results[variant.key].artifact
+    if run.results[variant.key].error or artifact is None:
+        return
+    with (
+        run.guarded(variant, "build"),
+        run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        written: dict[str, Path] = {}
+        for name, content in _sources(run, variant).items():
+            written[name] = Path(scratch) / name
+            written[name].write_bytes(content)
+        entry = versions.publish(
+            root(run.plan.repository),
+            versions.Version(
+                model_name=variant.identifier,
+                backend="libtorch",
+                file_name=program.MODEL_FILE,
+                artifact=artifact.path,
+                beside=written,
+                model_files={},
+                golden=run.golden_path,
+                manifest=making.manifest(run, variant, artifact),
+            ),
+            retain=run.plan.loaded.config.repository.retain,
+            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        )
+        stage.cached = not entry.created
+        stage.result = f"version {entry.version}"
+        run.update(variant, entry=entry, cached=run.results[variant.key].cached and not entry.created)
+        run.note(variant, *entry.notes)
+
+
+def _sources(run: Run, variant: Variant) -> Mapping[str, bytes]:
+    output, answers = _answers(run)
+    torch_version = tool_versions(("torch",))["torch"].partition("+")[0]
+    return program.sources(variant.identifier, run.signature, output, answers, torch_version=torch_version)
+
+
+def _answers(run: Run) -> tuple[str, Any]:
+    found = run.postprocessing
+    assert found is not None  # config/program_checks.py
+    return found
+
+
+def adopt(run: Run) -> None:
+    """Take the newest versions as what shall be proven."""
+    for variant in _programs(run):
+        numbers = versions.version_numbers(root(run.plan.repository) / variant.identifier)
+        if not numbers:
+            place = str(root(run.plan.repository))
+            missing = StageError(f"smoke[{variant.identifier}]: nothing to prove", where=place, hint="build it first")
+            run.fail(variant, missing, "build")
+            continue
+        entry = RepositoryEntry(
+            root=root(run.plan.repository),
+            model_name=variant.identifier,
+            version=numbers[-1],
+            backend="libtorch",
+            config_path=root(run.plan.repository) / variant.identifier / "config.pbtxt",
+            created=False,
+        )
+        run.update(variant, entry=entry)
+
+
+def _programs(run: Run) -> list[Variant]:
+    return [variant for variant in run.plan.variants if variant.format == "libtorch"]
+
+
+# ---- the proof ----------------------------------------------------------------------------------------------------
+
+
+def prove(run: Run) -> None:
+    """Compile every emitted program and run it on the golden images; where that cannot be done, say why.
+
+    The proof is a cached step: the same sources, model, samples and tools are not compiled again.
+    """
+    for variant in _programs(run):
+        entry = run.results[variant.key].entry
+        if entry is None or run.results[variant.key].error:
+            continue
+        with run.guarded(variant, "smoke"):
+            _intact(run, variant, entry)
+            here = environment.probe(run.plan.work_dir)
+            if lacking := doctor.lacks_to_compile(here):
+                run.note(variant, f"emitted, not compiled here: {'; '.join(lacking)}")
+            elif not all(sample.image for sample in run.golden.samples):
+                run.note(variant, "emitted, not compiled here: the golden samples are no image files")
+            else:
+                _prove(run, variant, entry, here)
+
+
+def _intact(run: Run, variant: Variant, entry: RepositoryEntry) -> None:
+    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
+    if damage := versions.corruption(entry.version_dir, manifest):
+        failed = SmokeCheck(name="manifest", protocol="-", outcome="failed", detail=damage)
+        run.update(variant, smoke=SmokeResult(model=variant.identifier, checks=(failed,)))
+        raise SmokeError(f"smoke[{variant.identifier}]: {damage}", where=str(entry.version_dir), hint="build it again")
+
+
+def _prove(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment) -> None:
+    tools = _tools(here)
+    sizes = (1, min(variant.max_batch_size, _MOST_BATCHED)) if variant.max_batch_size > 1 else (1,)
+    step = Step(
+        name=f"program[{variant.identifier}]",
+        code=("deploy/libtorch.py", "smoke/program.py", "comparison.py", "postprocessing.py", "samples.py"),
+        parameters={"tools": tools, "tolerance": asdict(variant.tolerance), "batch_sizes": sizes},
+        inputs=files.tree_digests(entry.version_dir),
+        tools=("numpy", "torch"),
+        upstream={"samples": run.plan.samples},
+    )
+    with run.stage(step.name, variant.identifier) as stage:
+
+        def produce(_: Path) -> Mapping[str, Any]:
+            stage.progress("compiling", None)
+            result = _compiled_and_run(run, variant, entry, here, sizes)
+            run.update(variant, smoke=result)
+            if not result.passed:  # never stored: the next build tries again
+                raise _failure(run, variant, result)
+            return {"checks": [asdict(check) for check in result.checks]}
+
+        values = run.step(step, stage, produce).values
+        compiled = SmokeCheck(name="compiled", protocol="-", outcome="passed", detail=", ".join(tools.values()))
+        checks = (compiled, *(SmokeCheck(**row) for row in values["checks"]))
+        run.update(variant, smoke=SmokeResult(model=variant.identifier, checks=checks))
+        stage.result = f"{len(checks)} checks"
+
+
+def _failure(run: Run, variant: Variant, result: SmokeResult) -> SmokeError:
+    failed = [check for check in result.checks if check.outcome == "failed"]
+    return SmokeError(
+        f"program[{variant.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
+        found="\n".join(f"{check.name}: {check.detail}" for check in failed),
+        hint="the compiled program is kept beside its log; do not publish this version",
+        log=str(_log(run, variant)),
+    )
+
+
+def _log(run: Run, variant: Variant) -> Path:
+    return run.directory / f"{variant.identifier}.program.log"
+
+
+def _tools(here: Environment) -> dict[str, str]:
+    """Versions of what compiles the program, each in words."""
+    first = {
+        name: command.run([str(path), "--version"], timeout_s=30.0).partition("\n")[0]
+        for name, path in (("compiler", here.cpp.compiler), ("cmake", here.cpp.cmake))
+    }
+    return {
+        **first,
+        "opencv": f"OpenCV {here.cpp.opencv_version}",
+        "torch": f"libtorch {tool_versions(('torch',))['torch']}",
+    }
+
+
+def _compiled_and_run(
+    run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, sizes: Sequence[int]
+) -> SmokeResult:
+    from pipeline.smoke import program as proof
+
+    folder = run.directory / f"{variant.identifier}.program"
+    executable = compile_folder(entry.version_dir, folder / "build", here, log_path=_log(run, variant))
+    output, answers = _answers(run)
+    built = proof.Program(
+        executable=executable / variant.identifier,
+        model=entry.version_dir / program.MODEL_FILE,
+        signature=run.signature,
+        output=output,
+        answers=answers,
+        tolerance=variant.tolerance,
+        log_path=_log(run, variant),
+    )
+    checks = proof.check(built, run.golden, sizes, folder)
+    result = SmokeResult(model=variant.identifier, checks=checks)
+    if result.passed:
+        files.remove_tree(folder)
+    return result
+
+
+def compile_folder(source: Path, build: Path, here: Environment, *, log_path: Path) -> Path:
+    """Configure and build a program's folder against the installed libtorch, as its README says.
+
+    Args:
+        source: the folder; nothing is written to it.
+        build: where CMake works; made here.
+        here: with all that compiling needs.
+        log_path: what CMake and the compiler print is added to it.
+
+    Returns:
+        The folder of the executable.
+
+    Raises:
+        StageError: it does not compile.
+    """
+    build.mkdir(parents=True)
+    assert here.cpp.libtorch is not None
+    configure = ["-S", str(source), "-B", str(build), f"-DCMAKE_PREFIX_PATH={here.cpp.libtorch}"]
+    cores = str(len(os.sched_getaffinity(0)))
+    for arguments in ([*configure, f"-DCMAKE_CXX_COMPILER={here.cpp.compiler}"], ["--build", str(build), "-j", cores]):
+        _logged([str(here.cpp.cmake), *arguments], log_path)
+    return build
+
+
+def _logged(argv: Sequence[str], log_path: Path) -> None:
+    child = command.start(argv, log_path=log_path)
+    try:
+        status = child.wait(_COMPILE_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        what = f"{Path(argv[0]).name}: not done after {_COMPILE_TIMEOUT_S:.0f} s"
+        raise StageError(what, log=str(log_path)) from error
+    finally:
+        command.stop(child, grace_s=1.0)
+    if status != 0:
+        raise StageError(
+            "the C++ program does not compile",
+            found=log_path.read_text(errors="replace")[-_TAIL_CHARACTERS:],
+            hint="see the log; compile it by hand as its README says",
+            log=str(log_path),
+        )
