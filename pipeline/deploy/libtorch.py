@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -148,9 +149,9 @@ def _prove(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment
     )
     with run.stage(step.name, variant.identifier) as stage:
 
-        def produce(_: Path) -> Mapping[str, Any]:
+        def produce(kept: Path) -> Mapping[str, Any]:
             stage.progress("compiling", None)
-            result = _compiled_and_run(run, variant, entry, here, sizes)
+            result = _compiled_and_run(run, variant, entry, here, sizes, kept)
             run.update(variant, smoke=result)
             if not result.passed:  # never stored: the next build tries again
                 raise _failure(run, variant, result)
@@ -191,15 +192,16 @@ def _tools(here: Environment) -> dict[str, str]:
 
 
 def _compiled_and_run(
-    run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, sizes: Sequence[int]
+    run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, sizes: Sequence[int], kept: Path
 ) -> SmokeResult:
+    """Compile and run; the program that passed is kept in the step store, by its name."""
     from pipeline.smoke import program as proof
 
     folder = run.directory / f"{variant.identifier}.program"
-    executable = compile_folder(entry.version_dir, folder / "build", here, log_path=_log(run, variant))
+    build = compile_folder(entry.version_dir, folder / "build", here, log_path=_log(run, variant))
     output, answers = _answers(run)
     built = proof.Program(
-        executable=executable / variant.identifier,
+        executable=build / variant.identifier,
         model=entry.version_dir / program.MODEL_FILE,
         signature=run.signature,
         output=output,
@@ -207,9 +209,9 @@ def _compiled_and_run(
         tolerance=variant.tolerance,
         log_path=_log(run, variant),
     )
-    checks = proof.check(built, run.golden, sizes, folder)
-    result = SmokeResult(model=variant.identifier, checks=checks)
+    result = SmokeResult(model=variant.identifier, checks=proof.check(built, run.golden, sizes, folder))
     if result.passed:
+        shutil.copy2(built.executable, kept)
         files.remove_tree(folder)
     return result
 
