@@ -16,11 +16,8 @@ def torchserve(subject: Subject) -> Found:
         yield ("torchserve",), "TorchServe runs TorchScript: expected a variant of `format: torchscript`"
     elif section.from_ is not None and section.from_ not in subject.config.variants:
         yield ("torchserve", "from"), f"no variant is called `{section.from_}`; {nearest(section.from_, scripts)}"
-    elif section.from_ is not None and section.from_ not in scripts:
-        yield (
-            ("torchserve", "from"),
-            f"expected a torchscript variant; `{section.from_}` is {_format(subject, section.from_)}",
-        )
+    elif section.from_ is not None and (made := _format(subject, section.from_)) not in ("torchscript", None):
+        yield ("torchserve", "from"), f"expected a torchscript variant; `{section.from_}` is {made}"
     if subject.batch is None and section.batch_size not in (None, 1):
         yield (
             ("torchserve", "batch_size"),

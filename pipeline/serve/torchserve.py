@@ -268,17 +268,17 @@ def _last_lines(log: ServerLog) -> str:
 
 
 def _worker_error(log: ServerLog) -> SmokeError:
-    """The end of the traceback that a worker printed, and the place in its code."""
+    """What a worker raised, and where: the first of a chain, since TorchServe hides an import error behind its own."""
     rows = [match for line in log.text().splitlines() if (match := _MODEL_LINE.match(line))]
     texts = [row["text"] for row in rows]
-    starts = [number for number, text in enumerate(texts) if text.startswith("Traceback (")]
-    block = texts[starts[-1] :] if starts else texts[-5:]
-    places = [f"{match['file']}, line {match['line']}" for text in block if (match := _PLACE.match(text))]
-    message = [text for text in block if text.strip() and not text.startswith((" ", *_CHAINED))]
+    starts = [number for number, text in enumerate(texts) if text.startswith("Traceback (")] or [max(0, len(texts) - 5)]
+    first = texts[slice(*starts[:2])] if len(starts) > 1 else texts[starts[0] :]
+    places = [f"{match['file']}, line {match['line']}" for text in first if (match := _PLACE.match(text))]
+    raised = [text for text in texts[starts[0] :] if text.strip() and not text.startswith((" ", *_CHAINED))]
     model = rows[-1]["model"] if rows else "?"
     return SmokeError(
         f"torchserve[{model}]: its worker died while it started",
-        found="\n".join([*message[:5], *places[-1:]]) or _last_lines(log),
+        found="\n".join([*places[-1:], *raised[:5]]) or _last_lines(log),
         hint="read its log",
         log=str(log.path),
     )

@@ -12,7 +12,7 @@ from pipeline.doctor import Check
 from pipeline.environment import Cpu, Environment, Gpu
 from pipeline.errors import MissingError, StageError
 
-_NAMES = (*environment.REQUIRED, *environment.OPTIONAL, environment.SERVER)
+_NAMES = (*environment.REQUIRED, *environment.OPTIONAL, *environment.TORCHSERVE, environment.SERVER)
 WHOLE = Environment(
     python_version="3.11.7",
     python_path=Path("/v/bin/python"),
@@ -127,6 +127,18 @@ def test_docker_is_asked_only_by_checks(
 )
 def test_int8_saturates_on_x86_without_vnni(flags: tuple[str, ...], saturates: bool) -> None:
     assert Cpu(count=2, model="X", flags=flags).saturates_int8 is saturates
+
+
+def test_torchserve_needs_its_packages_to_make_archives_and_java_to_serve_them() -> None:
+    lacking = replace(WHOLE, distributions={**WHOLE.distributions, "torchserve": "absent", "pyyaml": "absent"})
+    install = "pip install 'model-repository-pipeline[torchserve]'"
+    assert doctor.lacks_to_archive(lacking) == (f"TorchServe: pyyaml, torchserve not installed; {install}",)
+    assert doctor.lacks_to_serve_torchserve(WHOLE) == ("Java: none; apt-get install openjdk-17-jre-headless",)
+    assert len(doctor.lacks_to_serve_torchserve(lacking)) == 2
+    assert doctor.lacks_to_serve_torchserve(replace(WHOLE, java=Path("/java"))) == ()
+    row = _rows(lacking)["TorchServe"]
+    assert (row.ok, row.found, row.fix) == (True, "pyyaml, torchserve not installed (optional)", install)
+    assert _rows(WHOLE)["TorchServe"].found == "pyyaml 1.0, torch-model-archiver 1.0, torchserve 1.0"
 
 
 def test_a_gpu_is_told() -> None:

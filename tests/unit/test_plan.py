@@ -227,3 +227,35 @@ def test_a_library_that_is_not_installed_is_said_before_any_work(tmp_path: Path)
     )
     (gap,) = doctor.lacks_to_build(bare, ("timm",))
     assert "timm" in gap
+
+
+def test_torchserve_is_made_from_the_first_torchscript_variant_or_the_one_named(tmp_path: Path) -> None:
+    made = plan(tmp_path, "torchserve={}").torchserve
+    assert made is not None
+    assert (made.identifier, made.key, made.model, made.variant.key) == ("m.torchserve", "m.torchserve", "m", "ts")
+    assert (made.batch_size, made.max_batch_delay_ms, made.workers) == (8, 10, 1)
+    assert (made.format, made.precision, made.server) == ("mar", "fp32", "torchserve")
+    text = YAML.replace(
+        "triton:\n  target", "  ts2: {from: ts}\ntorchserve: {from: ts2, batch_size: 3}\ntriton:\n  target"
+    )
+    named = plan(tmp_path, text=text)
+    assert named.torchserve is not None
+    assert (named.torchserve.variant.key, named.torchserve.batch_size) == ("ts2", 3)
+    assert [row.identifier for row in named.rows][-1] == "m.torchserve"
+
+
+def test_torchserve_is_left_out_where_its_variant_is(tmp_path: Path) -> None:
+    assert plan(tmp_path, "torchserve={}", keys=("onnx",)).torchserve is None
+    assert plan(tmp_path, "torchserve={}", keys=("ts",)).torchserve is not None
+    assert plan(tmp_path).deployments == ()
+
+
+def test_a_missing_java_is_said_for_the_proof_and_does_not_keep_the_archive_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = environment.probe(tmp_path)
+    monkeypatch.setattr(environment, "probe", lambda _: replace(found, java=None))
+    made = plan(tmp_path, "torchserve={}")
+    assert made.torchserve is not None
+    assert made.torchserve.lacking_to_make == ()
+    assert made.missing_for_deployments == ("m.torchserve: Java: none; apt-get install openjdk-17-jre-headless",)

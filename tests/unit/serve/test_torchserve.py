@@ -32,6 +32,12 @@ CRASH = f"""2026-11-21T16:05:21,242 [INFO ] main org.pytorch.serve.ModelServer -
 {WORKER}  File "/t/models/c2b0/torchserve_handler.py", line 19, in <module>
 {WORKER}    import no_such_module
 {WORKER}ModuleNotFoundError: No module named 'no_such_module'
+{WORKER}
+{WORKER}During handling of the above exception, another exception occurred:
+{WORKER}
+{WORKER}Traceback (most recent call last):
+{WORKER}  File "/v/ts/model_loader.py", line 155, in _load_handler_file
+{WORKER}ModuleNotFoundError: No module named 'ts.torch_handler.torchserve_handler'
 2026-11-21T16:05:24,155 [INFO ] W-9000-net_v.2_1.0 org.pytorch.serve.wlm.WorkerThread - Retry worker: 9000 in 1 seconds.
 """
 STDERR = WORKER.replace("stdout", "stderr").replace("INFO", "WARN")
@@ -78,9 +84,10 @@ def _store(folder: Path) -> Path:
         (
             CRASH,
             "net_v.2",
-            "ModuleNotFoundError: No module named 'no_such_module'\n/t/models/c2b0/torchserve_handler.py, line 19",
+            "/t/models/c2b0/torchserve_handler.py, line 19\nModuleNotFoundError: No module named 'no_such_module'\n"
+            "ModuleNotFoundError: No module named 'ts.torch_handler.torchserve_handler'",
         ),
-        (NO_YAML, "net_v.2", "ModuleNotFoundError: No module named 'yaml'\n/v/ts/utils/util.py, line 14"),
+        (NO_YAML, "net_v.2", "/v/ts/utils/util.py, line 14\nModuleNotFoundError: No module named 'yaml'"),
     ],
 )
 def test_a_worker_that_dies_at_import_is_told_with_its_own_traceback(
