@@ -114,8 +114,9 @@ def prove_at(run: Run, server: RunningServer) -> None:
             run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in _served_rows(run):
         with run.guarded(row, "smoke"):
-            if _answering(row).engine and row.identifier not in connection.ready_models(server.http_url):
-                run.update(row, skipped=f"{server.http_url} does not serve it: an engine needs a server with a GPU")
+            if _answering(row).engine and (reason := connection.not_loaded(server.http_url, row.identifier)):
+                found = f"{server.http_url} does not serve it: {reason}"
+                run.update(row, skipped=f"{found}; an engine needs a server with a GPU")
                 continue
             served = connection.ready_versions(server.http_url, row.identifier)
             run.update(row, entry=_entry(run, row, max(served)))

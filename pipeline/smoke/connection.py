@@ -35,6 +35,7 @@ from pipeline.smoke.values import (
 CONCURRENCY = 32
 """Connections an HTTP client may hold open, and so requests it can have in flight."""
 _CONNECT_TIMEOUT_S = 10.0
+_UNLOADED = "unloaded"  # the reason Triton gives for a model that was unloaded on request (2.51.0)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _T = TypeVar("_T")
@@ -88,6 +89,28 @@ def ready_versions(http_url: str, model: str) -> list[int]:
             found=f"served there: {', '.join(sorted(ready)) or 'no model'}",
         )
     return ready[model]
+
+
+def not_loaded(http_url: str, model: str) -> str:
+    """Why a running server does not have a model ready that it was not asked for, or empty when it has it ready.
+
+    Raises:
+        SmokeError: no server answers there, or it tried to load the model and failed.
+    """
+    rows = [row for row in index(http_url) if row.name == model]
+    if any(row.state == "READY" for row in rows):
+        return ""
+    failed = [row for row in rows if row.state == "UNAVAILABLE" and row.reason not in ("", _UNLOADED)]
+    if failed:
+        raise SmokeError(
+            f"smoke[{model}]: the server at {http_url} could not load it",
+            found="\n".join(f"version {row.version}: {row.reason}" for row in failed),
+            hint="read that server's log",
+        )
+    if not rows:
+        return "it is not in that server's repository"
+    states = [f"version {row.version} is {row.state} {row.reason}".rstrip() for row in rows if row.state]
+    return ", ".join(states) or "it is in that server's repository, and not loaded"
 
 
 class HttpConnection:

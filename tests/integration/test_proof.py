@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -150,8 +152,19 @@ def test_the_printed_curl_line_works(served: tuple[Built, psutil.Process, dict[s
 
 def test_smoke_against_a_running_server(served: tuple[Built, psutil.Process, dict[str, str]]) -> None:
     digits, _, urls = served
-    done = digits.again("--url", urls["HTTP"], "--grpc-url", urls["gRPC"], command="smoke")
+    at = ("--url", urls["HTTP"], "--grpc-url", urls["gRPC"])
+    done = digits.again(*at, command="smoke")
     assert done.exit_code == 0, done.output
+    assert "in that server's repository, and not loaded" in done.variant("digits_trt_fp16")["skipped_reason"]
+    assert done.variant("digits_onnx")["unmeasured_reason"] == "a server that others may be using is not put under load"
+
+    # an engine that it was asked for and could not load is another matter
+    load = urllib.request.Request(f"{urls['HTTP']}/v2/repository/models/digits_trt_fp16/load", data=b"{}")
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(load)
+    done = digits.again(*at, "--variant", "trt_fp16", command="smoke")
+    assert done.exit_code == 5, done.output
+    assert "no GPUs are available" in done.variant("digits_trt_fp16")["error"]
 
 
 def test_a_killed_stub_is_noticed_though_triton_says_ready(

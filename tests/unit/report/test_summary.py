@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 from rich.console import Console
 
 from pipeline.artifacts import (
     AccuracyResult,
     Artifact,
     BuildReport,
+    Measurement,
     ParityResult,
     RepositoryEntry,
     SmokeCheck,
@@ -18,7 +21,7 @@ from pipeline.artifacts import (
     Tolerance,
     VariantResult,
 )
-from pipeline.report import schema, summary
+from pipeline.report import schema, summary, units
 
 PARITY = ParityResult(
     max_abs=3.1e-6, max_rel=1e-5, cosine=1.0, top1_agreement=None, samples=12, batch_sizes=(1, 4), passed=True,
@@ -33,6 +36,12 @@ GOOD = VariantResult(
     smoke=SmokeResult(model="m_onnx", checks=(SmokeCheck(name="index", protocol="http", outcome="passed"),)),
     notes=("exported [by] dynamo",),
 )  # fmt: skip
+MEASURED = replace(
+    GOOD,
+    measurement=Measurement(
+        p50_ms=0.5531, p99_ms=1.2, throughput_per_s=1720.4, concurrency=8, batch=1, requests=900, memory_bytes=7_000_000
+    ),
+)
 BAD = VariantResult(
     identifier="m_torchscript", model="m", format="torchscript", precision="fp32", error="export[m_torchscript]: no",
     exit_code=4, reproduce="python -m pipeline build m.yaml --variant torchscript",
@@ -54,9 +63,17 @@ def shown(item: BuildReport) -> str:
 
 
 def test_the_report_matches_its_own_schema() -> None:
-    record = summary.run_report(report(GOOD, BAD)).model_dump(mode="json")
+    record = summary.run_report(report(MEASURED, BAD)).model_dump(mode="json")
     jsonschema.validate(record, schema.json_schema(), jsonschema.Draft202012Validator)
     good, bad = record["variants"]
+    assert good["measurement"] == {
+        "p50_ms": 0.5531, "p99_ms": 1.2, "throughput_per_s": 1720.4, "concurrency": 8, "batch": 1, "requests": 900,
+        "memory_bytes": 7_000_000,
+    }  # fmt: skip
+    assert (good["unmeasured_reason"], bad["measurement"], bad["unmeasured_reason"]) == (None, None, "it failed")
+    assert [(pick["purpose"], pick["name"]) for pick in record["picks"]] == [
+        ("latency", "m_onnx"), ("throughput", "m_onnx"), ("memory", "m_onnx"),
+    ]  # fmt: skip
     assert (good["version"], good["path"], good["size_bytes"]) == (3, "repo/m_onnx/3", 45_000_000)
     assert good["smoke"] == {
         "outcome": "passed",
@@ -68,13 +85,49 @@ def test_the_report_matches_its_own_schema() -> None:
 
 
 def test_the_table_shows_what_a_person_asks_for() -> None:
-    text = shown(report(GOOD, BAD))
-    row = next(line for line in text.splitlines() if "m_onnx" in line)
-    for cell in ("3", "45.0 MB", "3.1e-06", "98.75%", "1/1 ok", "ok"):
-        assert cell in row
+    text = shown(report(MEASURED, BAD))
+    good, bad = (
+        next(line for line in text.splitlines() if f"{name}  " in line) for name in ("m_onnx", "m_torchscript")
+    )
+    assert good.split() == [
+        "✓", "m_onnx", "3", "onnx", "fp32", "45.0", "MB", "3.1e-06", "98.75%", "0.553", "1720", "triton",
+    ]  # fmt: skip
+    assert bad.split() == ["✗", "m_torchscript", "–", "torchscript", "fp32", *"–" * 5, "not", "run"]
+    assert "for latency:    m_onnx (0.553 ms, the only one to choose from, accuracy 98.75%)" in text
+    assert "for throughput: m_onnx (1720/s, the only one to choose from, accuracy 98.75%)" in text
+    assert "beside the build" in text
     assert "note: m_onnx: exported [by] dynamo" in text
     assert "error: export[m_torchscript]: no" in text
     assert "again: python -m pipeline build m.yaml --variant torchscript" in text
+
+
+@pytest.mark.parametrize(("terminal", "width", "folded"), [(True, 60, True), (True, 100, True), (False, 60, False)])
+def test_the_table_fits_a_hundred_columns_and_is_not_folded_in_a_log(terminal: bool, width: int, folded: bool) -> None:
+    name = "m_a_variant_with_a_long_name"
+    rows = [
+        replace(MEASURED, identifier="resnet_torchscript", format="torchscript", cached=True),
+        replace(MEASURED, identifier=name, format="torchscript"),
+    ]
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
+    console.print(summary.table(report(*rows)), soft_wrap=True)
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    table = lines[: lines.index("", 1)]
+    assert max(map(len, table)) <= (100 if terminal else 200)
+    assert any("= ".strip() in line and "resnet_torchscript" in line for line in table)
+    assert (name not in "".join(table)) == folded
+    assert "…" not in "".join(table)
+    assert all(
+        word in table[1] for word in ("variant", "format", "prec", "size", "diff", "accuracy", "p50 ms", "per s")
+    )
+
+
+def test_what_was_not_compared_is_said() -> None:
+    engine = replace(GOOD, identifier="m_trt", smoke=None, unmeasured="this machine has no GPU")
+    assert "not compared: m_trt (this machine has no GPU)" in shown(report(MEASURED, engine))
+    unserved = shown(report(replace(GOOD, smoke=None)))
+    assert "for latency:    nothing to choose: no variant was measured (it was not served)" in unserved
+    assert "not compared" not in unserved
 
 
 def test_a_failure_before_the_variants_is_shown() -> None:
@@ -82,8 +135,15 @@ def test_a_failure_before_the_variants_is_shown() -> None:
 
 
 def test_sizes_are_readable() -> None:
-    assert [summary.human_bytes(size) for size in (12, 9_900, 45_000_000, 2_400_000_000)] == [
+    assert [units.human_bytes(size) for size in (12, 9_900, 45_000_000, 2_400_000_000)] == [
         "12 B", "9.9 kB", "45.0 MB", "2.4 GB",
+    ]  # fmt: skip
+
+
+def test_figures_have_three_digits() -> None:
+    values = (0.01234, 0.5531, 0.9996, 1.0, 9.996, 12.34, 99.96, 123.4, 1720.4)
+    assert [units.human_figure(value) for value in values] == [
+        "0.012", "0.553", "1.00", "1.00", "10.0", "12.3", "100", "123", "1720",
     ]  # fmt: skip
 
 

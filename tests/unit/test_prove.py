@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import prove
+from pipeline.artifacts import Measurement, RunningServer
+from pipeline.smoke import connection, measure
+from pipeline.smoke.values import NoAnswerError
+
+SERVER = RunningServer(http_url="http://h:1", grpc_url="h:2", metrics_url="", pid=7, log_path=Path("server.log"))
+
+
+class Run:
+    """The part of a run's books that measuring writes in."""
+
+    def __init__(self, *keys: str) -> None:
+        serve = SimpleNamespace(request_timeout_s=1.0)
+        self.plan = SimpleNamespace(loaded=SimpleNamespace(config=SimpleNamespace(name="m", serve=serve)))
+        self.results = {key: SimpleNamespace(entry=SimpleNamespace(version_dir=Path("repo") / key)) for key in keys}
+        self.changes: dict[str, dict[str, Any]] = {}
+        self.said: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str, log_name: str) -> Iterator[SimpleNamespace]:
+        stage = SimpleNamespace(result="", progress=lambda text, share: None)
+        yield stage
+        self.said.append(f"{name}: {stage.result}")
+
+    def update(self, row: Any, **changes: Any) -> None:
+        self.changes[row.key] = changes
+
+
+def test_what_cannot_be_measured_is_said_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = Measurement(p50_ms=1, p99_ms=2, throughput_per_s=900, concurrency=8, batch=1, requests=9)
+    lost = NoAnswerError("no connection over gRPC", found="refused")
+    monkeypatch.setattr(
+        connection, "GrpcConnection", lambda url, timeout_s: SimpleNamespace(url=url, close=lambda: None)
+    )
+    monkeypatch.setattr(measure, "subject", lambda connection, expectation: (connection.url, expectation))
+    monkeypatch.setattr(
+        measure, "in_rounds", lambda subjects, progress: [figures if name == "good" else lost for _, name in subjects]
+    )
+    monkeypatch.setattr(measure, "resident_bytes", lambda pid, folder: 70 if (pid, folder.name) == (7, "a") else None)
+    run = Run("a", "b")
+    prove._measure(run, SERVER, [(SimpleNamespace(key="a"), "good"), (SimpleNamespace(key="b"), "bad")])
+    assert run.changes["a"]["measurement"].memory_bytes == 70
+    assert run.changes["a"]["measurement"].p50_ms == 1
+    assert run.changes["b"] == {"unmeasured": "no connection over gRPC: refused"}
+    assert run.said == ["measure: 1 models, 1 not measured"]
+
+
+def test_nothing_proven_is_not_measured() -> None:
+    run = Run()
+    prove._measure(run, SERVER, [])
+    assert run.said == []
