@@ -282,7 +282,7 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.answering, ("inputs", "outputs", "variants", "triton", "preprocess", "postprocess", "ensemble")),
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     (deployment_checks.torchserve, ("inputs", "outputs", "variants", "torchserve")),
-    (program_checks.programs, ("variants", "preprocess", "postprocess")),
+    (program_checks.programs, ("variants", "preprocess", "postprocess", "ensemble")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

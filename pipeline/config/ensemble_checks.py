@@ -31,9 +31,11 @@ def answering(subject: Subject) -> Found:
     if named is not None and named not in variants:
         yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
         return
-    graphs = (name for name in variants if given(variants, chain_of(variants, name), "format") != "tensorrt")
+    other = ("tensorrt", "libtorch")  # which take a GPU, or are no servers
+    graphs = (name for name in variants if given(variants, chain_of(variants, name), "format") not in other)
     chosen = named or next(graphs, None)
-    if chosen is None:  # an engine's `from` names nothing; that is told elsewhere
+    if chosen is None:
+        yield key, "no variant is served on a CPU: name an engine, ensemble: {from: …}, or add another"
         return
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own

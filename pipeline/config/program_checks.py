@@ -10,6 +10,9 @@ def programs(subject: Subject) -> Found:
     """A program is made from image files to labels, is nobody's parent, and is no Triton model."""
     variants = subject.config.variants
     names = {name for name, variant in variants.items() if variant.format == "libtorch"}
+    ensemble = subject.config.ensemble
+    if ensemble is not None and ensemble.from_ in names:
+        yield ("ensemble", "from"), f"`{ensemble.from_}` is a program, which Triton does not serve"
     for name, variant in variants.items():
         if variant.from_ in names:
             made_from = variants[variant.from_].from_

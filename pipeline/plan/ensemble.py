@@ -21,7 +21,11 @@ def plan(subject: Subject, variants: tuple[Variant, ...], keys: tuple[str, ...])
         return None
     named = config.ensemble.from_ if config.ensemble else None
     # config/ensemble_checks.py: there is one, and it is batched
-    chosen = next(item for item in variants if item.key == named or (named is None and item.engine is None))
+    chosen = next(
+        item
+        for item in variants
+        if item.key == named or (named is None and item.engine is None and item.server == "triton")
+    )
     if keys and chosen.key not in keys:
         return None
     return EnsemblePlan(name=config.name, variant=chosen, pillow=_pillow(subject))
