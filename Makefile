@@ -1,5 +1,5 @@
 # make build    set everything up in .venv/ and build configs/resnet.yaml
-# make test     all tests but those that need a GPU
+# make test     all tests but those that need a GPU; sees to the system packages they need first
 # make test-gpu those; they fail on a machine without one
 # make check    ruff, mypy --strict, import-linter, and the TensorRT code against its bindings
 # make bench    ratios, printed as the tables of docs/benchmarks.md
@@ -14,6 +14,7 @@ build: $(STAMP)
 	$(BIN)/python -m pipeline build configs/resnet.yaml
 
 test: $(STAMP)
+	ci/system
 	ci/test
 
 test-gpu: $(STAMP)
