@@ -27,7 +27,7 @@ from pipeline.smoke.values import NoAnswerError, RefusedError, Reply, Request
 
 Protocol = Literal["http", "grpc", "shm"]
 _TIMEOUT_S = 60.0
-_GRACE_S = 5.0  # for answers on their way when a person interrupts
+_GRACE_S = 3.0  # for answers on their way when a person interrupts
 _POLL_S = 0.2
 _LOST = (RefusedError, NoAnswerError, ForeignMemoryError)
 _ABANDONED = "interrupted before the answer came"

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.serve.known_inputs import known_input
+from pipeline.serve.probe import InputSpec
+
+SPECS = [InputSpec(name="x", datatype="FP32", shape=(1, 3))]
+ROW = np.array([[1, 2, 3]], np.float32)
+
+
+def _config(file: str = "row") -> dict:
+    sample = {"inputs": {"x": {"data_type": "TYPE_FP32", "dims": ["3"], "input_data_file": file}}}
+    return {"max_batch_size": 8, "model_warmup": [sample]}
+
+
+def _ask(repository: Path, config: dict, golden: dict | None = None, specs: list[InputSpec] = SPECS):
+    return known_input(repository, "m", "1", specs, config, lambda model, version: golden)
+
+
+def test_the_warmup_file_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "m" / "warmup").mkdir(parents=True)
+    (tmp_path / "m" / "warmup" / "row").write_bytes(ROW.tobytes())
+    found = _ask(tmp_path, _config(), {"x": ROW * 2})
+    assert (found.origin, found.good) == ("warmup data", True)
+    assert found.inputs[0].shape == (1, 3)
+    assert found.data == [ROW.tobytes()]
+
+
+def test_a_golden_sample_where_there_is_no_such_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"hush")
+    for name in ("absent", "../../secret", ""):
+        found = _ask(tmp_path, _config(name), {"x": ROW})
+        assert (found.origin, found.data) == ("golden sample", [ROW.tobytes()])
+    dynamic = [InputSpec(name="x", datatype="FP32", shape=(1, 1))]
+    assert _ask(tmp_path, {}, {"x": ROW}, dynamic).inputs[0].shape == (1, 3)
+    reshaped = [InputSpec(name="x", datatype="FP32", shape=(1, 3, 1))]
+    assert _ask(tmp_path, {}, {"x": ROW}, reshaped).inputs[0].shape == (1, 3, 1)
+
+
+def test_zeros_where_nothing_fits(tmp_path: Path) -> None:
+    for golden in (None, {"y": ROW}, {"x": np.zeros((1, 5, 2), np.float32)}):
+        found = _ask(tmp_path, {}, golden)
+        assert (found.origin, found.good, found.data) == ("zeros", False, [bytes(12)])
