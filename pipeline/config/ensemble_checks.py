@@ -34,8 +34,7 @@ def answering(subject: Subject) -> Found:
     other = ("tensorrt", "libtorch")  # which take a GPU, or are no servers
     graphs = (name for name in variants if given(variants, chain_of(variants, name), "format") not in other)
     chosen = named or next(graphs, None)
-    if chosen is None:
-        yield key, "no variant is served on a CPU: name an engine, ensemble: {from: …}, or add another"
+    if chosen is None:  # a `from` names nothing; that is told elsewhere
         return
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own

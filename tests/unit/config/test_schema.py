@@ -64,7 +64,7 @@ def test_defaults() -> None:
         (Data, {}, "expected exactly one of dataset, images, arrays, callable; found none"),
         (Checkpoint, {"file": "a.pt"}, "`model` is needed"),
         (Samples, {"from": "data.train"}, "found 'data.train'"),
-        (Variant, {}, "expected `format` (onnx, torchscript or tensorrt), or `from` another variant"),
+        (Variant, {}, "expected `format` (onnx, torchscript, tensorrt or libtorch), or `from` another variant"),
         (Variant, {"format": "onnx", "method": "trace"}, "`method` belongs to `format: torchscript`"),
         (Variant, {"format": "torchscript", "opset": 17}, "`opset` belongs to `format: onnx`"),
         (Variant, {"format": "onnx", "from": "a", "opset": 17}, "`opset` is set where the file is made"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy import testing
-from pipeline.ensemble import PYTHON_MODELS
+from pipeline.deploy.ensemble import PYTHON_MODELS
 
 from pipeline import postprocessing, preprocessing
 from pipeline.postprocessing import Postprocessing
