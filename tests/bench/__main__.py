@@ -1,6 +1,8 @@
-"""``make bench``: every figure is a ratio of two things measured in one run; prints docs/benchmarks.md's tables.
+"""``make bench``: every figure is a ratio of two things measured in one run.
 
-python -m tests.bench [commands|cold|served|precision|engines]...
+It prints the tables of docs/benchmarks.md and docs/protocols.md.
+
+python -m tests.bench [commands|cold|served|protocols|precision|engines]...
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import cold, commands, engines, precision, served
+from tests.bench import cold, commands, engines, precision, protocols, served
 
 PARTS = {
     "commands": commands.measure,
     "cold": cold.measure,
     "served": served.measure,
+    "protocols": protocols.measure,
     "precision": precision.measure,
     "engines": engines.measure,
 }

@@ -6,11 +6,6 @@ to the median latency (goal <= 0.5 ms). In-process and served runs alternate, an
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
-import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +17,8 @@ from pipeline import model_config, torchvision_compat
 from pipeline.artifacts import Sample, Signature, TensorSpec
 from pipeline.repository import config_pbtxt
 from pipeline.serve import triton
+from tests.bench import perf_analyzer
+from tests.bench.perf_analyzer import Figures
 from tests.bench.timing import table
 
 ROUNDS = 3
@@ -59,12 +56,14 @@ def measure(folder: Path) -> str:
             served = []
             for _ in range(ROUNDS):
                 local.append(_in_process(candidate))
-                served.append(_perf_analyzer(candidate, running.server.grpc_url, folder))
+                served.append(
+                    perf_analyzer.measure(
+                        candidate.name, running.server.grpc_url, folder,
+                        concurrency=candidate.concurrency, requests=candidate.requests,
+                    )
+                )  # fmt: skip
             rows += _rows(candidate, local[1:], served)
     return table(("model", "way", "inferences/s", "p50 ms", "p99 ms", "throughput ratio", "p50 added ms"), rows)
-
-
-Figures = tuple[float, float, float]
 
 
 def _rows(candidate: Candidate, local: list[Figures], served: list[Figures]) -> list[tuple[str, ...]]:
@@ -98,35 +97,6 @@ def _in_process(candidate: Candidate) -> Figures:
 
 def _zeros(spec: TensorSpec) -> np.ndarray:
     return np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
-
-
-def _perf_analyzer(candidate: Candidate, url: str, folder: Path) -> Figures:
-    report = folder / "perf.csv"
-    subprocess.run(
-        [
-            Path(sys.executable).with_name("perf_analyzer"), "-m", candidate.name, "-i", "grpc", "-u", url,
-            "--concurrency-range", str(candidate.concurrency), "--request-count", str(candidate.requests),
-            "--percentile", "50", "-f", report,
-        ],
-        env={**os.environ, "LD_LIBRARY_PATH": str(_libraries(folder))}, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    with report.open() as stream:
-        row = next(csv.DictReader(stream))
-    # Its own "Inferences/Second" is quantised under --request-count; a closed loop's rate is concurrency / latency.
-    p50_s, p99_s = float(row["p50 latency"]) / 1e6, float(row["p99 latency"]) / 1e6
-    return (candidate.concurrency / p50_s, p50_s * 1e3, p99_s * 1e3)
-
-
-def _libraries(folder: Path) -> Path:
-    """perf_analyzer wants libb64 and libcudart under their own names; the server's wheel has both under hashed ones."""
-    links = folder / "lib"
-    links.mkdir(exist_ok=True)
-    wheel = Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs"
-    for pattern, name in (("libb64-*", "libb64.so.0d"), ("libcudart-*", "libcudart.so.12")):
-        (target,) = wheel.glob(pattern)
-        if not (links / name).exists():
-            (links / name).symlink_to(target)
-    return links
 
 
 def _emit(repository: Path, candidate: Candidate) -> None:
