@@ -46,23 +46,11 @@ def questions(config: Any, images: Sequence[Path], arrays: Sequence[Path]) -> li
 
     def given() -> Iterator[Question]:
         for file in images:
-            yield Question(inputs=_bytes_of(file, config) or read_inputs(file, config), origin=file.name)
+            yield Question(inputs=read_inputs(file, config), origin=file.name)
         for file in arrays:
             yield from _rows(read_inputs(file, config), file.name, batched=config.max_batch_size > 0)
 
     return list(islice(given(), MOST))
-
-
-def _bytes_of(file: Path, config: Any) -> dict[str, Array] | None:
-    """A file as it is, for a model whose only input is one string; None for any other model."""
-    tensor = config.input[0]
-    if len(config.input) != 1 or not _is_text(tensor) or any(size not in (1, -1) for size in tensor.dims):
-        return None
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ConfigError("load: cannot read the file", found=str(error), where=str(file)) from error
-    return {tensor.name: _texts([content], (*_batch(config), *(1 for _ in tensor.dims)))}
 
 
 def _rows(inputs: Tensors, name: str, *, batched: bool) -> Iterator[Question]:
@@ -121,7 +109,3 @@ def _kind(tensor: Any) -> str:
     """FP32 and its like."""
     field = tensor.DESCRIPTOR.fields_by_name["data_type"]
     return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
-
-
-def _is_text(tensor: Any) -> bool:
-    return _kind(tensor) == "STRING"

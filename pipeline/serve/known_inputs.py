@@ -1,10 +1,10 @@
-"""An input that a served model is known to answer: its warmup data, a golden sample; zeros where there is neither."""
+"""An input that a served model is known to answer; zeros where there is none."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class KnownInput:
     Attributes:
         inputs: names, types and full shapes.
         data: each one's bytes.
-        origin: ``warmup data``, ``golden sample`` or ``zeros``.
+        origin: ``warmup data``, ``example file``, ``golden sample`` or ``zeros``.
     """
 
     inputs: Sequence[InputSpec]
@@ -53,6 +53,7 @@ def known_input(
     """
     return (
         _warmup(repository / model / "warmup", specs, config)
+        or _example(repository / model / version, specs)
         or _golden(specs, known(model, int(version)))
         or KnownInput(inputs=specs, data=probe.zeros(specs), origin="zeros")
     )
@@ -75,6 +76,16 @@ def _warmup(folder: Path, specs: Sequence[InputSpec], config: Mapping[str, Any])
     return None
 
 
+def _example(folder: Path, specs: Sequence[InputSpec]) -> KnownInput | None:
+    """The file that an ensemble of this tool brings along, for a model of one text."""
+    if len(specs) != 1 or specs[0].datatype != "BYTES" or specs[0].elements != 1:
+        return None
+    for file in sorted(folder.glob("example.*")):
+        content = file.read_bytes()
+        return KnownInput(inputs=specs, data=[struct.pack("<I", len(content)) + content], origin="example file")
+    return None
+
+
 def _content(folder: Path, name: str) -> bytes | None:
     try:
         return files.inside(folder, name).read_bytes() if name else None
@@ -90,8 +101,9 @@ def _golden(specs: Sequence[InputSpec], tensors: Tensors | None) -> KnownInput |
         array = tensors[spec.name]
         # a configuration may show clients another shape than the model's own, of as many elements
         shape = array.shape if len(array.shape) == len(spec.shape) else spec.shape
-        if prod(shape) != array.size:
+        given = replace(spec, shape=tuple(int(size) for size in shape))
+        if spec.datatype == "BYTES" or len(probe.zeros([given])[0]) != array.nbytes:
             return None
-        inputs.append(replace(spec, shape=tuple(int(size) for size in shape)))
+        inputs.append(given)
         data.append(array.tobytes())
     return KnownInput(inputs=inputs, data=data, origin="golden sample")

@@ -112,7 +112,7 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ConfigError("predict: not a readable file", found=str(error), where=str(file)) from error
+        raise ConfigError("input: not a readable file", found=str(error), where=str(file)) from error
 
 
 def _read_arrays(file: Path, config: Any) -> dict[str, Array]:
@@ -140,15 +140,13 @@ def _converted(array: Array, tensor: Any, file: Path) -> Array:
     dtype = np.dtype(_dtype(tensor))
     converted = array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else None
     if converted is None or (dtype.kind in "iu" and not np.array_equal(converted, array)):
-        raise ConfigError(
-            f"input: input {tensor.name} takes {dtype}", found=f"an array of {array.dtype}", where=str(file)
-        )
+        raise ConfigError(f"input {tensor.name} takes {dtype}", found=f"an array of {array.dtype}", where=str(file))
     return converted
 
 
 def _dtype(tensor: Any) -> str:
     if _kind(tensor) not in _TYPES:
-        raise ConfigError(f"input: input {tensor.name} is {_kind(tensor)}, which no image or array file holds")
+        raise ConfigError(f"input {tensor.name} is {_kind(tensor)}, which no image or array file holds")
     return _TYPES[_kind(tensor)]
 
 
@@ -193,7 +191,7 @@ def _preprocessing(config: Any, spec: TensorSpec, batched: bool) -> preprocessin
     channels, height, width = sizes if layout == "NCHW" else (sizes[-1], *sizes[:-1]) if layout else (0, 0, 0)
     if channels not in (1, 3, "D"):
         raise ConfigError(
-            f"input: input {spec.name} is no image",
+            f"input {spec.name} is no image",
             found=f"shape {list(spec.shape)}, format {layout or 'none'}",
             hint="an image input is [1 or 3, H, W] or [H, W, 1 or 3]; send an .npy",
         )

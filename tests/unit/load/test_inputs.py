@@ -72,5 +72,5 @@ def test_a_model_of_one_string_gets_the_bytes_of_the_file(tmp_path: Path) -> Non
     (tmp_path / "x.png").write_bytes(b"\x89PNG and so on")
     (asked,) = questions(_config("input { name: 'x' data_type: TYPE_STRING dims: [1] }"), [tmp_path / "x.png"], [])
     assert asked.inputs["x"].tolist() == [[b"\x89PNG and so on"]]
-    with pytest.raises(ConfigError, match="cannot read the file"):
+    with pytest.raises(ConfigError, match="not a readable file"):
         questions(_config("input { name: 'x' data_type: TYPE_STRING dims: [1] }"), [tmp_path / "absent.png"], [])

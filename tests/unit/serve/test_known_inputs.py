@@ -41,6 +41,16 @@ def test_a_golden_sample_where_there_is_no_such_file(tmp_path: Path) -> None:
 
 
 def test_zeros_where_nothing_fits(tmp_path: Path) -> None:
-    for golden in (None, {"y": ROW}, {"x": np.zeros((1, 5, 2), np.float32)}):
+    for golden in (None, {"y": ROW}, {"x": np.zeros((1, 5, 2), np.float32)}, {"x": ROW.astype(np.float64)}):
         found = _ask(tmp_path, {}, golden)
         assert (found.origin, found.good, found.data) == ("zeros", False, [bytes(12)])
+
+
+def test_the_example_file_of_an_ensemble(tmp_path: Path) -> None:
+    text = [InputSpec(name="image", datatype="BYTES", shape=(1, 1))]
+    assert _ask(tmp_path, {}, {"image": ROW}, text).origin == "zeros"  # the model's own samples are no files
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "example.png").write_bytes(b"PNG!!")
+    found = _ask(tmp_path, {}, None, text)
+    assert (found.origin, found.data) == ("example file", [b"\x05\0\0\0PNG!!"])
+    assert _ask(tmp_path, {}, None).origin == "zeros"
