@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import model_config, samples
 from pipeline.artifacts import GoldenSamples, Progress, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
@@ -16,6 +16,10 @@ from pipeline.plan import EnsemblePlan, Variant
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
 from pipeline.smoke.expectation import Expectation
+
+if TYPE_CHECKING:
+    from pipeline.smoke.connection import GrpcConnection
+    from pipeline.smoke.measure import Subject
 
 Served = Variant | EnsemblePlan
 """The rows of a report that Triton serves."""
@@ -127,14 +131,16 @@ def prove_at(run: Run, server: RunningServer) -> None:
 def _serve_and_smoke(run: Run, rows: Sequence[Served]) -> None:
     names = tuple(dict.fromkeys(name for row in rows for name in _models(row)))
     with _launched(run, names) as (server, alive):
-        proven: list[tuple[Variant, Expectation]] = []
+        proven: list[tuple[Served, Sequence[int]]] = []
         for row in rows:
             with run.guarded(row, "smoke"):
                 numbers = versions.version_numbers(run.plan.repository / row.identifier)
                 served = model_config.served_versions(_config(run, row), numbers)
                 _smoke(run, row, server, alive, served)
-                if isinstance(row, Variant):
-                    proven.append((row, _expectation(run, row, alive, served)))
+                if isinstance(row, EnsemblePlan) and not any(sample.image for sample in run.golden.samples):
+                    run.update(row, unmeasured="the golden samples are no image files")
+                else:
+                    proven.append((row, served))
         _measure(run, server, proven)
 
 
@@ -207,8 +213,14 @@ def _expectation(run: Run, variant: Variant, alive: Callable[[], None], served: 
     )
 
 
-def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Variant, Expectation]]) -> None:
-    """Note how fast each answers; a server that gives out under that is said, and is no failure of the variant."""
+def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Sequence[int]]]) -> None:
+    """Note how fast each answers; a server that gives out under that is said, and is no failure of the row.
+
+    Args:
+        run: the books.
+        server: where they are served.
+        proven: the rows that have passed their smoke test, each with its served versions.
+    """
     from pipeline.smoke import measure
     from pipeline.smoke.connection import GrpcConnection
 
@@ -218,18 +230,36 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Variant, Ex
     with run.stage("measure", config.name) as stage, contextlib.ExitStack() as stack:
         timeout_s = config.serve.request_timeout_s
         connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, timeout_s)))
-        subjects = [measure.subject(connection, expectation) for _, expectation in proven]
+        subjects = [_subject(run, row, served, connection) for row, served in proven]
         results = measure.in_rounds(subjects, stage.progress)
-        for (variant, _), result in zip(proven, results, strict=True):
-            entry = run.results[variant.key].entry
-            assert entry is not None
+        for (row, _), result in zip(proven, results, strict=True):
             if isinstance(result, SmokeError):
-                run.update(variant, unmeasured=" ".join(f"{result.what}: {result.found}".removesuffix(": ").split()))
+                run.update(row, unmeasured=" ".join(f"{result.what}: {result.found}".removesuffix(": ").split()))
             else:
-                memory_bytes = measure.resident_bytes(server.pid, entry.version_dir)
-                run.update(variant, measurement=replace(result, memory_bytes=memory_bytes))
+                run.update(row, measurement=replace(result, memory_bytes=_resident_bytes(run, row, server.pid)))
         lost = sum(isinstance(result, SmokeError) for result in results)
         stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
+
+
+def _subject(run: Run, row: Served, served: Sequence[int], connection: GrpcConnection) -> Subject:
+    from pipeline.smoke import measure
+
+    if isinstance(row, EnsemblePlan):
+        return measure.images(connection, _config(run, row), run.golden)
+    return measure.subject(connection, _expectation(run, row, lambda: None, served))
+
+
+def _resident_bytes(run: Run, row: Served, pid: int) -> int | None:
+    """Memory of the processes that answer: the variant's own, or those of all that an ensemble asks."""
+    from pipeline.smoke import measure
+
+    entry = run.results[row.key].entry
+    assert entry is not None
+    if not isinstance(row, EnsemblePlan):
+        return measure.resident_bytes(pid, entry.version_dir)
+    newest = {name: max(versions.version_numbers(entry.root / name)) for name in row.models}
+    each = [measure.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
+    return sum(count for count in each if count is not None) if all(each) else None
 
 
 def _check_images(

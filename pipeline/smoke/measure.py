@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
-from pipeline.artifacts import Measurement, Progress
+from pipeline.artifacts import GoldenSamples, Measurement, Progress
 from pipeline.errors import SmokeError
 from pipeline.smoke.connection import GrpcConnection
 from pipeline.smoke.expectation import Expectation
 from pipeline.smoke.judge import Judge
+from pipeline.smoke.values import Request
 
 CONCURRENCY = 8
 """Requests in flight while throughput is measured: enough to keep a few cores and the batcher busy."""
@@ -59,6 +61,14 @@ def subject(connection: GrpcConnection, expectation: Expectation) -> Subject:
         ask=lambda turn: connection.infer(requests[turn % len(requests)]),
         in_flight=min(CONCURRENCY, bound or CONCURRENCY),
     )
+
+
+def images(connection: GrpcConnection, config: Any, golden: GoldenSamples) -> Subject:
+    """A served ensemble that takes image files: the golden samples', of which there is at least one."""
+    name = config.input[0].name
+    files = [sample.image for sample in golden.samples if sample.image][:_SAMPLES]
+    requests = [Request(model=config.name, inputs={name: np.array([[file]], np.object_)}) for file in files]
+    return Subject(ask=lambda turn: connection.infer(requests[turn % len(requests)]))
 
 
 def in_rounds(subjects: Sequence[Subject], progress: Progress) -> list[Measurement | SmokeError]:

@@ -42,13 +42,14 @@ def test_what_cannot_be_measured_is_said_and_fails_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(
         connection, "GrpcConnection", lambda url, timeout_s: SimpleNamespace(url=url, close=lambda: None)
     )
-    monkeypatch.setattr(measure, "subject", lambda connection, expectation: (connection.url, expectation))
+    monkeypatch.setattr(prove, "_subject", lambda run, row, served, connection: (connection.url, row.key, served))
     monkeypatch.setattr(
-        measure, "in_rounds", lambda subjects, progress: [figures if name == "good" else lost for _, name in subjects]
-    )
+        measure, "in_rounds",
+        lambda subjects, progress: [figures if one == ("h:2", "a", (1, 2)) else lost for one in subjects],
+    )  # fmt: skip
     monkeypatch.setattr(measure, "resident_bytes", lambda pid, folder: 70 if (pid, folder.name) == (7, "a") else None)
     run = Run("a", "b")
-    prove._measure(run, SERVER, [(SimpleNamespace(key="a"), "good"), (SimpleNamespace(key="b"), "bad")])
+    prove._measure(run, SERVER, [(SimpleNamespace(key="a"), (1, 2)), (SimpleNamespace(key="b"), (1,))])
     assert run.changes["a"]["measurement"].memory_bytes == 70
     assert run.changes["a"]["measurement"].p50_ms == 1
     assert run.changes["b"] == {"unmeasured": "no connection over gRPC: refused"}

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,3 +168,16 @@ def test_a_model_is_asked_one_sample_at_a_time_and_never_more_than_its_queue_tak
     values = [float(request.inputs["x"][0, 0]) for request in connection.requests]
     assert len(set(values[:5])) == 5
     assert values[5] == values[0]
+
+
+def test_an_ensemble_is_asked_with_image_files_alone() -> None:
+    config = model_config.parse_text('name: "m" input { name: "IMAGE" data_type: TYPE_STRING dims: [1] }', "test")
+    samples = tuple(
+        replace(sample, image=image) for sample, image in zip(golden(3).samples, (b"a", b"", b"c"), strict=True)
+    )
+    connection = Connection()
+    subject = measure.images(connection, config, replace(golden(3), samples=samples))
+    for turn in range(3):
+        subject.ask(turn)
+    assert [request.inputs["IMAGE"].tolist() for request in connection.requests] == [[[b"a"]], [[b"c"]], [[b"a"]]]
+    assert {request.model for request in connection.requests} == {"m"}
