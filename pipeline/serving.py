@@ -102,6 +102,8 @@ def _watched(
 
 def _golden_inputs(repository: Path, model: str, version: int) -> Tensors | None:
     """Inputs of the first golden sample that a version was judged by; None for one that this tool did not write."""
+    import numpy as np
+
     from pipeline import samples
     from pipeline.repository import versions
 
@@ -109,9 +111,15 @@ def _golden_inputs(repository: Path, model: str, version: int) -> Tensors | None
     if manifest is None or "golden_sha256" not in manifest:
         return None
     try:
-        return samples.read(versions.golden_path(repository, manifest)).samples[0].inputs
+        sample = samples.read(versions.golden_path(repository, manifest)).samples[0]
     except StageError:  # lost or damaged: the watcher asks with zeros, and its status says so
         return None
+    if "ensemble" not in manifest:
+        return sample.inputs
+    part = manifest["ensemble"]
+    if model == part["steps"][-1]:
+        return {part["scores"]: sample.outputs[part["scores"]]}
+    return {"image": np.array([[sample.image]], np.object_)} if sample.image else None
 
 
 def _runnable(repository: Path, console: Console) -> list[str]:

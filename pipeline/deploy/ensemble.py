@@ -166,7 +166,7 @@ def _version(
             "schema": 1,
             "tool": f"model-repository-pipeline {__version__}",
             "model": plan.name,
-            "ensemble": {"variant": plan.variant.key, "steps": list(plan.models)},
+            "ensemble": {"variant": plan.variant.key, "steps": list(plan.models), "scores": scores(run)[0]},
             "target": {"release": limits.release, "python": limits.python},
             "sha256": files.sha256_file(content[main]),
             "size_bytes": sum(files.size_bytes(source) for source in content.values()),

@@ -53,8 +53,8 @@ def known_input(
     """
     return (
         _warmup(repository / model / "warmup", specs, config)
-        or _example(repository / model / version, specs)
         or _golden(specs, known(model, int(version)))
+        or _example(repository / model / version, specs)
         or KnownInput(inputs=specs, data=probe.zeros(specs), origin="zeros")
     )
 
@@ -82,8 +82,13 @@ def _example(folder: Path, specs: Sequence[InputSpec]) -> KnownInput | None:
         return None
     for file in sorted(folder.glob("example.*")):
         content = file.read_bytes()
-        return KnownInput(inputs=specs, data=[struct.pack("<I", len(content)) + content], origin="example file")
+        return KnownInput(inputs=specs, data=[_wire_bytes(content)], origin="example file")
     return None
+
+
+def _wire_bytes(content: bytes) -> bytes:
+    """One text as a request carries it: behind its length (Triton's binary data extension)."""
+    return struct.pack("<I", len(content)) + content
 
 
 def _content(folder: Path, name: str) -> bytes | None:
@@ -102,8 +107,12 @@ def _golden(specs: Sequence[InputSpec], tensors: Tensors | None) -> KnownInput |
         # a configuration may show clients another shape than the model's own, of as many elements
         shape = array.shape if len(array.shape) == len(spec.shape) else spec.shape
         given = replace(spec, shape=tuple(int(size) for size in shape))
-        if spec.datatype == "BYTES" or len(probe.zeros([given])[0]) != array.nbytes:
-            return None
+        if given.datatype == "BYTES":
+            content = b"".join(_wire_bytes(item) for item in array.reshape(-1))
+        else:
+            content = array.tobytes()
+            if len(probe.zeros([given])[0]) != len(content):
+                return None
         inputs.append(given)
-        data.append(array.tobytes())
+        data.append(content)
     return KnownInput(inputs=inputs, data=data, origin="golden sample")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy import testing
-from pipeline.deploy.ensemble import PYTHON_MODELS
 
 from pipeline import postprocessing, preprocessing
+from pipeline.deploy.ensemble import PYTHON_MODELS
 from pipeline.postprocessing import Postprocessing
 from pipeline.preprocessing import Preprocessing, png
 

@@ -12,7 +12,8 @@ from pipeline import model_config
 from pipeline.artifacts import Array, GoldenSamples, Sample, SmokeResult, Tolerance
 from pipeline.postprocessing import Postprocessing, answer
 from pipeline.preprocessing import Preprocessing, RefusedImage, png, tensor
-from pipeline.smoke import ensemble, ledger
+from pipeline.smoke import ensemble_checks, ledger
+from pipeline.smoke.expectation import ImagesExpectation
 from pipeline.smoke.values import IndexRow, ModelMetadata, RefusedError, Request, Statistics, TensorMetadata
 
 MEMBERS = ("m_preprocess", "m_onnx", "m_postprocess")
@@ -106,13 +107,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
                 raise found
             return found["labels"]
 
-    monkeypatch.setattr(ensemble, "_RawBody", RawBody)
+    monkeypatch.setattr(ensemble_checks, "_RawBody", RawBody)
     return server
 
 
 def run(*, images: Sequence[bytes] = IMAGES, min_top1: float = 1.0) -> SmokeResult:
     samples = tuple(Sample(inputs={}, outputs={"y": scores(one or IMAGES[0])[None]}, image=one) for one in images)
-    expectation = ensemble.ImagesExpectation(
+    expectation = ImagesExpectation(
         model="m",
         members=MEMBERS,
         versions=(2,),
@@ -124,7 +125,7 @@ def run(*, images: Sequence[bytes] = IMAGES, min_top1: float = 1.0) -> SmokeResu
         tolerance=Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.99, min_top1=min_top1),
         alive=lambda: None,
     )
-    return ensemble.run("http://h:1", "h:2", expectation, request_timeout_s=1, progress=lambda text, share: None)
+    return ensemble_checks.run("http://h:1", "h:2", expectation, request_timeout_s=1, progress=lambda text, share: None)
 
 
 def failures(result: SmokeResult) -> dict[tuple[str, str], str]:
