@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import files
 from pipeline.artifacts import Tensors
 from pipeline.errors import ConfigError
@@ -107,6 +109,8 @@ def _golden(specs: Sequence[InputSpec], tensors: Tensors | None) -> KnownInput |
         # a configuration may show clients another shape than the model's own, of as many elements
         shape = array.shape if len(array.shape) == len(spec.shape) else spec.shape
         given = replace(spec, shape=tuple(int(size) for size in shape))
+        if (given.datatype == "BYTES") != (array.dtype == np.object_):
+            return None
         if given.datatype == "BYTES":
             content = b"".join(_wire_bytes(item) for item in array.reshape(-1))
         else:

@@ -282,3 +282,29 @@ def test_a_new_configuration_keeps_the_record_of_the_engine_that_stands_there(be
     for name in ("files", "sha256", "size_bytes", "properties"):
         assert after[name] == before[name]
     assert versions.corruption(bench.root / "m_onnx" / "1", after) == ""
+
+
+def test_folders_go_beside_a_file_and_decide_what_is_new(bench: Bench) -> None:
+    (bench.folder / "code" / "deep").mkdir(parents=True)
+    (bench.folder / "code" / "deep" / "x.py").write_text("one")
+
+    def version() -> Version:
+        return replace(bench.version(), beside={"vendor/code": bench.folder / "code"})
+
+    assert bench.publish(version()).version == 1
+    assert bench.tree["m_onnx/1/vendor/code/deep/x.py"] == "one"
+    assert not bench.publish(version()).created
+    (bench.folder / "code" / "deep" / "x.py").write_text("two")
+    assert bench.publish(version()).version == 2
+    assert bench.tree["m_onnx/1/vendor/code/deep/x.py"] == "one"
+
+
+def test_bytecode_that_the_server_leaves_is_no_damage(bench: Bench) -> None:
+    bench.publish(bench.version())
+    cache = bench.root / "m_onnx" / "1" / "__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").write_text("bytecode")
+    entry = bench.publish(bench.version())
+    assert (entry.version, entry.created, entry.notes) == (1, False, ())
+    (bench.root / "m_onnx" / "1" / "extra.py").write_text("not ours")
+    assert bench.publish(bench.version()).notes[0].startswith("version 1 no longer matches its manifest (extra.py)")

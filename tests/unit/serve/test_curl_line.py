@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.serve.models import engines_of, ensembles_of, models_of
 from pipeline.serve.triton import curl_line
 from tests.models import make_models as make
 
@@ -57,3 +58,33 @@ def test_half_floats_travel_as_bytes_both_ways(tmp_path):
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="no model absent"):
         curl_line(tmp_path, "absent", URL)
+
+
+def _add_ensemble(root, name, asks):
+    config = f"""
+    name: "{name}" platform: "ensemble" max_batch_size: 8
+    input {{ name: "image" data_type: TYPE_STRING dims: [1] }}
+    output {{ name: "labels" data_type: TYPE_STRING dims: [1] }}
+    ensemble_scheduling {{ step {{ model_name: "{asks}" }} }}"""
+    make.add_model(root, name, config, None)
+
+
+def test_a_model_that_takes_files_is_sent_one_as_it_is(tmp_path):
+    _add_ensemble(tmp_path, "m", "m_onnx")
+    line = curl_line(tmp_path, "m", URL)
+    assert line.startswith(f"curl -sS --noproxy '*' {URL}/v2/models/m/infer --data-binary @FILE -H 'Content-Type: ")
+    assert line.endswith("-H 'Inference-Header-Content-Length: 0' --output -")
+    for number, suffix in ((9, "png"), (10, "jpg")):
+        (tmp_path / "m" / str(number)).mkdir()
+        (tmp_path / "m" / str(number) / f"example.{suffix}").touch()
+    assert f"@{tmp_path}/m/10/example.jpg" in shlex.split(curl_line(tmp_path, "m", URL))
+
+
+def test_engines_are_told_with_the_ensembles_that_ask_them(tmp_path):
+    _add(tmp_path, "m_onnx", [make.tensor_text("x", "float32", [3])])
+    make.add_model(tmp_path, "m_trt", 'name: "m_trt" platform: "tensorrt_plan" max_batch_size: 8', None)
+    _add_ensemble(tmp_path, "m", "m_onnx")
+    _add_ensemble(tmp_path, "fast", "m_trt")
+    names = models_of(tmp_path)
+    assert engines_of(tmp_path, names) == ("fast", "m_trt")
+    assert ensembles_of(tmp_path, names) == ("fast", "m")

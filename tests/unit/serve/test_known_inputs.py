@@ -54,3 +54,9 @@ def test_the_example_file_of_an_ensemble(tmp_path: Path) -> None:
     found = _ask(tmp_path, {}, None, text)
     assert (found.origin, found.data) == ("example file", [b"\x05\0\0\0PNG!!"])
     assert _ask(tmp_path, {}, None).origin == "zeros"
+
+
+def test_a_golden_image_file_is_asked_for_as_it_is(tmp_path: Path) -> None:
+    text = [InputSpec(name="image", datatype="BYTES", shape=(1, 1))]
+    found = _ask(tmp_path, {}, {"image": np.array([[b"\x89PNG"]], np.object_)}, text)
+    assert (found.origin, found.inputs, found.data) == ("golden sample", text, [b"\x04\x00\x00\x00\x89PNG"])

@@ -145,3 +145,30 @@ def test_is_loopback() -> None:
     assert is_loopback("[::1]:8001")
     assert not is_loopback("http://triton.example:8000")
     assert not is_loopback("10.0.0.1:8001")
+
+
+FILES = (
+    'max_batch_size: 4 input { name: "image" data_type: TYPE_STRING dims: [1] } '
+    'output { name: "labels" data_type: TYPE_STRING dims: [1] }'
+)
+
+
+def test_a_model_that_takes_files_gets_the_file_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_bytes(b"any bytes\0")
+    inputs = client._batched(client._read(tmp_path / "note.txt", config(FILES)), config(FILES), tmp_path)
+    assert inputs["image"].tolist() == [[b"any bytes\0"]]
+    with pytest.raises(ConfigError, match="not a readable file"):
+        client._read(tmp_path / "absent.png", config(FILES))
+
+
+def test_labels_of_an_ensemble_are_rows(tmp_path: Path) -> None:
+    text = b'[{"label": "nine", "probability": 0.9}, {"label": "four", "probability": 0.1}]'
+
+    def rows(value: bytes, top: int = 1) -> list[dict[str, object]]:
+        outputs = {"labels": np.array([[value]], np.object_)}
+        return client._rows(None, "m", {}, outputs, config(FILES), top)  # type: ignore[arg-type]
+
+    assert rows(text) == [{"label": "nine", "probability": 0.9}]
+    assert len(rows(text, top=5)) == 2
+    assert rows(b"[]") == []
+    assert rows(b"\xff") == [{"output": "labels", "dtype": "object", "shape": [1, 1], "values": [["\ufffd"]]}]
