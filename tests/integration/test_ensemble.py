@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def serving(digits: Built) -> Iterator[Serving]:
     """``serve`` on free ports, as an operator runs it."""
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "serve", str(digits.repository), "--http-port", "0", "--grpc-port", "0",
-         "--metrics-port", "0", "--work-dir", str(digits.work_dir)],
+         "--metrics-port", "0", "--work-dir", str(digits.work_dir), "--watch", "--watch-interval-s", "1"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert child.stdout is not None
@@ -191,6 +192,17 @@ def test_images_are_read_by_the_pillow_that_was_published(digits: Built, serving
     }
     assert mapped
     assert all(path.is_relative_to(digits.repository / "digits_preprocess" / "1" / "vendor") for path in mapped)
+
+
+def test_a_watcher_asks_with_an_image_and_gets_answers(digits: Built, serving: Serving) -> None:
+    (path,) = digits.work_dir.glob("runs/serve-*/watch.json")
+    deadline = time.monotonic() + 60
+    while (state := json.loads(path.read_text()))["rounds"] < 1:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.2)
+    asked = {name: state["models"][name]["input"] for name in MODELS}
+    assert asked == dict.fromkeys(MODELS, "golden sample")
+    assert (state["failures"], state["heals"]) == (0, 0)
 
 
 def test_smoke_against_a_running_server(digits: Built, serving: Serving) -> None:
