@@ -31,7 +31,7 @@ def test_it_builds_and_is_proven_on_a_real_server(built: Build, name: str) -> No
     assert report["variants"]
     for variant in report["variants"]:
         assert variant["version"] == 1
-        assert variant["parity"]["passed"]
+        assert variant["format"] == "ensemble" or variant["parity"]["passed"]
         if variant["format"] == "tensorrt" and report["environment"]["gpu"] is None:
             assert variant["smoke"]["outcome"] == "not run"
             assert any(note.startswith("built and inspected, not run") for note in variant["notes"])
@@ -59,8 +59,18 @@ def test_its_repository_passes_the_linter(built: Build, name: str) -> None:
 
 
 def test_resnet_reaches_its_accuracy_on_held_out_digits(built: Build) -> None:
-    for variant in built("resnet").report["variants"]:
+    *variants, ensemble = built("resnet").report["variants"]
+    assert (ensemble["name"], ensemble["format"]) == ("resnet", "ensemble")
+    for variant in variants:
         assert variant["accuracy"]["value"] >= 0.97
+
+
+@pytest.mark.parametrize("name", ["resnet", "mnist_convnet"])
+def test_images_in_give_the_source_model_s_labels(built: Build, name: str) -> None:
+    checks = built(name).variant(name)["smoke"]["checks"]
+    count = 256 if name == "resnet" else 359
+    (raw,) = (check["detail"] for check in checks if check["name"] == "raw body")
+    assert raw.startswith(f"{count} images as bare bodies: first label as the reference's for ")
 
 
 def test_mnist_convnet_reaches_its_accuracy(built: Build) -> None:
