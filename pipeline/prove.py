@@ -6,23 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import model_config, samples
-from pipeline.artifacts import GoldenSamples, Progress, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.deploy import ensemble
 from pipeline.errors import SmokeError, StageError
 from pipeline.plan import EnsemblePlan, Variant
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
-from pipeline.smoke.expectation import Expectation
-
-if TYPE_CHECKING:
-    from pipeline.smoke.connection import GrpcConnection
-    from pipeline.smoke.measure import Subject
+from pipeline.smoke.expectation import Expectation, ImagesExpectation
 
 Served = Variant | EnsemblePlan
 """The rows of a report that Triton serves."""
+Expected = Expectation | ImagesExpectation
 
 
 def adopt(run: Run) -> None:
@@ -65,8 +62,8 @@ def prove(run: Run) -> None:
     emitted = [row for row in _served_rows(run) if run.results[row.key].entry]
     rows = [row for row in emitted if _servable(row)]
     for row in emitted:
-        if (engine := _answering(row).engine) and not _servable(row):
-            run.update(row, unmeasured=engine.obstacle)
+        if not _servable(row):
+            run.update(row, unmeasured=_obstacle(row))
             with run.guarded(row, "smoke"):
                 _intact(run, row)
     try:
@@ -92,8 +89,12 @@ def _models(row: Served) -> tuple[str, ...]:
 
 def _servable(row: Served) -> bool:
     """Whether this machine can run it; an engine needs a GPU."""
+    return not _obstacle(row)
+
+
+def _obstacle(row: Served) -> str:
     engine = _answering(row).engine
-    return engine is None or not engine.obstacle
+    return engine.obstacle if engine else ""
 
 
 def _intact(run: Run, row: Served) -> None:
@@ -131,16 +132,16 @@ def prove_at(run: Run, server: RunningServer) -> None:
 def _serve_and_smoke(run: Run, rows: Sequence[Served]) -> None:
     names = tuple(dict.fromkeys(name for row in rows for name in _models(row)))
     with _launched(run, names) as (server, alive):
-        proven: list[tuple[Served, Sequence[int]]] = []
+        proven: list[tuple[Served, Expected]] = []
         for row in rows:
             with run.guarded(row, "smoke"):
                 numbers = versions.version_numbers(run.plan.repository / row.identifier)
                 served = model_config.served_versions(_config(run, row), numbers)
-                _smoke(run, row, server, alive, served)
-                if isinstance(row, EnsemblePlan) and not any(sample.image for sample in run.golden.samples):
+                expected = _smoke(run, row, server, alive, served)
+                if isinstance(expected, ImagesExpectation) and not any(one.image for one in run.golden.samples):
                     run.update(row, unmeasured="the golden samples are no image files")
                 else:
-                    proven.append((row, served))
+                    proven.append((row, expected))
         _measure(run, server, proven)
 
 
@@ -176,51 +177,60 @@ def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, C
         yield running.server, running.check_alive
 
 
-def _smoke(run: Run, row: Served, server: RunningServer, alive: Callable[[], None], served: Sequence[int]) -> None:
-    """Run every check.
+def _smoke(run: Run, row: Served, server: RunningServer, alive: Callable[[], None], served: Sequence[int]) -> Expected:
+    """Run every check; return what was expected.
 
     Raises:
         SmokeError: the server does not answer, or not what it should.
     """
+    from pipeline.smoke import checks, ensemble_checks
+
+    timeout_s = run.plan.loaded.config.serve.request_timeout_s
     with run.stage(f"smoke[{row.identifier}]", row.identifier) as stage:
-        if isinstance(row, EnsemblePlan):
-            result = _check_images(run, row, server, alive, served, stage.progress)
+        arguments: dict[str, Any] = {"request_timeout_s": timeout_s, "progress": stage.progress}
+        expected = _expected(run, row, alive, served)
+        if isinstance(expected, ImagesExpectation):
+            result = ensemble_checks.run(server.http_url, server.grpc_url, expected, **arguments)
         else:
-            result = _check_variant(run, _expectation(run, row, alive, served), server, stage.progress)
+            result = checks.run(server.http_url, server.grpc_url, expected, **arguments)
         result = replace(result, checks=(*_manifest_check(run, row), *result.checks))
         run.update(row, smoke=result)
         stage.result = f"{len(result.checks)} checks"
         if not result.passed:
             raise _failure(row, result, run.server_log)
+    return expected
 
 
-def _check_variant(run: Run, expectation: Expectation, server: RunningServer, progress: Progress) -> SmokeResult:
-    from pipeline.smoke import checks
-
-    timeout_s = run.plan.loaded.config.serve.request_timeout_s
-    return checks.run(server.http_url, server.grpc_url, expectation, request_timeout_s=timeout_s, progress=progress)
-
-
-def _expectation(run: Run, variant: Variant, alive: Callable[[], None], served: Sequence[int]) -> Expectation:
-    return Expectation(
-        model=variant.identifier,
-        signature=run.signature,
-        max_batch_size=variant.max_batch_size,
-        versions=_golden_by_version(run, variant, served),
+def _expected(run: Run, row: Served, alive: Callable[[], None], served: Sequence[int]) -> Expected:
+    variant = _answering(row)
+    if isinstance(row, Variant):
+        return Expectation(
+            model=variant.identifier,
+            signature=run.signature,
+            max_batch_size=variant.max_batch_size,
+            versions=_golden_by_version(run, variant, served),
+            tolerance=variant.tolerance,
+            config=_config(run, variant),
+            alive=alive,
+        )
+    (scores, after), before = ensemble.scores(run), run.signature.image
+    assert before is not None
+    return ImagesExpectation(
+        model=row.name,
+        members=row.models,
+        versions=served,
+        config=_config(run, row),
+        golden=run.golden,
+        scores=scores,
+        before=before,
+        after=after,
         tolerance=variant.tolerance,
-        config=_config(run, variant),
         alive=alive,
     )
 
 
-def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Sequence[int]]]) -> None:
-    """Note how fast each answers; a server that gives out under that is said, and is no failure of the row.
-
-    Args:
-        run: the books.
-        server: where they are served.
-        proven: the rows that have passed their smoke test, each with its served versions.
-    """
+def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Expected]]) -> None:
+    """Note how fast each answers; a server that gives out under that is said, and is no failure of the row."""
     from pipeline.smoke import measure
     from pipeline.smoke.connection import GrpcConnection
 
@@ -230,7 +240,12 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Seq
     with run.stage("measure", config.name) as stage, contextlib.ExitStack() as stack:
         timeout_s = config.serve.request_timeout_s
         connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, timeout_s)))
-        subjects = [_subject(run, row, served, connection) for row, served in proven]
+        subjects = [
+            measure.images(connection, expected.config, expected.golden)
+            if isinstance(expected, ImagesExpectation)
+            else measure.subject(connection, expected)
+            for _, expected in proven
+        ]
         results = measure.in_rounds(subjects, stage.progress)
         for (row, _), result in zip(proven, results, strict=True):
             if isinstance(result, SmokeError):
@@ -241,53 +256,17 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Seq
         stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
 
 
-def _subject(run: Run, row: Served, served: Sequence[int], connection: GrpcConnection) -> Subject:
-    from pipeline.smoke import measure
-
-    if isinstance(row, EnsemblePlan):
-        return measure.images(connection, _config(run, row), run.golden)
-    return measure.subject(connection, _expectation(run, row, lambda: None, served))
-
-
 def _resident_bytes(run: Run, row: Served, pid: int) -> int | None:
     """Memory of the processes that answer: the variant's own, or those of all that an ensemble asks."""
     from pipeline.smoke import measure
 
     entry = run.results[row.key].entry
     assert entry is not None
-    if not isinstance(row, EnsemblePlan):
+    if isinstance(row, Variant):
         return measure.resident_bytes(pid, entry.version_dir)
     newest = {name: max(versions.version_numbers(entry.root / name)) for name in row.models}
     each = [measure.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
     return sum(count for count in each if count is not None) if all(each) else None
-
-
-def _check_images(
-    run: Run,
-    plan: EnsemblePlan,
-    server: RunningServer,
-    alive: Callable[[], None],
-    served: Sequence[int],
-    progress: Progress,
-) -> SmokeResult:
-    from pipeline.smoke import ensemble as checks
-
-    (scores, after), before = ensemble.scores(run), run.signature.image
-    assert before is not None
-    expectation = checks.ImagesExpectation(
-        model=plan.name,
-        members=plan.models,
-        versions=served,
-        config=_config(run, plan),
-        golden=run.golden,
-        scores=scores,
-        before=before,
-        after=after,
-        tolerance=plan.variant.tolerance,
-        alive=alive,
-    )
-    timeout_s = run.plan.loaded.config.serve.request_timeout_s
-    return checks.run(server.http_url, server.grpc_url, expectation, request_timeout_s=timeout_s, progress=progress)
 
 
 def _manifest_check(run: Run, row: Served) -> tuple[SmokeCheck, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import GoldenSamples, Signature, Tolerance
 
 if TYPE_CHECKING:
-    pass
+    from pipeline.postprocessing import Postprocessing
+    from pipeline.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,4 +33,33 @@ class Expectation:
     versions: Mapping[int, GoldenSamples | None]
     tolerance: Tolerance
     config: Any
+    alive: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesExpectation:
+    """What a server should serve of an ensemble.
+
+    Attributes:
+        model: its Triton name.
+        members: the models it asks, preprocessing first.
+        versions: those of the ensemble that should be served.
+        config: the ModelConfig message written to the repository.
+        golden: image files with the source model's answers.
+        scores: the output that labels are made of.
+        before: how images become the input.
+        after: how scores become labels.
+        tolerance: how close the variant's scores must be to the reference.
+        alive: raises a PipelineError when the server's process has ended.
+    """
+
+    model: str
+    members: tuple[str, ...]
+    versions: Sequence[int]
+    config: Any
+    golden: GoldenSamples
+    scores: str
+    before: Preprocessing
+    after: Postprocessing
+    tolerance: Tolerance
     alive: Callable[[], None]

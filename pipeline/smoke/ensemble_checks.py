@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import tritonclient.http as triton_http
 
-from pipeline.artifacts import Array, GoldenSamples, Progress, SmokeResult, Tensors, Tolerance
-from pipeline.postprocessing import Postprocessing
-from pipeline.preprocessing import Preprocessing, png
+from pipeline.artifacts import Array, Progress, SmokeResult, Tensors
+from pipeline.preprocessing import png
 from pipeline.smoke import labels, served, traffic
 from pipeline.smoke.bad_images import bad_images
 from pipeline.smoke.connection import CONCURRENCY, GrpcConnection, HttpConnection
+from pipeline.smoke.expectation import ImagesExpectation
 from pipeline.smoke.judge import WrongError
 from pipeline.smoke.ledger import DEAD_STUB, Ledger, Row, connected, none_of
 from pipeline.smoke.values import Connection, ModelMetadata, NoAnswerError, RefusedError, Request, TensorMetadata
@@ -29,35 +29,6 @@ _REFUSED = ("400", "INVALID_ARGUMENT")
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Answer = list[tuple[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesExpectation:
-    """What a server should serve of an ensemble.
-
-    Attributes:
-        model: its Triton name.
-        members: the models it asks, preprocessing first.
-        versions: those of the ensemble that should be served.
-        config: the ModelConfig message written to the repository.
-        golden: image files with the source model's answers.
-        scores: the output that labels are made of.
-        before: how images become the input.
-        after: how scores become labels.
-        tolerance: how close the variant's scores must be to the reference.
-        alive: raises a PipelineError when the server's process has ended.
-    """
-
-    model: str
-    members: tuple[str, ...]
-    versions: Sequence[int]
-    config: Any
-    golden: GoldenSamples
-    scores: str
-    before: Preprocessing
-    after: Postprocessing
-    tolerance: Tolerance
-    alive: Callable[[], None]
 
 
 def run(
@@ -81,6 +52,17 @@ def run(
         if not suite.known:
             ledger.notes.append("no labels were compared: the golden samples are no image files")
         return ledger.run(expectation.model, suite.plan(), progress)
+
+
+def _images_of(expectation: ImagesExpectation) -> list[bytes]:
+    """The golden samples' image files; a black image where they are none."""
+    found = [sample.image for sample in expectation.golden.samples if sample.image]
+    return found or [png(np.zeros((8, 8, 1), np.uint8))]
+
+
+def _request(config: Any, images: Sequence[bytes]) -> Request:
+    tensor = np.array([[image] for image in images], np.object_)
+    return Request(model=config.name, inputs={config.input[0].name: tensor})
 
 
 class _RawBody:
@@ -131,7 +113,7 @@ class _Suite:
         expected = self.expectation
         chosen = [sample for sample in expected.golden.samples if sample.image]
         self.known = bool(chosen)
-        self.images = [sample.image for sample in chosen] or [png(np.zeros((8, 8, 1), np.uint8))]
+        self.images = _images_of(expected)
         if self.known:
             scores = np.concatenate([sample.outputs[expected.scores].reshape(1, -1) for sample in chosen])
             self.references = labels.references(scores, expected.after, expected.tolerance)
@@ -187,8 +169,7 @@ class _Suite:
     # ---- answers
 
     def _request(self, images: Sequence[bytes]) -> Request:
-        tensor = np.array([[image] for image in images], np.object_)
-        return Request(model=self.expectation.model, inputs={self.expectation.config.input[0].name: tensor})
+        return _request(self.expectation.config, images)
 
     def _labels(self, answer: Tensors) -> Array | None:
         return answer.get(self.expectation.config.output[0].name)
