@@ -47,7 +47,8 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
         raise ConfigError(f"config: {count}, nothing was built", problems=problems)
     owners: dict[str, Path] = {}
     for item in loaded:
-        for name in served_names(item.config):
+        archive = (f"{item.config.name}.torchserve",) if item.config.torchserve else ()
+        for name in (*served_names(item.config), *archive):
             if name in owners:
                 raise ConfigError(
                     f"config: two configurations make a model called {name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.explain import nearest
-from pipeline.config.subject import Found, Subject
+from pipeline.config.subject import Found, Subject, chain_of, given
 
 
 def torchserve(subject: Subject) -> Found:
@@ -11,27 +11,17 @@ def torchserve(subject: Subject) -> Found:
     section = subject.config.torchserve
     if section is None:
         return
-    scripts = [key for key in subject.config.variants if _format(subject, key) == "torchscript"]
+    variants = subject.variants
+    formats = {key: given(variants, chain_of(variants, key), "format") for key in subject.config.variants}
+    scripts = [key for key, made in formats.items() if made == "torchscript"]
     if section.from_ is None and not scripts:
         yield ("torchserve",), "TorchServe runs TorchScript: expected a variant of `format: torchscript`"
-    elif section.from_ is not None and section.from_ not in subject.config.variants:
+    elif section.from_ is not None and section.from_ not in formats:
         yield ("torchserve", "from"), f"no variant is called `{section.from_}`; {nearest(section.from_, scripts)}"
-    elif section.from_ is not None and (made := _format(subject, section.from_)) not in ("torchscript", None):
-        yield ("torchserve", "from"), f"expected a torchscript variant; `{section.from_}` is {made}"
+    elif section.from_ is not None and formats[section.from_] not in ("torchscript", None):
+        yield ("torchserve", "from"), f"expected a torchscript variant; `{section.from_}` is {formats[section.from_]}"
     if subject.batch is None and section.batch_size not in (None, 1):
         yield (
             ("torchserve", "batch_size"),
             "expected 1: the model has no batch dimension (its shapes do not all start with the same letter)",
         )
-
-
-def _format(subject: Subject, key: str) -> str | None:
-    """The variant's format, its own or an ancestor's; None in a circle or under a parent that is not there."""
-    variants, seen = subject.config.variants, set[str]()
-    while key in variants and key not in seen:
-        seen.add(key)
-        variant = variants[key]
-        if variant.format is not None or variant.from_ is None:
-            return variant.format
-        key = variant.from_
-    return None

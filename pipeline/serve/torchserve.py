@@ -7,7 +7,7 @@ script is a Python process in between, and Java outlives it when it is killed.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -121,13 +121,13 @@ def installed() -> tuple[Path, Path]:
         MissingError: one of them, or something the workers import, is missing.
     """
     found = environment.probe(Path.cwd())
-    spec = importlib.util.find_spec("ts")
     gaps = doctor.lacks_to_serve_torchserve(found)
-    if gaps or found.java is None or spec is None or spec.origin is None:
+    if gaps or found.java is None:
         raise MissingError(
             "torchserve: this machine cannot run it", found="\n".join(gaps), hint="python -m pipeline doctor"
         )
-    return found.java, Path(spec.origin).parents[1]
+    # by the distribution, since anything may be called `ts` where this is run
+    return found.java, Path(str(importlib.metadata.distribution("torchserve").locate_file(""))).resolve()
 
 
 @contextlib.contextmanager

@@ -77,6 +77,14 @@ def test_mnist_convnet_reaches_its_accuracy(built: Build) -> None:
     assert built("mnist_convnet").report["variants"][0]["accuracy"]["value"] >= 0.97
 
 
+def test_mnist_convnet_answers_images_with_labels_on_torchserve(built: Build) -> None:
+    row = built("mnist_convnet").variant("mnist_convnet.torchserve")
+    assert (row["server"], row["format"], row["version"]) == ("torchserve", "mar", 1)
+    told = {(check["name"], check["protocol"]): check["detail"] for check in row["smoke"]["checks"]}
+    assert "359 samples" in told["predictions", "http"]
+    assert "labels and probabilities of output log_probabilities" in told["predictions", "http"]
+
+
 @pytest.mark.parametrize("name", ["resnet", "mnist_convnet"])
 def test_int8_is_within_a_point_of_fp32_on_samples_that_calibration_never_saw(built: Build, name: str) -> None:
     done = built(name)
