@@ -12,9 +12,7 @@ from pipeline.run import Run
 def emit(run: Run) -> None:
     """Put everything that is made of the emitted variants where it belongs; a failure is kept to its row."""
     ensemble.make(run)
-    for variant in run.plan.variants:
-        if variant.format == "libtorch":
-            libtorch.emit(run, variant)
+    libtorch.emit(run)
     if archive := run.plan.torchserve:
         torchserve.emit(run, archive)
 

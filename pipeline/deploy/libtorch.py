@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import command, doctor, environment, files
 from pipeline import make as making
-from pipeline.artifacts import RepositoryEntry, SmokeCheck, SmokeResult
+from pipeline.artifacts import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
 from pipeline.environment import Environment
 from pipeline.errors import SmokeError, StageError
 from pipeline.plan import Variant
@@ -29,27 +29,28 @@ _TAIL_CHARACTERS = 1500
 _MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
 
 
-def root(repository: Path) -> Path:
-    """Where programs go: beside Triton's repository, since Triton takes every folder in its own for a model."""
-    return repository.with_name(f"{repository.name}.libtorch")
+def root(run: Run) -> Path:
+    """Where programs go: beside Triton's repository."""
+    return run.plan.repository.with_name(f"{run.plan.repository.name}.libtorch")
 
 
-def emit(run: Run, variant: Variant) -> None:
-    """Publish the program's folder, unless making the variant has failed."""
-    artifact = run.results[variant.key].artifact
-    if run.results[variant.key].error or artifact is None:
-        return
-    with (
-        run.guarded(variant, "build"),
-        run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+def emit(run: Run) -> None:
+    """Publish the folder of every program whose model was made; a failure is kept to its row."""
+    for variant in programs(run):
+        artifact = run.results[variant.key].artifact
+        if artifact is not None and not run.results[variant.key].error:
+            with run.guarded(variant, "build"), tempfile.TemporaryDirectory() as folder:
+                _publish(run, variant, artifact, Path(folder))
+
+
+def _publish(run: Run, variant: Variant, artifact: Artifact, folder: Path) -> None:
+    with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
         written: dict[str, Path] = {}
         for name, content in _sources(run, variant).items():
-            written[name] = Path(scratch) / name
+            written[name] = folder / name
             written[name].write_bytes(content)
         entry = versions.publish(
-            root(run.plan.repository),
+            root(run),
             versions.Version(
                 model_name=variant.identifier,
                 backend="libtorch",
@@ -65,8 +66,8 @@ def emit(run: Run, variant: Variant) -> None:
         )
         stage.cached = not entry.created
         stage.result = f"version {entry.version}"
-        run.update(variant, entry=entry, cached=run.results[variant.key].cached and not entry.created)
-        run.note(variant, *entry.notes)
+    run.update(variant, entry=entry, cached=run.results[variant.key].cached and not entry.created)
+    run.note(variant, *entry.notes)
 
 
 def _sources(run: Run, variant: Variant) -> Mapping[str, bytes]:
@@ -83,25 +84,26 @@ def _answers(run: Run) -> tuple[str, Any]:
 
 def adopt(run: Run) -> None:
     """Take the newest versions as what shall be proven."""
-    for variant in _programs(run):
-        numbers = versions.version_numbers(root(run.plan.repository) / variant.identifier)
+    for variant in programs(run):
+        numbers = versions.version_numbers(root(run) / variant.identifier)
         if not numbers:
-            place = str(root(run.plan.repository))
+            place = str(root(run))
             missing = StageError(f"smoke[{variant.identifier}]: nothing to prove", where=place, hint="build it first")
             run.fail(variant, missing, "build")
             continue
         entry = RepositoryEntry(
-            root=root(run.plan.repository),
+            root=root(run),
             model_name=variant.identifier,
             version=numbers[-1],
             backend="libtorch",
-            config_path=root(run.plan.repository) / variant.identifier / "config.pbtxt",
+            config_path=root(run) / variant.identifier / "config.pbtxt",
             created=False,
         )
         run.update(variant, entry=entry)
 
 
-def _programs(run: Run) -> list[Variant]:
+def programs(run: Run) -> list[Variant]:
+    """The variants that are programs."""
     return [variant for variant in run.plan.variants if variant.format == "libtorch"]
 
 
@@ -113,7 +115,7 @@ def prove(run: Run) -> None:
 
     The proof is a cached step: the same sources, model, samples and tools are not compiled again.
     """
-    for variant in _programs(run):
+    for variant in programs(run):
         entry = run.results[variant.key].entry
         if entry is None or run.results[variant.key].error:
             continue
