@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import command, doctor, environment, tensorrt_flavours
 from pipeline.doctor import Check
-from pipeline.environment import Cpu, Environment, Gpu
+from pipeline.environment import Cpp, Cpu, Environment, Gpu
 from pipeline.errors import MissingError, StageError
 
 _NAMES = (*environment.REQUIRED, *environment.OPTIONAL, *environment.TORCHSERVE, environment.SERVER)
@@ -155,3 +155,36 @@ def test_engines_need_their_library_and_classic_ones_a_gpu(monkeypatch: pytest.M
     monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "1.0")
     with_gpu = replace(WHOLE, gpu=Gpu(name="A", driver="1"))
     assert doctor.lacks_to_build_engines(with_gpu, tensorrt_flavours.flavour("tensorrt")) == ()
+
+
+CPP = Cpp(
+    cmake=Path("/usr/bin/cmake"),
+    make=Path("/usr/bin/make"),
+    compiler=Path("/usr/bin/c++"),
+    opencv=Path("/usr/include/opencv4"),
+    opencv_version="4.6.0",
+    libtorch=Path("/t/share/cmake"),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "gap"),
+    [
+        ({"cmake": None}, "no CMake (apt-get install cmake)"),
+        ({"make": None}, "no make (apt-get install make)"),
+        ({"compiler": None}, "no C++ compiler (apt-get install g++)"),
+        ({"opencv": None}, "no OpenCV (apt-get install libopencv-imgcodecs-dev)"),
+        ({"libtorch": None}, "no libtorch (pip install torch)"),
+        (
+            {"libtorch_cuda": "12.6"},
+            "torch is built for CUDA 12.6, and its CMake files need nvcc (install CUDA's toolkit)",
+        ),
+    ],
+)
+def test_what_compiling_a_program_lacks_is_named_with_its_remedy(change, gap) -> None:
+    assert doctor.lacks_to_compile(replace(WHOLE, cpp=CPP)) == ()
+    assert doctor.lacks_to_compile(replace(WHOLE, cpp=replace(CPP, **change))) == (gap,)
+    assert not doctor.lacks_to_compile(replace(WHOLE, cpp=replace(CPP, libtorch_cuda="12.6", nvcc=Path("/n"))))
+    row = _rows(replace(WHOLE, cpp=replace(CPP, **change)))["C++"]
+    assert (row.ok, row.found) == (True, f"{gap} (optional)")
+    assert _rows(replace(WHOLE, cpp=CPP))["C++"].found == "/usr/bin/c++, /usr/bin/cmake, OpenCV 4.6.0"

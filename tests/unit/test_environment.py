@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from pipeline import environment
 from pipeline.environment import Gpu
 
@@ -66,3 +68,32 @@ def test_summary_is_json_for_the_report(tmp_path: Path) -> None:
     assert values["cpu"]["count"] >= 1
     assert "torch" in values["distributions"]
     assert "absent" not in values["distributions"].values()
+
+
+def test_opencv_is_found_where_cmake_is_told_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = tmp_path / "include" / "opencv4" / "opencv2"
+    (headers / "core").mkdir(parents=True)
+    (headers / "imgcodecs.hpp").touch()
+    lines = [f"#define CV_VERSION_{part}   {value}" for part, value in (("MAJOR", 4), ("MINOR", 10), ("REVISION", 1))]
+    (headers / "core" / "version.hpp").write_text("\n".join(["#ifndef X", *lines]) + "\n")
+    for name, value in (("OpenCV_DIR", tmp_path / "lib" / "cmake" / "opencv4"), ("CMAKE_PREFIX_PATH", tmp_path)):
+        with monkeypatch.context() as told:
+            told.setenv(name, str(value))
+            found = environment.probe(tmp_path).cpp
+            assert (found.opencv, found.opencv_version) == (headers.parent, "4.10.1")
+    assert environment.probe(tmp_path).cpp.opencv != headers.parent
+
+
+def test_a_torch_for_cuda_is_told_by_its_version_file(tmp_path: Path) -> None:
+    version = tmp_path / "version.py"
+    version.write_text("__all__ = ['cuda']\n__version__ = '2.13.0+cu126'\ncuda: Optional[str] = '12.6'\n")
+    assert environment._torch_cuda(version) == "12.6"
+    version.write_text("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n")
+    assert environment._torch_cuda(version) == ""
+
+
+def test_the_compiler_is_the_one_that_the_user_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "my-c++"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(own))
+    assert environment.probe(tmp_path).cpp.compiler == own

@@ -259,3 +259,34 @@ def test_a_missing_java_is_said_for_the_proof_and_does_not_keep_the_archive_from
     assert made.torchserve is not None
     assert made.torchserve.lacking_to_make == ()
     assert made.missing_for_deployments == ("m.torchserve: Java: none; apt-get install openjdk-17-jre-headless",)
+
+
+PROGRAM = """\
+name: m
+source: {model: {callable: "net.py:make"}}
+inputs:
+  x: {shape: [N, 1, 8, 8]}
+outputs:
+  y: {shape: [N, 10], labels: digits}
+samples: {from: {dataset: digits}}
+preprocess: {}
+postprocess: {}
+variants:
+  cpp: {from: ts, format: libtorch}
+  ts: {format: torchscript}
+"""
+
+
+def test_a_program_is_made_of_its_parents_file_and_serves_itself(tmp_path: Path) -> None:
+    cpp, ts = plan(tmp_path, text=PROGRAM).variants
+    assert (cpp.format, cpp.kind, cpp.server) == ("libtorch", "torchscript", "none")
+    assert (ts.format, ts.kind, ts.server) == ("torchscript", "torchscript", "triton")
+    assert cpp.export == ts.export
+    assert cpp.parity.key == ts.parity.key  # judged once
+    assert cpp.how == "from ts → C++ program"
+
+
+def test_an_ensemble_asks_no_program(tmp_path: Path) -> None:
+    made = plan(tmp_path, text=PROGRAM)
+    assert made.ensemble is not None
+    assert made.ensemble.variant.key == "ts"
