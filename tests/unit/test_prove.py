@@ -19,10 +19,9 @@ SERVER = RunningServer(http_url="http://h:1", grpc_url="h:2", metrics_url="", pi
 class Run:
     """The part of a run's books that measuring writes in."""
 
-    def __init__(self, *keys: str) -> None:
+    def __init__(self) -> None:
         serve = SimpleNamespace(request_timeout_s=1.0)
         self.plan = SimpleNamespace(loaded=SimpleNamespace(config=SimpleNamespace(name="m", serve=serve)))
-        self.results = {key: SimpleNamespace(entry=SimpleNamespace(version_dir=Path("repo") / key)) for key in keys}
         self.changes: dict[str, dict[str, Any]] = {}
         self.said: list[str] = []
 
@@ -42,14 +41,15 @@ def test_what_cannot_be_measured_is_said_and_fails_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(
         connection, "GrpcConnection", lambda url, timeout_s: SimpleNamespace(url=url, close=lambda: None)
     )
-    monkeypatch.setattr(prove, "_subject", lambda run, row, served, connection: (connection.url, row.key, served))
+    monkeypatch.setattr(measure, "subject", lambda connection, expected: (connection.url, expected))
     monkeypatch.setattr(
-        measure, "in_rounds",
-        lambda subjects, progress: [figures if one == ("h:2", "a", (1, 2)) else lost for one in subjects],
-    )  # fmt: skip
-    monkeypatch.setattr(measure, "resident_bytes", lambda pid, folder: 70 if (pid, folder.name) == (7, "a") else None)
-    run = Run("a", "b")
-    prove._measure(run, SERVER, [(SimpleNamespace(key="a"), (1, 2)), (SimpleNamespace(key="b"), (1,))])
+        measure,
+        "in_rounds",
+        lambda subjects, progress: [figures if one == ("h:2", "of a") else lost for one in subjects],
+    )
+    monkeypatch.setattr(prove, "_resident_bytes", lambda run, row, pid: 70 if (row.key, pid) == ("a", 7) else None)
+    run = Run()
+    prove._measure(run, SERVER, [(SimpleNamespace(key=key), f"of {key}") for key in ("a", "b")])
     assert run.changes["a"]["measurement"].memory_bytes == 70
     assert run.changes["a"]["measurement"].p50_ms == 1
     assert run.changes["b"] == {"unmeasured": "no connection over gRPC: refused"}
