@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline import __version__, files, postprocessing, preprocessing
 from pipeline.artifacts import RepositoryEntry
-from pipeline.config import images
 from pipeline.errors import MissingError, StageError
 from pipeline.plan import EnsemblePlan, PillowPlan
 from pipeline.postprocessing import Postprocessing
@@ -46,9 +45,9 @@ def make(run: Run) -> None:
 
 def scores(run: Run) -> tuple[str, Postprocessing]:
     """The output that holds the scores, and how they become labels, once the labels are known."""
-    section = run.plan.loaded.config.postprocess
-    assert section is not None
-    return images.postprocessing(section, run.signature)
+    found = run.postprocessing
+    assert found is not None
+    return found
 
 
 def model_files(run: Run, plan: EnsemblePlan) -> dict[str, config_pbtxt.ModelFiles]:
