@@ -189,7 +189,7 @@ def _notes(order: Order, config: Any, given: int, sent: int) -> Iterator[str]:
     if sent == 1:
         yield "all inputs have the same answer, so a mixed-up one would not be seen; give inputs that differ"
     elif sent < given:
-        yield f"{given - sent} inputs were left out: their answers cannot be told from another's"
+        yield f"{given - sent} of {given} inputs were left out: their answers cannot be told from another's"
     if config.response_cache.enable:
         yield "the model's response cache is on: repeated inputs may be answered from it"
 

@@ -103,12 +103,12 @@ class Watch:
     def summary(self) -> str:
         """One line of counts, then one for each model that failed."""
         total = self._total()
-        lines = [f"watch: {self.rounds} rounds, {total['probes']} probes, {total['failures']} failures, "
-                 f"{total['heals']} heals"]  # fmt: skip
+        lines = [f"watch: {self.rounds} rounds, {total['probes']} probes; failures {total['failures']}, "
+                 f"heals {total['heals']}"]  # fmt: skip
         for name, patient in sorted(self._patients.items()):
             if patient.failures:
-                state = "" if patient.answers else ", and does not answer now"
-                lines.append(f"  {name}: {patient.failures} failures, {patient.heals} heals{state}")
+                state = "" if patient.answers else "; does not answer now"
+                lines.append(f"  {name}: failures {patient.failures}, heals {patient.heals}{state}")
         return "\n".join(lines)
 
     # ---- rounds

@@ -172,7 +172,7 @@ def test_image_files_go_as_they_are_to_a_model_of_bytes(served: process.Served, 
         row = report.to_json(result)
         assert (row["ok"], row["failed"]) == (60, 0)
         assert row["inputs"] == {"given": 4, "distinct": 3}
-        assert row["notes"] == ["1 inputs were left out: their answers cannot be told from another's"]
+        assert row["notes"] == ["1 of 4 inputs were left out: their answers cannot be told from another's"]
 
 
 def test_a_server_killed_midway_leaves_no_request_unaccounted(repository: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_killed_stub_is_healed_by_serve_and_nothing_else_is_touched(repository
             child.kill()
     assert "unloading and loading it" in printed
     assert "first: answers again, after" in printed
-    assert "  first: 1 failures, 1 heals\n" in printed
+    assert "  first: failures 1, heals 1\n" in printed
     (first, *_) = (run_dir / "watch.log").read_text().splitlines()
     assert first.split()[1:3] == ["first:", "version"]
     assert _status(run_dir)["heals"] == 1

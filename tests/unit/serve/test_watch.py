@@ -76,7 +76,7 @@ def test_models_that_answer_are_left_alone(server: Server, watch: Watch) -> None
         server.answers["a"] = lambda name, refusal=refusal: refusal
         watch._round()
     assert server.actions == []
-    assert watch.summary() == "watch: 0 rounds, 8 probes, 0 failures, 0 heals"
+    assert watch.summary() == "watch: 0 rounds, 8 probes; failures 0, heals 0"
 
 
 def test_an_error_on_an_input_known_to_be_good_is_a_failure(server: Server, watch: Watch) -> None:
@@ -104,7 +104,7 @@ def test_a_dead_process_is_unloaded_and_loaded_and_counted(server: Server, watch
     first, second = (tmp_path / "watch.log").read_text().splitlines()
     assert first.endswith("a: version 1: Stub process 'a_0_0' is not healthy.; unloading and loading it")
     assert "a: answers again, after 0.0 s (heal 1)" in second
-    assert watch.summary().endswith("  a: 1 failures, 1 heals")
+    assert watch.summary().endswith("  a: failures 1, heals 1")
 
 
 def test_attempts_that_do_not_help_become_rare(server: Server, watch: Watch) -> None:
@@ -116,7 +116,7 @@ def test_attempts_that_do_not_help_become_rare(server: Server, watch: Watch) -> 
         if len(server.actions) > before:
             attempts.append(number)
     assert attempts == [0, 1, 3, 7, 15, 31, 63]
-    assert watch.summary().endswith("a: 7 failures, 0 heals, and does not answer now")
+    assert watch.summary().endswith("a: failures 7, heals 0; does not answer now")
     server.answers["a"] = lambda name: None
     for _ in range(64):
         watch._round()
