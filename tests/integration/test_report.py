@@ -60,6 +60,14 @@ def test_the_page_beside_report_json_says_the_same(built: Build) -> None:
     assert own.read_text() == text
 
 
+def test_the_ensemble_has_figures_and_is_no_pick(built: Build) -> None:
+    done = built("mnist_convnet")
+    ensemble = done.variant("mnist_convnet")["measurement"]
+    assert ensemble["throughput_per_s"] > 10
+    assert ensemble["memory_bytes"] > 100e6  # three processes: preprocessing, the variant, postprocessing
+    assert "mnist_convnet" not in {pick["name"] for pick in done.report["picks"]}
+
+
 def test_without_a_server_nothing_is_measured_and_that_is_said(built: Build, tmp_path: Path) -> None:
     again = built("from_onnx").copy(tmp_path / "copy").again("--no-serve")
     assert again.exit_code == 0, again.output
