@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Dim = int | str
-Format = Literal["onnx", "torchscript", "tensorrt", "libtorch"]
-Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx"]
+Format = Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"]
+Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx", "saved_model"]
 """What a file is: a format, where engines of the two TensorRT flavours are two, since neither loads the other's."""
 
 NUMPY_DTYPES: Mapping[str, type[np.generic]] = {
@@ -294,12 +294,13 @@ class SourceModel:
 
     Attributes:
         kind: what it is made of; decides which exports are possible.
-        module: in eval mode: an nn.Module for ``torch``, a ScriptModule for ``torchscript``, None for ``onnx``.
+        module: in eval mode: an nn.Module for ``torch``, a ScriptModule for ``torchscript``; None for ``onnx``; a
+            tf.messages.ModelFile for ``keras`` and ``saved_model``, which are opened in a process of their own.
         path: the file as given, for ``onnx`` and ``torchscript``.
         runtime: answers with the signature's names and dtypes.
     """
 
-    kind: Literal["torch", "torchscript", "onnx"]
+    kind: Literal["torch", "torchscript", "onnx", "keras", "saved_model"]
     module: Any
     path: Path | None
     runtime: Runtime

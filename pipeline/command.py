@@ -23,11 +23,17 @@ def _die_with_parent() -> None:
 
 
 def start(
-    argv: Sequence[str], *, log_path: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    argv: Sequence[str],
+    *,
+    log_path: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child whose output goes to ``log_path``, in its own session, dying with this process.
 
-    The command line is the log's first line; the environment is never logged (it may hold secrets).
+    The command line is the log's first line; the environment is never logged (it may hold secrets). The child has this
+    process's open files only where they are named in ``pass_fds``.
 
     Raises:
         MissingError: the program does not exist or may not be run.
@@ -45,6 +51,7 @@ def start(
                 env=None if env is None else dict(env),
                 cwd=cwd,
                 start_new_session=True,
+                pass_fds=tuple(pass_fds),
                 preexec_fn=_die_with_parent,  # only calls prctl
             )
         except (FileNotFoundError, PermissionError) as error:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import command, tensorrt_flavours
-from pipeline.environment import MAX_PYTHON, MIN_PYTHON, OPTIONAL, REQUIRED, SHARED_MEMORY, TORCHSERVE, Environment
+from pipeline.environment import (
+    MAX_PYTHON,
+    MIN_PYTHON,
+    OPTIONAL,
+    REQUIRED,
+    SHARED_MEMORY,
+    TENSORFLOW,
+    TORCHSERVE,
+    Environment,
+)
 from pipeline.errors import PipelineError
 from pipeline.tensorrt_flavours import Flavour, FlavourName
 
@@ -16,6 +25,7 @@ MIN_DISK_BYTES = 2 * 2**30  # a model, its variants and their cache entries, sev
 ENGINE_TIMEOUT_S = 3.0
 JAVA_FIX = "apt-get install openjdk-17-jre-headless"
 TORCHSERVE_FIX = "pip install 'model-repository-pipeline[torchserve]'"
+TENSORFLOW_FIX = "pip install 'model-repository-pipeline[tensorflow]'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +57,14 @@ def lacks_to_build(environment: Environment, distributions: Sequence[str] = ()) 
     """
     absent = sorted(name for name in distributions if environment.distributions.get(name, "absent") == "absent")
     return (*_gaps(_build_checks(environment)), *(f"{name}: not installed; pip install {name}" for name in absent))
+
+
+def lacks_tensorflow(environment: Environment) -> tuple[str, ...]:
+    """What Keras models and SavedModels need and this machine does not have, each with its remedy."""
+    found = {name for name in TENSORFLOW if environment.distributions.get(name, "absent") != "absent"}
+    absent = [name for name in ("keras", "tf2onnx") if name not in found]
+    absent += [] if found.intersection(("tensorflow", "tensorflow-cpu")) else ["tensorflow-cpu"]
+    return (f"{', '.join(absent)}: not installed; {TENSORFLOW_FIX}",) if absent else ()
 
 
 def lacks_to_build_engines(environment: Environment, flavour: Flavour) -> tuple[str, ...]:
@@ -223,6 +241,7 @@ def _optional_checks(environment: Environment) -> list[Check]:
             needed_for="models these libraries know by name",
         ),
         _engines_check(),
+        _tensorflow_check(environment),
         _optional("GPU", f"{gpu.name}, driver {gpu.driver}" if gpu else None, _GPU_FIX, "KIND_GPU, TensorRT's engines"),
         _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
         _cpp_check(environment),
@@ -268,6 +287,18 @@ def _engines_check() -> Check:
         found=present or "none (optional)",
         fix="" if present else tensorrt_flavours.flavour("tensorrt_rtx").install,
         needed_for="format: tensorrt; tensorrt_rtx builds engines without a GPU too",
+    )
+
+
+def _tensorflow_check(environment: Environment) -> Check:
+    present = [name for name in TENSORFLOW if environment.distributions.get(name, "absent") != "absent"]
+    lacks = lacks_tensorflow(environment)
+    return Check(
+        name="TensorFlow",
+        ok=True,
+        found=_versions(environment, present) or "none (optional)",
+        fix=TENSORFLOW_FIX if lacks else "",
+        needed_for="Keras models and SavedModels; TF-Serving",
     )
 
 

@@ -35,6 +35,7 @@ REQUIRED = (
     "tritonclient",
 )
 OPTIONAL = ("timm", "torchvision", "transformers")
+TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu", "tf2onnx")  # two distributions of TensorFlow: either will do
 SERVER = "nvidia-pytriton"
 TORCHSERVE = ("pyyaml", "torch-model-archiver", "torchserve")  # its workers import yaml, and do not require it (0.12.0)
 
@@ -139,7 +140,7 @@ def probe(work_dir: Path) -> Environment:
         work_dir: where the pipeline will write; need not exist yet.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    distributions = store.tool_versions((*REQUIRED, *OPTIONAL, *TORCHSERVE, SERVER))
+    distributions = store.tool_versions((*REQUIRED, *OPTIONAL, *TENSORFLOW, *TORCHSERVE, SERVER))
     home = _pytriton_server()
     stubs = {path.parent.name: path for path in home.glob("python_backend_stubs/*/triton_python_backend_stub")}
     return Environment(

@@ -65,6 +65,8 @@ def _skipped(run: Run, variant: Variant, engine: EnginePlan) -> bool:
 
 def _export(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) -> Artifact:
     def produce(folder: Path) -> Mapping[str, Any]:
+        if run.plan.loaded.config.source.is_tensorflow:
+            return _export_tensorflow(run, variant, source_model(), folder)
         arguments: dict[str, Any] = {"signature": run.plan.signature, "golden": run.golden, "out_dir": folder}
         if variant.kind == "torchscript":
             from pipeline.export import torchscript
@@ -75,6 +77,14 @@ def _export(run: Run, variant: Variant, source_model: Callable[[], SourceModel])
         return onnx.export(source_model(), **arguments, **variant.options)
 
     return _made(run, variant, variant.export, lambda folder, _: produce(folder))
+
+
+def _export_tensorflow(run: Run, variant: Variant, source: SourceModel, folder: Path) -> Mapping[str, Any]:
+    from pipeline.export import tensorflow
+
+    if variant.kind == "saved_model":
+        return tensorflow.saved_model(source, signature=run.plan.signature, out_dir=folder)
+    return tensorflow.onnx(source, signature=run.plan.signature, out_dir=folder, **variant.options)
 
 
 def _reduce(run: Run, variant: Variant, reduction: Reduction, exported: Artifact) -> Artifact:
@@ -294,6 +304,10 @@ def _open(run: Run, variant: Variant, path: Path) -> Runtime:
         from pipeline.runtimes.torchscript import TorchScriptRuntime
 
         return TorchScriptRuntime(path, signature)
+    if variant.kind == "saved_model":
+        from pipeline.runtimes.saved_model import SavedModelRuntime
+
+        return SavedModelRuntime(path, signature)
     from pipeline.runtimes.onnxruntime import OnnxRuntime
 
     if variant.engine is None or variant.reduction is None:
@@ -317,6 +331,8 @@ def _open_engine(run: Run, variant: Variant, folder: Path) -> Runtime:
 
 
 def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
+    if variant.server != "triton":
+        return  # its deployment emits it
     if variant.engine:
         file_name, *others = (one.file_name for one in variant.engine.spec.each)
         others += [f"{name}.json" for name in (file_name, *others)]
@@ -332,7 +348,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
             identity=artifact.properties.get("identity", ""),
             model_files=run.model_files(variant).files,
             golden=run.golden_path,
-            manifest=manifest(run, variant, artifact),
+            manifest=manifest_of(run, variant, artifact),
         )
         entry = versions.publish(
             run.plan.repository,
@@ -351,7 +367,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
     run.note(variant, *entry.notes)
 
 
-def manifest(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
+def manifest_of(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
     """What is known of a version; nothing in it depends on when or where it was built."""
     result, plan = run.results[variant.key], run.plan
     made_by, config = plan.source, plan.loaded.config

@@ -71,6 +71,9 @@ _ONNX_LIMITS = {
 # read. The versions that Triton's repository prints are those of the trtllm images, which pin theirs separately.
 _TENSORRT: dict[str, str] = {}
 
+LAST_WITH_TENSORFLOW = "25.02"
+"""The last release with a TensorFlow backend: the last branch of triton-inference-server/tensorflow_backend."""
+
 _PY310, _PY312, _UNKNOWN = "3.10", "3.12", None
 
 # release, server, ONNX Runtime, Python

@@ -12,7 +12,14 @@ import numpy as np
 
 from pipeline import model_config
 from pipeline.artifacts import NUMPY_DTYPES
-from pipeline.config import deployment_checks, ensemble_checks, files_named, image_checks, program_checks
+from pipeline.config import (
+    deployment_checks,
+    ensemble_checks,
+    files_named,
+    image_checks,
+    program_checks,
+    tensorflow_checks,
+)
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
@@ -80,7 +87,7 @@ def _precisions(subject: Subject) -> Found:
         made_as = given(subject.variants, chain, "format")
         precision = given(subject.variants, chain, "precision") or "fp32"
         parent = given(subject.variants, chain[1:], "precision") or "fp32"
-        if precision != "fp32" and made_as in ("torchscript", "libtorch"):
+        if precision != "fp32" and made_as in ("torchscript", "libtorch", "saved_model"):
             yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
         elif precision == "bf16" and made_as == "onnx":
             yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
@@ -123,7 +130,7 @@ def _torchscript_names(subject: Subject) -> Found:
 
 
 def _sample_origin(subject: Subject) -> Found:
-    if isinstance(subject.config.samples.from_, str) and subject.config.source.train is None:
+    if isinstance(subject.config.samples.from_, str) and subject.config.source.training is None:
         yield (
             ("samples", "from"),
             (
@@ -283,6 +290,10 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     (deployment_checks.torchserve, ("inputs", "outputs", "variants", "torchserve")),
     (program_checks.programs, ("variants", "preprocess", "postprocess", "ensemble")),
+    (tensorflow_checks.formats, ("source", "variants")),
+    (tensorflow_checks.batch, ("source", "inputs", "outputs")),
+    (tensorflow_checks.tfserving, ("variants", "tfserving")),
+    (tensorflow_checks.target, ("variants", "tfserving", "triton")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_model_names, ("name", "variants")),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.config.document import Key
-from pipeline.config.schema import Config, Data, Model, Output, Source
+from pipeline.config.schema import Config, Data, Keras, Model, Output, Source
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file
 
@@ -59,9 +59,21 @@ def _of_source(source: Source) -> Named:
         yield ("source", "checkpoint", "file"), source.checkpoint.file, False
         yield from _of_model(source.checkpoint.model, ("source", "checkpoint", "model"))
     yield from _of_model(source.model, ("source", "model"))
+    if source.keras is not None:
+        yield from _of_keras(source.keras)
+    if source.saved_model is not None:
+        yield ("source", "saved_model", "directory"), source.saved_model.directory, True
     for kind, file in (("onnx", source.onnx), ("torchscript", source.torchscript)):
         if file is not None:
             yield ("source", kind, "file"), file.file, False
+
+
+def _of_keras(keras: Keras) -> Named:
+    if keras.file is not None:
+        yield ("source", "keras", "file"), keras.file, False
+    if keras.train is not None:
+        yield from _of_callable(keras.train.callable, ("source", "keras", "train"))
+        yield from _of_data(keras.train.data, ("source", "keras", "train", "data"))
 
 
 def _of_model(model: Model | None, key: Key) -> Named:

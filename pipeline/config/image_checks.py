@@ -55,6 +55,8 @@ def _data_sets(config: Config) -> list[tuple[Key, Data]]:
     rows: list[tuple[Key, Data]] = []
     if config.source.train is not None:
         rows.append((("source", "train", "data"), config.source.train.data))
+    if config.source.keras is not None and config.source.keras.train is not None:
+        rows.append((("source", "keras", "train", "data"), config.source.keras.train.data))
     if isinstance(config.samples.from_, Data):
         rows.append((("samples", "from"), config.samples.from_))
     rows += [

@@ -68,8 +68,8 @@ class LoadedConfig:
     @property
     def train_data(self) -> Data | None:
         """The training data, where the source trains."""
-        train = self.config.source.train
-        return train.data if train else None
+        training = self.config.source.training
+        return training.data if training else None
 
     @property
     def samples_data(self) -> Data | None:
@@ -80,8 +80,8 @@ class LoadedConfig:
     @property
     def train_seed(self) -> int:
         """The seed that fixed the split into training and held-out data."""
-        train = self.config.source.train
-        return train.seed if train else 0
+        training = self.config.source.training
+        return training.seed if training else 0
 
     def masked(self, text: str) -> str:
         """``text`` with every value from the environment (from 4 characters on) put back to its reference."""

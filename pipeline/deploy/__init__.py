@@ -5,7 +5,7 @@ Triton serves the ensemble, so prove.py proves it with the variants; the others 
 
 from __future__ import annotations
 
-from pipeline.deploy import ensemble, libtorch, torchserve
+from pipeline.deploy import ensemble, libtorch, tfserving, torchserve
 from pipeline.run import Run
 
 
@@ -15,6 +15,8 @@ def emit(run: Run) -> None:
     libtorch.emit(run)
     if archive := run.plan.torchserve:
         torchserve.emit(run, archive)
+    if tree := run.plan.tfserving:
+        tfserving.make(run, tree)
 
 
 def adopt(run: Run) -> None:
@@ -22,6 +24,8 @@ def adopt(run: Run) -> None:
     libtorch.adopt(run)
     if archive := run.plan.torchserve:
         torchserve.adopt(run, archive)
+    if tree := run.plan.tfserving:
+        tfserving.adopt(run, tree)
 
 
 def prove(run: Run) -> None:
@@ -29,3 +33,5 @@ def prove(run: Run) -> None:
     libtorch.prove(run)
     if archive := run.plan.torchserve:
         torchserve.prove(run, archive)
+    if tree := run.plan.tfserving:
+        tfserving.prove(run, tree)

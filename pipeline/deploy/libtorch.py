@@ -59,7 +59,7 @@ def _publish(run: Run, variant: Variant, artifact: Artifact, folder: Path) -> No
                 beside=written,
                 model_files={},
                 golden=run.golden_path,
-                manifest=making.manifest(run, variant, artifact),
+                manifest=making.manifest_of(run, variant, artifact),
             ),
             retain=run.plan.loaded.config.repository.retain,
             waiting=lambda holder: stage.progress(f"waiting for {holder}", None),

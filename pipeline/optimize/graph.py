@@ -150,6 +150,30 @@ def _rename_scoped(model: onnx.ModelProto) -> None:
             part.name = renamed.get(part.name, part.name)
 
 
+def name_constants(model: onnx.ModelProto) -> None:
+    """Number the constants by first use, in a graph whose converter orders and names them as it happens to.
+
+    tf2onnx 1.17 merges equal constants in the order of a set of objects, so that their names and order differ between
+    processes, and nothing else does.
+    """
+    nodes = [item for item in _messages(model.graph) if isinstance(item, onnx.NodeProto)]
+    used = {name: number for number, name in enumerate(dict.fromkeys(name for node in nodes for name in node.input))}
+    fixed = {item.name for item in (*model.graph.input, *model.graph.output)}
+    kept = sorted(
+        (tensor for tensor in model.graph.initializer if tensor.name in used or tensor.name in fixed),
+        key=lambda tensor: used.get(tensor.name, len(used)),
+    )
+    # with a slash, so that they get names of their own with the others of this kind
+    renamed = {tensor.name: f"constant/{number}" for number, tensor in enumerate(kept) if tensor.name not in fixed}
+    for tensor in kept:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
+
+
 def _defined(messages: list[Message]) -> Iterator[tuple[str, str]]:
     """Names of nodes, of their outputs, of tensors and of sub-graph inputs, each with what to call it."""
     for part in messages:

@@ -16,7 +16,17 @@ from pipeline.errors import ConfigError
 from pipeline.plan import deployments
 from pipeline.plan import ensemble as ensembles
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
-from pipeline.plan.values import EnginePlan, EnsemblePlan, PillowPlan, Reduction, Row, Subject, TorchServePlan, Variant
+from pipeline.plan.values import (
+    EnginePlan,
+    EnsemblePlan,
+    PillowPlan,
+    Reduction,
+    Row,
+    Subject,
+    TfServingPlan,
+    TorchServePlan,
+    Variant,
+)
 from pipeline.plan.variants import resolve
 from pipeline.store import Step
 from pipeline.target import Limits, limits
@@ -29,6 +39,7 @@ __all__ = [
     "PillowPlan",
     "Reduction",
     "Row",
+    "TfServingPlan",
     "TorchServePlan",
     "Variant",
     "calibration_data",
@@ -47,6 +58,7 @@ class BuildPlan:
         ensemble: images in, labels out; None where the YAML does not say how.
         missing_to_build: what this machine lacks to make the model, each with its remedy.
         missing_to_serve: what it lacks to serve it.
+        tfserving: the tree for TF-Serving, where the YAML has that section.
     """
 
     loaded: LoadedConfig
@@ -61,6 +73,7 @@ class BuildPlan:
     missing_to_serve: tuple[str, ...]
     ensemble: EnsemblePlan | None = None
     torchserve: TorchServePlan | None = None
+    tfserving: TfServingPlan | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -70,7 +83,7 @@ class BuildPlan:
     @property
     def deployments(self) -> tuple[Row, ...]:
         """What is made of variants."""
-        return tuple(row for row in (self.ensemble, self.torchserve) if row)
+        return tuple(row for row in (self.ensemble, self.torchserve, self.tfserving) if row)
 
     @property
     def missing_for_deployments(self) -> tuple[str, ...]:
@@ -157,6 +170,7 @@ def make(
         calibration_digests=dependencies.calibration_digests,
     )
     variants = resolve(subject)
+    lacks_tensorflow = doctor.lacks_tensorflow(environment) if config.source.is_tensorflow else ()
     return BuildPlan(
         loaded=loaded,
         signature=model_signature,
@@ -166,9 +180,10 @@ def make(
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
         ensemble=ensembles.plan(subject, variants, keys),
         torchserve=deployments.torchserve(subject, variants, keys),
+        tfserving=deployments.tfserving(subject, variants, keys, repository),
         repository=repository,
         work_dir=work_dir,
-        missing_to_build=doctor.lacks_to_build(environment, _libraries(loaded)),
+        missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks_tensorflow),
         missing_to_serve=doctor.lacks_to_serve(environment, container=config.serve.engine == "container"),
     )
 
@@ -209,7 +224,7 @@ def with_source_labels(plan: BuildPlan, labels: tuple[str, ...]) -> Signature:
 def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies) -> Step:
     return Step(
         name=f"source[{loaded.config.name}]",
-        code=("source", "runtimes", *DATA_CODE),
+        code=("source", "runtimes", *(("tf",) if loaded.config.source.is_tensorflow else ()), *DATA_CODE),
         parameters={
             "source": loaded.config.source.model_dump(mode="json", by_alias=True),
             "tensors": samples_of(model_signature),

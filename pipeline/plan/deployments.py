@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline import doctor
-from pipeline.plan.values import Subject, TorchServePlan, Variant
+from pipeline.plan.values import Subject, TfServingPlan, TorchServePlan, Variant
 
 DEFAULT_BATCH_SIZE = 8
 
@@ -37,3 +38,24 @@ def torchserve(subject: Subject, variants: Sequence[Variant], keys: tuple[str, .
         lacking_to_make=doctor.lacks_to_archive(subject.environment),
         lacking_to_serve=doctor.lacks_to_serve_torchserve(subject.environment),
     )
+
+
+def tfserving(
+    subject: Subject, variants: Sequence[Variant], keys: tuple[str, ...], repository: Path
+) -> TfServingPlan | None:
+    """The tree for TF-Serving, where the YAML has one.
+
+    Args:
+        subject: the configuration.
+        variants: all of them.
+        keys: the variants wanted, empty for all; without the one it holds there is no tree.
+        repository: Triton's, which the tree stands beside.
+    """
+    name, section = subject.loaded.config.name, subject.loaded.config.tfserving
+    if section is None:
+        return None
+    served = next(item for item in variants if section.from_ in (None, item.key) and item.format == "saved_model")
+    if keys and served.key not in keys:
+        return None
+    root = repository.with_name(f"{repository.name}.tfserving")
+    return TfServingPlan(identifier=f"{name}.tfserving", model=name, variant=served, root=root)

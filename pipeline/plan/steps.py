@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.artifacts import Format, Signature, TensorSpec, Tolerance
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema import AccuracyGate, Calibration, Data, KeepFp32, Repair, Variant
+from pipeline.config.schema import TF2ONNX_MAX_OPSET, AccuracyGate, Calibration, Data, KeepFp32, Repair, Source, Variant
 from pipeline.plan.inheritance import inherited
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject
 from pipeline.store import Step
@@ -16,6 +16,7 @@ from pipeline.target import Limits
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
 SAMPLES_CODE = ("artifacts.py", "samples.py", "runtimes")
+TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu")  # the last two are one library; one of them is absent
 DATA_CODE = (
     "artifacts.py",
     "datasets.py",
@@ -42,25 +43,41 @@ def samples_of(signature: Signature) -> dict[str, Any]:
 
 def export(subject: Subject, maker: str) -> Step:
     """The step that makes the fp32 file of the variant ``maker``."""
-    making = subject.loaded.config.variants[maker]
-    torchscript = making.format == "torchscript"
+    making, source = subject.loaded.config.variants[maker], subject.loaded.config.source
     return Step(
         name=f"export[{subject.loaded.config.name}_{maker}]",
-        code=("export", "optimize/graph.py", *SAMPLES_CODE),
+        code=("export", "optimize/graph.py", *(("tf",) if source.is_tensorflow else ()), *SAMPLES_CODE),
         parameters={
             "format": making.format,
-            "options": options(making, subject.limits),
+            "options": options(making, source, subject.limits),
             "tensors": tensors(subject.signature),
         },
-        tools=("torch",) if torchscript else ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
+        tools=_export_tools(making, source),
         upstream={"source": subject.source, "samples": subject.samples},
     )
 
 
-def options(making: Variant, target: Limits) -> dict[str, Any]:
+def _export_tools(making: Variant, source: Source) -> tuple[str, ...]:
+    if source.is_tensorflow:
+        return TENSORFLOW if making.format == "saved_model" else (*TENSORFLOW, "tf2onnx", "onnx", "onnxslim")
+    if making.format == "torchscript":
+        return ("torch",)
+    return ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
+
+
+def options(making: Variant, source: Source, target: Limits) -> dict[str, Any]:
     """How a file is exported, every option named."""
+    if making.format == "saved_model":
+        return {}
     if making.format == "torchscript":
         return {"method": making.method or "auto"}
+    if source.is_tensorflow:
+        return {
+            "exporter": "tf2onnx",
+            "opset": making.opset or min(TF2ONNX_MAX_OPSET, target.max_opset),
+            "simplify": making.simplify is not False,
+            "max_ir_version": target.max_ir_version,
+        }
     return {
         "exporter": making.exporter or "auto",
         "opset": making.opset or min(DEFAULT_OPSET, target.max_opset),
@@ -101,8 +118,8 @@ def calibration_data(loaded: LoadedConfig, key: str) -> tuple[Data, bool] | None
     calibration = inherited(config.variants, key, "calibration")
     if calibration is not None and calibration.from_ is not None:
         return calibration.from_, False
-    if config.source.train is not None:
-        return config.source.train.data, True
+    if loaded.train_data is not None:
+        return loaded.train_data, True
     assert isinstance(config.samples.from_, Data)  # config/checks.py: `data.test` needs a source that trains
     return config.samples.from_, False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pipeline.artifacts import Format, Kind, Signature, Tolerance
@@ -123,6 +124,7 @@ class Variant:
         identifier: ``<name>_<key>``: folder, log, row of the report and Triton model name.
         key: its key under ``variants``.
         kind: what its file is; a C++ program's is the TorchScript file in it.
+        server: what serves it: ``triton``, ``tfserving`` alone, or ``none`` for a program, which serves itself.
         parent: key of the variant whose export it starts from; its own key when it exports itself.
         options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
         reduction: how the exported graph is made less precise, or None for fp32.
@@ -140,6 +142,7 @@ class Variant:
     format: Format
     kind: Kind
     precision: Precision
+    server: str
     parent: str
     options: Mapping[str, Any]
     reduction: Reduction | None
@@ -152,11 +155,6 @@ class Variant:
     calibration: Step | None
     reduce: Step | None
     parity: Step
-
-    @property
-    def server(self) -> str:
-        """What serves it; a program serves itself."""
-        return "none" if self.format == "libtorch" else "triton"
 
     @property
     def how(self) -> str:
@@ -313,6 +311,53 @@ class TorchServePlan:
     def max_batch_size(self) -> int:
         """Most requests in one forward pass."""
         return self.batch_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TfServingPlan:
+    """A SavedModel in a tree that TensorFlow Serving serves.
+
+    Attributes:
+        identifier: ``<name>.tfserving``.
+        model: the YAML's ``name``: the model's folder in the tree, and its name there.
+        variant: the SavedModel.
+        root: the tree, beside Triton's repository.
+    """
+
+    identifier: str
+    model: str
+    variant: Variant
+    root: Path
+
+    @property
+    def key(self) -> str:
+        """Its own identifier."""
+        return self.identifier
+
+    @property
+    def format(self) -> str:
+        """What TF-Serving serves."""
+        return "saved_model"
+
+    @property
+    def precision(self) -> str:
+        """The variant's."""
+        return self.variant.precision
+
+    @property
+    def server(self) -> str:
+        """What serves it."""
+        return "tfserving"
+
+    @property
+    def max_batch_size(self) -> int:
+        """The variant's."""
+        return self.variant.max_batch_size
+
+    @property
+    def how(self) -> str:
+        """In words, for the plan."""
+        return f"from {self.variant.key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline import comparison
+from pipeline.artifacts import Format
 from pipeline.errors import ConfigError
 from pipeline.plan import engines, settings, steps
 from pipeline.plan.inheritance import chain, inherited
 from pipeline.plan.values import Precision, Subject, Variant
+from pipeline.target import LAST_WITH_TENSORFLOW
 
 
 def resolve(subject: Subject) -> tuple[Variant, ...]:
@@ -47,8 +49,9 @@ def _variant(subject: Subject, key: str) -> Variant:
         format=model_format,
         kind=engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format,
         precision=precision,
+        server=_server(model_format, subject.limits.release),
         parent=maker,
-        options=steps.options(variants[maker], subject.limits),
+        options=steps.options(variants[maker], config.source, subject.limits),
         reduction=reduction,
         engine=engine,
         max_batch_size=max_batch_size,
@@ -60,3 +63,10 @@ def _variant(subject: Subject, key: str) -> Variant:
         reduce=reduce,
         parity=steps.parity(identifier, graph, subject.samples, judging),
     )
+
+
+def _server(model_format: Format, release: str) -> str:
+    """What serves a format; config/tensorflow_checks.py has seen to it that there is such a thing."""
+    if model_format == "libtorch":
+        return "none"  # a program serves itself
+    return "tfserving" if model_format == "saved_model" and release > LAST_WITH_TENSORFLOW else "triton"

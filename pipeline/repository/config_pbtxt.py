@@ -25,6 +25,7 @@ class Backend(NamedTuple):
 BACKENDS: Mapping[Kind, Backend] = {
     "onnx": Backend("onnxruntime", "onnxruntime_onnx", "model.onnx", "KIND_CPU"),
     "torchscript": Backend("pytorch", "pytorch_libtorch", "model.pt", "KIND_CPU"),
+    "saved_model": Backend("tensorflow", "tensorflow_savedmodel", "model.savedmodel", "KIND_CPU"),
     "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan", "KIND_GPU"),
     # No container has a backend for TensorRT-RTX, and the tensorrt backend cannot load its engines: a name of its own.
     "tensorrt_rtx": Backend("tensorrt_rtx", "", "model.engine", "KIND_GPU"),

@@ -33,7 +33,7 @@ from pipeline.errors import StageError
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
-_LOCK_TIMEOUT_S = 900.0
+LOCK_TIMEOUT_S = 900.0
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -44,7 +44,8 @@ class Version:
     Attributes:
         model_name: its directory in the root.
         backend: Triton's name of the backend.
-        file_name: the model file's name in the version directory (``model.onnx``).
+        file_name: the model file's name in the version directory (``model.onnx``); empty where the artifact is a
+            directory whose content is the version directory's.
         artifact: the file, or directory, to be copied there.
         beside: files, and folders, that go next to it, by their paths there.
         identity: what decides the artifact where equal inputs do not give equal bytes (engines): the newest version
@@ -117,7 +118,7 @@ def publish(
     state = state_dir(root)
     with files.disk_errors(root, f"repository[{version.model_name}]"):
         root.mkdir(parents=True, exist_ok=True)
-        with files.locked(state / "lock", _LOCK_TIMEOUT_S, waiting):
+        with files.locked(state / "lock", LOCK_TIMEOUT_S, waiting):
             _recover(root, state)
             return _publish(root, state, version, retain)
 
@@ -178,7 +179,8 @@ def _content_digests(version: Version) -> dict[str, str]:
 def _digests(name: str, path: Path) -> dict[str, str]:
     if path.is_file():
         return {name: files.sha256_file(path)}
-    return {f"{name}/{part}": digest for part, digest in files.tree_digests(path).items()}
+    folder = f"{name}/" if name else ""
+    return {f"{folder}{part}": digest for part, digest in files.tree_digests(path).items()}
 
 
 def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str, Any]) -> bool:
@@ -259,11 +261,12 @@ def _stage(state: Path, live: Path, version: Version, number: int | None, doomed
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     if number is not None:
-        target = staged / str(number) / version.file_name
-        target.parent.mkdir()
-        _copy(version.artifact, target)
+        folder = staged / str(number)
+        if version.file_name:
+            folder.mkdir()
+        _copy(version.artifact, folder / version.file_name)
         for name, path in version.beside.items():
-            beside = target.parent / name
+            beside = folder / name
             beside.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, beside)
     files.fsync_tree(staged)

@@ -67,8 +67,8 @@ def launch(
             exit_timeout_s=exit_timeout_s,
         )
 
-    _require_engine(launch_on(_USUAL_PORTS).argv)
-    _require_image(f"{_IMAGE}:{release}-py3")
+    require_engine(launch_on(_USUAL_PORTS).argv)
+    require_image(f"{_IMAGE}:{release}-py3")
     try:
         with on_ports(_HOST, Ports(), launch_on) as served:
             yield served
@@ -130,7 +130,15 @@ def _wants_gpu(repository: Path, model: str) -> bool:
     return any(group.get("kind") == "KIND_GPU" for group in config.get("instance_group", ()))
 
 
-def _require_engine(argv: Sequence[str]) -> None:
+def require_engine(argv: Sequence[str]) -> None:
+    """Refuse to go on without a Docker engine.
+
+    Args:
+        argv: what would be run, for the message.
+
+    Raises:
+        MissingError: none answers.
+    """
     try:
         command.run(["docker", "version", "--format={{.Server.Version}}"], timeout_s=_ENGINE_TIMEOUT_S)
     except (MissingError, StageError) as error:
@@ -141,7 +149,12 @@ def _require_engine(argv: Sequence[str]) -> None:
         ) from error
 
 
-def _require_image(image: str) -> None:
+def require_image(image: str) -> None:
+    """Fetch an image that is not here yet.
+
+    Raises:
+        MissingError: it is not to be had.
+    """
     try:
         command.run(["docker", "image", "inspect", "--format={{.Id}}", image], timeout_s=_ENGINE_TIMEOUT_S)
     except StageError:

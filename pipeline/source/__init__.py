@@ -1,4 +1,4 @@
-"""Where the model comes from: trained here, a checkpoint, a library, user code, or a file as given.
+"""Where the model comes from: trained here, a checkpoint, a library, user code, TensorFlow, or a file as given.
 
 ``prepare`` is the cached step; ``open_source`` opens what it left. Only ``digests`` and ``tools`` run when a build is
 planned, so heavy libraries are imported inside the functions that need them.
@@ -35,13 +35,15 @@ def prepare(
         source: the YAML's section.
         signature: inputs and outputs.
         resolve: turns a path relative to the YAML into a path.
-        out_dir: receives ``weights.safetensors``, ``module.pt``, ``model.onnx`` or ``model.pt``.
+        out_dir: receives ``weights.safetensors``, ``module.pt``, ``model.onnx`` or ``model.pt``; from TensorFlow
+            ``model.weights.h5``, ``model.keras``, ``model.h5`` or ``saved_model``.
         partial_dir: where training keeps its state between epochs.
         progress: told what is being done.
 
     Returns:
-        ``kind`` (``torch``, ``torchscript`` or ``onnx``), ``labels``, ``notes`` and ``accuracy`` (held-out, 0 to 1, or
-        None); after training also ``epochs_run``, ``history``, ``train_samples`` and ``test_samples``.
+        ``kind`` (``torch``, ``torchscript``, ``onnx``, ``keras`` or ``saved_model``), ``labels``, ``notes`` and
+        ``accuracy`` (held-out, 0 to 1, or None); after training also ``epochs_run``, ``history``, ``train_samples`` and
+        ``test_samples``.
 
     Raises:
         ConfigError: a file or name is wrong.
@@ -51,6 +53,11 @@ def prepare(
     notes: list[str] = []
     values: dict[str, Any] = {"kind": "torch", "labels": [], "accuracy": None}
     with files.disk_errors(out_dir, "source"):
+        if source.is_tensorflow:
+            from pipeline.source import tensorflow
+
+            made = tensorflow.prepare(source, signature=signature, resolve=resolve, out_dir=out_dir, progress=progress)
+            return values | made
         if source.train is not None:
             with _waiting_threads():
                 from pipeline.source.train import train
@@ -90,6 +97,10 @@ def open_source(source: Source, *, signature: Signature, resolve: Resolve, direc
     Raises:
         StageError: it cannot be opened.
     """
+    if source.is_tensorflow:
+        from pipeline.source import tensorflow
+
+        return tensorflow.open_source(source, signature=signature, resolve=resolve, directory=directory)
     if source.onnx is not None:
         from pipeline.runtimes.onnxruntime import OnnxRuntime
         from pipeline.source import onnx
@@ -120,6 +131,10 @@ def digests(source: Source, resolve: Resolve) -> dict[str, str]:
     Raises:
         ConfigError: a file is missing.
     """
+    if source.is_tensorflow:
+        from pipeline.source import tensorflow
+
+        return tensorflow.digests(source, resolve)
     found: dict[str, str] = {}
     if source.train is not None:
         found |= datasets.digests(source.train.data, resolve)
@@ -144,6 +159,10 @@ def digests(source: Source, resolve: Resolve) -> dict[str, str]:
 
 def tools(source: Source) -> tuple[str, ...]:
     """Distributions whose version decides the result."""
+    if source.is_tensorflow:
+        from pipeline.source import tensorflow
+
+        return tensorflow.tools(source)
     if source.onnx is not None:
         return ("onnx",)
     names = {"torch", "safetensors"}

@@ -9,21 +9,25 @@ from pydantic import Field
 from pipeline.config.schema.base import NAME_PATTERN, Name, Section
 from pipeline.config.schema.images import Ensemble, Postprocess, Preprocess
 from pipeline.config.schema.model import (
+    TF2ONNX_MAX_OPSET,
     Augmentation,
     Checkpoint,
     Data,
     EarlyStop,
     File,
     Input,
+    Keras,
+    KerasTrain,
     Model,
     Optimizer,
     Output,
     Samples,
+    SavedModel,
     Schedule,
     Source,
     Train,
 )
-from pipeline.config.schema.serving import Repository, Serve, Triton
+from pipeline.config.schema.serving import Repository, Serve, TfServing, Triton
 from pipeline.config.schema.torchserve import TorchServe
 from pipeline.config.schema.variants import (
     MIN_CALIBRATION_SAMPLES,
@@ -40,6 +44,7 @@ from pipeline.config.schema.variants import (
 __all__ = [
     "MIN_CALIBRATION_SAMPLES",
     "NAME_PATTERN",
+    "TF2ONNX_MAX_OPSET",
     "AccuracyGate",
     "Augmentation",
     "Calibration",
@@ -53,6 +58,8 @@ __all__ = [
     "Gates",
     "Input",
     "KeepFp32",
+    "Keras",
+    "KerasTrain",
     "Model",
     "Optimizer",
     "Output",
@@ -62,10 +69,12 @@ __all__ = [
     "Repair",
     "Repository",
     "Samples",
+    "SavedModel",
     "Schedule",
     "Section",
     "Serve",
     "Source",
+    "TfServing",
     "TorchServe",
     "Train",
     "Triton",
@@ -90,3 +99,4 @@ class Config(Section):
     postprocess: Postprocess | None = None
     ensemble: Ensemble | None = None
     torchserve: TorchServe | None = None
+    tfserving: TfServing | None = None

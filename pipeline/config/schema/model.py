@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from pipeline.config.schema.base import Callable, DimLetter, DimSize, Dtype, Fraction, PositiveInt, Section, exactly_one
 
+TF2ONNX_MAX_OPSET = 18  # tf2onnx 1.17, tf2onnx.constants.OPSET_TO_IR_VERSION
+
 
 class Model(Section):
     """A torch module: a library's, by name, or your own callable that returns one."""
@@ -135,6 +137,42 @@ class Checkpoint(Section):
         return self
 
 
+class KerasTrain(Section):
+    """Train a Keras classifier here: Adam, cross entropy against the class index."""
+
+    callable: Callable = Field(description="your function that returns a built Keras model of one output")
+    args: dict[str, Any] = Field({}, description="keyword arguments of `callable`")
+    data: Data
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 5
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class Keras(Section):
+    """A Keras model: a file, or trained here."""
+
+    file: str | None = Field(None, description=".keras or .h5")
+    allow_lambda: bool = Field(
+        False, description="consent to the Python code of Lambda layers in the file: only for files you trust"
+    )
+    train: KerasTrain | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Keras:
+        exactly_one(self, ("file", "train"))
+        if self.train is not None and self.allow_lambda:
+            raise ValueError("`allow_lambda` belongs to `file`")
+        return self
+
+
+class SavedModel(Section):
+    """A TensorFlow SavedModel."""
+
+    directory: str = Field(description="the folder that holds saved_model.pb and variables/")
+    signature: str = Field("serving_default", description="which of its signatures is meant")
+
+
 class File(Section):
     """A model file used as it is."""
 
@@ -149,11 +187,23 @@ class Source(Section):
     model: Model | None = Field(None, description="a library model, or your callable that returns a ready module")
     onnx: File | None = None
     torchscript: File | None = None
+    keras: Keras | None = None
+    saved_model: SavedModel | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        exactly_one(self, ("train", "checkpoint", "model", "onnx", "torchscript"))
+        exactly_one(self, ("train", "checkpoint", "model", "onnx", "torchscript", "keras", "saved_model"))
         return self
+
+    @property
+    def training(self) -> Train | KerasTrain | None:
+        """What is trained here, and on what data; None where the model comes ready."""
+        return self.keras.train if self.keras is not None else self.train
+
+    @property
+    def is_tensorflow(self) -> bool:
+        """Whether TensorFlow is what opens it."""
+        return self.keras is not None or self.saved_model is not None
 
 
 class Input(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config.schema.base import PositiveInt, Section
+from pipeline.config.schema.base import Name, PositiveInt, Section
 
 
 class Triton(BaseModel):
@@ -43,3 +43,11 @@ class Serve(Section):
     )
     start_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     request_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+
+
+class TfServing(Section):
+    """A tree for TensorFlow Serving beside the repository: <repository>.tfserving/."""
+
+    from_: Name | None = Field(
+        None, alias="from", description="the saved_model variant it serves; default: the first there is"
+    )

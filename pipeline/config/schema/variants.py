@@ -101,7 +101,7 @@ class Variant(Section):
         description="another variant: its file is served with other settings, made into another precision, "
         "built into an engine, or put into a C++ program",
     )
-    format: Literal["onnx", "torchscript", "tensorrt", "libtorch"] | None = Field(
+    format: Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"] | None = Field(
         None, description="default: the parent's; libtorch is a C++ program around a torchscript variant"
     )
     precision: Literal["fp32", "fp16", "bf16", "int8"] | None = Field(
@@ -128,7 +128,9 @@ class Variant(Section):
     @model_validator(mode="after")
     def _own_keys(self) -> Variant:
         if self.from_ is None and self.format is None:
-            raise ValueError("expected `format` (onnx, torchscript, tensorrt or libtorch), or `from` another variant")
+            raise ValueError(
+                "expected `format` (onnx, torchscript, tensorrt, saved_model or libtorch), or `from` another variant"
+            )
         for key, owner in (("method", "torchscript"), ("exporter", "onnx"), ("opset", "onnx"), ("simplify", "onnx")):
             if getattr(self, key) is not None and self.format != owner:
                 raise ValueError(f"`{key}` belongs to `format: {owner}`")

@@ -1,0 +1,93 @@
+"""Rules between TensorFlow and the rest: what can be made of a Keras model or a SavedModel, and where it is served."""
+
+from __future__ import annotations
+
+from pipeline.config.document import Key
+from pipeline.config.explain import nearest
+from pipeline.config.schema import TF2ONNX_MAX_OPSET
+from pipeline.config.subject import Found, Subject
+from pipeline.errors import ConfigError
+from pipeline.target import LAST_WITH_TENSORFLOW, limits
+
+
+def formats(subject: Subject) -> Found:
+    """SavedModels come from TensorFlow's models, TorchScript does not, and tf2onnx ends at an operator set."""
+    tensorflow = subject.config.source.is_tensorflow
+    for name, variant in subject.config.variants.items():
+        key: Key = ("variants", name, "format")
+        if variant.from_ is not None:
+            continue
+        if variant.format == "saved_model" and not tensorflow:
+            yield key, f"a SavedModel is made of `keras` or `saved_model`; the source is `{subject.maker}`"
+        if variant.format == "torchscript" and tensorflow:
+            yield key, "a TensorFlow model cannot be made into TorchScript; expected saved_model or onnx"
+        if tensorflow and variant.exporter is not None:
+            yield (
+                ("variants", name, "exporter"),
+                "chooses among torch's exporters; a TensorFlow model goes through tf2onnx",
+            )
+        if tensorflow and (variant.opset or 0) > TF2ONNX_MAX_OPSET:
+            yield (
+                ("variants", name, "opset"),
+                f"expected at most {TF2ONNX_MAX_OPSET}, the newest that tf2onnx writes; found {variant.opset}",
+            )
+
+
+def batch(subject: Subject) -> Found:
+    """Keras trains on batches."""
+    keras = subject.config.source.keras
+    if keras is not None and keras.train is not None and subject.batch is None:
+        yield ("source", "keras", "train"), "Keras trains on batches: every input and output shape starts with a letter"
+
+
+def tfserving(subject: Subject) -> Found:
+    """The `tfserving` section names a SavedModel."""
+    section = subject.config.tfserving
+    if section is None:
+        return
+    served = _saved_models(subject)
+    if section.from_ is not None and section.from_ not in subject.config.variants:
+        yield ("tfserving", "from"), f"no variant is called `{section.from_}`; {nearest(section.from_, served)}"
+    elif section.from_ is not None and section.from_ not in served:
+        yield ("tfserving", "from"), f"expected a variant of format saved_model; `{section.from_}` is none"
+    elif not served:
+        yield (
+            ("tfserving",),
+            "TF-Serving serves SavedModels: add a variant such as `saved_model: {format: saved_model}`",
+        )
+
+
+def target(subject: Subject) -> Found:
+    """A SavedModel has a server: Triton up to 25.02, TF-Serving after that."""
+    try:
+        release = limits(subject.config.triton.target).release
+    except ConfigError:
+        return  # reported where the target is
+    if release <= LAST_WITH_TENSORFLOW:
+        return
+    section, names = subject.config.tfserving, _saved_models(subject)
+    elsewhere = (section.from_ or next(iter(names), None)) if section is not None else None
+    for name in names:
+        if name != elsewhere:
+            yield (
+                ("variants", name),
+                f"Triton {release} has no TensorFlow backend; {LAST_WITH_TENSORFLOW} was the last release with one: "
+                "set a `triton.target` up to that, serve `format: onnx` in its place, or name this variant in a "
+                "`tfserving` section, which takes it out of Triton's repository",
+            )
+
+
+def _saved_models(subject: Subject) -> list[str]:
+    return [name for name in subject.config.variants if _format(subject, name) == "saved_model"]
+
+
+def _format(subject: Subject, name: str) -> str | None:
+    """A variant's format, or that of the nearest it comes from; None where there is none, as in a circle."""
+    variants, met = subject.config.variants, set[str]()
+    here: str | None = name
+    while here is not None and here in variants and here not in met:
+        met.add(here)
+        if variants[here].format is not None:
+            return variants[here].format
+        here = variants[here].from_
+    return None

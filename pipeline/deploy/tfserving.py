@@ -1,0 +1,263 @@
+"""A SavedModel for TensorFlow Serving: ``<root>/<name>/<N>/``, ``models.config``, and the proof of both."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import files, parity, tfserving_messages
+from pipeline.artifacts import RepositoryEntry, RunningServer, SmokeCheck, SmokeResult, Tensors
+from pipeline.comparison import compare
+from pipeline.errors import SmokeError, StageError
+from pipeline.make import manifest_of
+from pipeline.plan import TfServingPlan
+from pipeline.repository import versions
+from pipeline.run import Run
+from pipeline.serve import tfserving as server
+
+SCRIPT = "serve.sh"
+_ROUND_TRIPS = 3  # requests; the samples themselves have all been through the signature by then
+_Checked = Callable[[], str]
+
+
+def make(run: Run, plan: TfServingPlan) -> None:
+    """Put the variant's SavedModel into the tree; a failure is kept to this row."""
+    with run.guarded(plan, "build"):
+        made = run.results[plan.variant.key]
+        if made.artifact is None or made.error:
+            raise StageError(
+                f"tfserving[{plan.model}]: its SavedModel was not made",
+                found=f"{plan.variant.identifier} failed",
+                hint="see the error of that variant",
+            )
+        with run.stage(f"repository[{plan.identifier}]", plan.identifier) as stage:
+            version = versions.Version(
+                model_name=plan.model,
+                backend="tensorflow",
+                file_name="",
+                artifact=made.artifact.path,
+                model_files={},
+                golden=run.golden_path,
+                manifest=manifest_of(run, plan.variant, made.artifact),
+            )
+            entry = versions.publish(
+                plan.root,
+                version,
+                retain=run.plan.loaded.config.repository.retain,
+                waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+            )
+            write_tree_files(plan.root)
+            stage.cached = not entry.created
+            stage.result = f"version {entry.version}"
+        run.update(
+            plan,
+            artifact=made.artifact,
+            entry=entry,
+            parity=made.parity,
+            accuracy=made.accuracy,
+            cached=made.cached and not entry.created,
+        )
+        run.note(plan, *entry.notes, f"launch: {launch_command(plan.root)}")
+
+
+def write_tree_files(root: Path) -> None:
+    """Write ``models.config`` for every model in the tree, and the script that launches TF-Serving on it.
+
+    Raises:
+        MissingError: the disk is full, or another build holds the tree for too long.
+    """
+    with files.locked(versions.state_dir(root) / "lock", versions.LOCK_TIMEOUT_S):
+        names = sorted(item.name for item in root.iterdir() if versions.version_numbers(item))
+        files.write_atomic(root / server.MODELS_CONFIG, tfserving_messages.models_config(names, server.INSIDE))
+        files.write_atomic(root / SCRIPT, _script())
+
+
+def launch_command(root: Path) -> str:
+    """What to type to serve the tree with Docker."""
+    return f"sh {shlex.quote(str(root / SCRIPT))}"
+
+
+def _script() -> str:
+    words = [*server.docker_run('"$here"', name="", ports=server.USUAL_PORTS), '"$@"']
+    return (
+        "#!/bin/sh\n"
+        f"# Serves every model of this folder with TensorFlow Serving: gRPC on {server.USUAL_PORTS.grpc}, "
+        f"REST on {server.USUAL_PORTS.http}, on this machine alone.\n"
+        'here=$(cd "$(dirname "$0")" && pwd) || exit 1\n'
+        f"exec {' '.join(words)}\n"
+    )
+
+
+# ---- the proof ----------------------------------------------------------------------------------------------------
+
+
+def adopt(run: Run, plan: TfServingPlan) -> None:
+    """Take the newest version in the tree as what shall be proven."""
+    numbers = versions.version_numbers(plan.root / plan.model)
+    if not numbers:
+        missing = StageError(f"smoke[{plan.identifier}]: nothing to serve", where=str(plan.root), hint="build it first")
+        run.fail(plan, missing, "build")
+        return
+    config_path = plan.root / server.MODELS_CONFIG
+    entry = RepositoryEntry(
+        root=plan.root, model_name=plan.model, version=numbers[-1], backend="tensorflow", config_path=config_path,
+        created=False,
+    )  # fmt: skip
+    run.update(plan, entry=entry)
+
+
+def prove(run: Run, plan: TfServingPlan) -> None:
+    """Hold the newest version against the golden samples, its manifest and TF-Serving's own messages.
+
+    With ``serve.engine: container`` TensorFlow Serving itself is launched and asked over REST and gRPC; else
+    TensorFlow's loader runs what the server would run, and the report says that the server was not run.
+    """
+    entry = run.results[plan.key].entry
+    if entry is None:
+        return
+    with run.guarded(plan, "smoke"), run.stage(f"smoke[{plan.identifier}]", plan.identifier) as stage:
+        proof = _Proof(run, plan, entry)
+        checks = proof.offline()
+        if run.plan.loaded.config.serve.engine == "container":
+            checks += proof.served()
+        else:
+            run.note(plan, "the server was not run: TensorFlow's own loader answered in its place")
+        result = SmokeResult(model=plan.identifier, checks=tuple(checks))
+        run.update(plan, smoke=result)
+        stage.result = f"{len(checks)} checks"
+        if not result.passed:
+            failed = [check for check in checks if check.outcome == "failed"]
+            raise SmokeError(
+                f"smoke[{plan.identifier}]: {len(failed)} of {len(checks)} checks failed",
+                found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
+                hint="do not publish this version",
+            )
+
+
+class _Proof:
+    """The checks of one version."""
+
+    def __init__(self, run: Run, plan: TfServingPlan, entry: RepositoryEntry) -> None:
+        self._run, self._plan, self._entry = run, plan, entry
+        self._tolerance = plan.variant.tolerance
+        self._metadata: dict[str, Any] = {}
+
+    def offline(self) -> list[SmokeCheck]:
+        """What needs no server."""
+        rows: tuple[tuple[str, _Checked], ...] = (
+            ("manifest", self._intact),
+            ("models_config", self._config),
+            ("signature", self._signature),
+            ("metadata", self._shown),
+            ("predict_request", self._round_trip),
+        )
+        return [_check(name, "-", checked) for name, checked in rows]
+
+    def served(self) -> list[SmokeCheck]:
+        """What TensorFlow Serving itself answers."""
+        from pipeline.smoke import tfserving as client
+
+        config = self._run.plan.loaded.config.serve
+        log_path = self._run.directory / f"{self._plan.identifier}.server.log"
+        launch = server.launch(
+            self._plan.root, self._plan.model, log_path=log_path, start_timeout_s=config.start_timeout_s
+        )
+        with launch as running:
+            asked: tuple[tuple[str, Any, _Checked], ...] = (
+                ("metadata", "http", lambda: client.metadata(running, self._plan.model, self._metadata)),
+                ("golden", "http", lambda: self._golden(running, client.rest)),
+                ("golden", "grpc", lambda: self._golden(running, client.grpc)),
+            )
+            return [_check(name, protocol, checked) for name, protocol, checked in asked]
+
+    def _golden(self, running: RunningServer, ask: Any) -> str:
+        samples = self._run.golden.samples
+        for number, sample in enumerate(samples):
+            outputs = ask(running, self._plan.model, self._run.signature, self._metadata, sample.inputs)
+            self._hold(outputs, sample.outputs, f"sample {number}")
+        return f"{len(samples)} samples"
+
+    def _intact(self) -> str:
+        manifest = versions.read_manifest(self._plan.root, self._plan.model, self._entry.version)
+        if manifest is None:
+            return "no manifest: not written by this tool"
+        if damage := versions.corruption(self._entry.version_dir, manifest):
+            raise SmokeError(damage)
+        return ""
+
+    def _config(self) -> str:
+        path = self._plan.root / server.MODELS_CONFIG
+        known = tfserving_messages.parse_models_config(path.read_text(encoding="utf-8"), str(path))
+        expected = f"{server.INSIDE}/{self._plan.model}"
+        if known.get(self._plan.model) != expected:
+            raise SmokeError(f"{path.name} says {known}; expected {self._plan.model} at {expected}")
+        return f"lists {', '.join(known)}"
+
+    def _signature(self) -> str:
+        from pipeline.runtimes.saved_model import SavedModelRuntime
+
+        runtime = SavedModelRuntime(self._entry.version_dir, self._run.plan.signature)
+        sizes = parity.batch_sizes(self._plan.variant.max_batch_size)
+        measured = parity.measure(runtime, self._run.golden, batch_sizes=sizes, tolerance=self._tolerance)
+        if not measured.passed:
+            raise SmokeError(measured.reason)
+        return f"{measured.samples} answers at batch {', '.join(map(str, sizes))}, max abs {measured.max_abs:.1e}"
+
+    def _shown(self) -> str:
+        self._metadata = metadata(self._entry.version_dir, self._plan.model, self._entry.version)
+        path = self._run.directory / f"{self._plan.identifier}.metadata.json"
+        files.write_atomic(path, json.dumps(self._metadata, indent=1) + "\n")
+        shown = self._metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        for side, specs in (("inputs", self._run.signature.inputs), ("outputs", self._run.signature.outputs)):
+            if set(shown[side]) != {spec.name for spec in specs}:
+                raise SmokeError(f"serving_default has {side} {', '.join(shown[side])}")
+        return str(path)
+
+    def _round_trip(self) -> str:
+        """A request made of the printed metadata, serialised, parsed, and answered by the SavedModel."""
+        from pipeline.tf import process
+
+        child, samples = process.shared(), self._run.golden.samples[:_ROUND_TRIPS]
+        for number, sample in enumerate(samples):
+            _, request = child.call("request", {"metadata": self._metadata}, sample.inputs)
+            _, answer = child.call("answer", {"path": str(self._entry.version_dir.absolute())}, request)
+            _, outputs = child.call("response", {}, answer)
+            self._hold(outputs, sample.outputs, f"sample {number}")
+        return f"{len(samples)} requests"
+
+    def _hold(self, outputs: Tensors, expected: Tensors, label: str) -> None:
+        batched = self._run.golden.batched
+        theirs, ours = ({name: array if batched else np.asarray(array)[None] for name, array in side.items()}
+                        for side in (outputs, expected))  # fmt: skip
+        result = compare(theirs, ours, replace(self._tolerance, min_top1=0.0))
+        if not result.passed:
+            raise SmokeError(f"{label}: {result.reason}")
+
+
+def _check(name: str, protocol: Any, checked: _Checked) -> SmokeCheck:
+    try:
+        return SmokeCheck(name=name, protocol=protocol, outcome="passed", detail=checked())
+    except (SmokeError, StageError) as failure:
+        detail = " ".join(text for text in (failure.what, failure.found) if text)
+        return SmokeCheck(name=name, protocol=protocol, outcome="failed", detail=detail)
+
+
+def metadata(version_dir: Path, name: str, version: int) -> dict[str, Any]:
+    """What TF-Serving answers to ``GET /v1/models/NAME/metadata``.
+
+    Raises:
+        MissingError: TensorFlow is not installed.
+        StageError: not a SavedModel that can be served.
+    """
+    from pipeline.tf import process
+
+    request = {"path": str(version_dir.absolute()), "name": name, "version": version}
+    values, _ = process.shared().call("metadata", request)
+    shown: dict[str, Any] = values["metadata"]
+    return shown

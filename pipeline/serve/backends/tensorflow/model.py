@@ -1,0 +1,185 @@
+"""Stands in for Triton's C++ tensorflow backend where that one is not installed.
+
+Loads, refuses and answers SavedModels as triton-inference-server/tensorflow_backend at r24.10 does (src/tensorflow.cc,
+tensorflow_utils.cc, mirror/tensorflow_backend_tf.cc), with the same wording, so that a model served here is one the
+real backend would serve. Each instance is a process of its own, so MAX_SESSION_SHARE_COUNT has nothing to share.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def _load_stand_in():
+    """The shared part lies one folder up; the stub's import path has only this file's folder."""
+    path = Path(__file__).resolve().parent.parent / "stand_in.py"
+    spec = importlib.util.spec_from_file_location("stand_in", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+stand_in = _load_stand_in()
+RefusedError = stand_in.RefusedError
+
+_PLATFORM = "tensorflow_savedmodel"
+_TAG, _SIGNATURE = "serve", "serving_default"  # what the C++ backend takes where the parameters say nothing
+_NO_ENDPOINTS = ("__saved_model_init_op", "__saved_model_train_op")
+
+
+class TritonPythonModel:
+    """One instance of one SavedModel."""
+
+    def initialize(self, args):
+        """Open the model and check it against its configuration; an exception here fails the load."""
+        config = json.loads(args["model_config"])
+        self._name, limit = config["name"], int(config["max_batch_size"])
+        if config.get("platform") != _PLATFORM:
+            raise RefusedError(
+                f"platform {config.get('platform', '')} not supported for TensorFlow model '{self._name}'"
+            )
+        stand_in.refuse_unsupported(config)
+        if args["model_instance_kind"] == "GPU":
+            raise RefusedError("KIND_GPU is not supported by this stand-in backend; use the container")
+        for item in (*config["input"], *config["output"]):
+            if item["data_type"] not in stand_in.NUMPY_TYPES:
+                raise RefusedError(
+                    f"unsupported datatype '{item['data_type']}' for tensor '{item['name']}' for model '{self._name}'"
+                )
+        path = stand_in.model_file(args, config, "model.savedmodel")
+        stand_in.require_file(path, self._name)
+        definition = self._open(path, stand_in.Parameters(config))
+        self._inputs = _checked_inputs(definition, config)
+        outputs = _checked_outputs(definition, config)
+        self._fetched = [definition.outputs[item["name"]].name for item in config["output"]]
+        self._batcher = stand_in.Batcher(self._name, limit, outputs, self._run)
+
+    def execute(self, requests):
+        """Answer the requests of one batch with one run of the session."""
+        return self._batcher.execute(requests)
+
+    def _open(self, path, parameters):
+        """Load the SavedModel into a session; its signature's definition."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # KIND_CPU: the GPU's memory is not its own
+        import tensorflow as tf  # slow to import, so not while the stub only looks at this file
+
+        options = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=_threads(parameters, "TF_NUM_INTRA_THREADS", self._name),
+            inter_op_parallelism_threads=_threads(parameters, "TF_NUM_INTER_THREADS", self._name),
+            use_per_session_threads=parameters.boolean("TF_USE_PER_SESSION_THREADS", False),
+        )
+        tag = parameters.text("TF_GRAPH_TAG") or _TAG
+        self._failures = (tf.errors.OpError, ValueError, TypeError)
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+        try:
+            with self._session.graph.as_default():
+                meta = tf.compat.v1.saved_model.load(self._session, [tag], str(path))
+        except (OSError, RuntimeError, *self._failures) as error:
+            raise RefusedError(str(error)) from error
+        return _definition(meta.signature_def, parameters.text("TF_SIGNATURE_DEF") or "")
+
+    def _run(self, inputs):
+        feeds = {self._inputs[name]: array for name, array in inputs.items()}
+        try:
+            return [np.asarray(array) for array in self._session.run(self._fetched, feeds)]
+        except self._failures as error:
+            raise RefusedError(str(error)) from error
+
+
+def _threads(parameters, key, name):
+    count = parameters.integer(key, 0)
+    if count < 0:
+        raise RefusedError(f"parameter '{key}' must be non-negative number for TensorFlow model '{name}'")
+    return count
+
+
+def _definition(signatures, wanted):
+    """The signature asked for; where none is, serving_default, or else the first there is."""
+    key = wanted or _SIGNATURE
+    if key not in signatures and not wanted:
+        key = next((name for name in sorted(signatures) if name not in _NO_ENDPOINTS), key)
+    if key not in signatures:
+        raise RefusedError(f"unable to load model '{key}', expected '{key}' signature")
+    return signatures[key]
+
+
+def _checked_inputs(definition, config):
+    """Refuse inputs that the signature does not have as configured; the graph's tensor by input name."""
+    controls = [name for name, _ in stand_in.sequence_controls(config)]
+    for control in controls:
+        if control not in definition.inputs:
+            raise RefusedError(
+                f"configuration specified sequence control '{control}', but model does not provide that input"
+            )
+    _check_names(config["input"], definition.inputs, "input")
+    expected = len(config["input"]) + len(controls)
+    if len(definition.inputs) != expected:
+        raise RefusedError(
+            f"unable to load model '{config['name']}', configuration expects {expected} inputs, "
+            f"model provides {len(definition.inputs)}"
+        )
+    for item in config["input"]:
+        _check_tensor(item, definition.inputs[item["name"]], "input", config)
+    return {name: info.name for name, info in definition.inputs.items()}
+
+
+def _checked_outputs(definition, config):
+    """Refuse outputs that the signature does not have as configured."""
+    _check_names(config["output"], definition.outputs, "output")
+    for item in config["output"]:
+        _check_tensor(item, definition.outputs[item["name"]], "output", config)
+    return [stand_in.Output(item, int(config["max_batch_size"]) > 0) for item in config["output"]]
+
+
+def _check_names(items, infos, role):
+    for item in items:
+        if item["name"] not in infos:
+            raise RefusedError(
+                f"unexpected inference {role} '{item['name']}', allowed {role}s are: {', '.join(sorted(infos))}"
+            )
+
+
+def _check_tensor(item, info, role, config):
+    """The C++ backend's checks of one configured input or output: its dims, then its data type."""
+    import tensorflow as tf
+
+    shape = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
+    if shape:
+        _check_dims(config, item, shape, exact=role == "output")
+    found = tf.dtypes.as_dtype(info.dtype)
+    kind = "TYPE_STRING" if found == tf.string else stand_in.config_type(found.as_numpy_dtype)
+    if kind != item["data_type"]:
+        raise RefusedError(
+            f"unable to load model '{config['name']}', configuration expects datatype {item['data_type']} for {role} "
+            f"'{item['name']}', model provides {kind}"
+        )
+
+
+def _check_dims(config, item, shape, *, exact):
+    """CompareDims: a dynamic dimension of the model takes any size of an input, and only a dynamic one of an output."""
+    batched = int(config["max_batch_size"]) > 0
+    start = f"model '{config['name']}', tensor '{item['name']}': "
+    if batched and shape[0] != -1:
+        raise RefusedError(
+            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
+            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
+        )
+    dims = list(stand_in.dims_of(item))
+    full = [-1, *dims] if batched else dims
+    pairs = zip(shape, full, strict=False)
+    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
+        return
+    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
+    if batched:
+        specified = (
+            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
+            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
+        )
+    raise RefusedError(
+        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
+        f"model configuration specifies {specified}"
+    )
