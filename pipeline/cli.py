@@ -220,6 +220,16 @@ def import_mar(
 
 
 @app.command()
+def metadata(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model of a TF-Serving tree, or a SavedModel.")],
+) -> None:
+    """Print what TF-Serving tells of a SavedModel: the JSON of /v1/models/NAME/metadata."""
+    from pipeline import commands
+
+    commands.metadata(folder)
+
+
+@app.command()
 def schema(
     report: Annotated[bool, typer.Option("--report", help="The schema of report.json instead.")] = False,
 ) -> None:

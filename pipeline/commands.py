@@ -254,6 +254,22 @@ def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None
         print(f"{row['probability']:8.4f}  {row['label']}" if "label" in row else json.dumps(row))
 
 
+def metadata(folder: Path) -> None:
+    """Print what TF-Serving tells of a model's newest version, or of a SavedModel that is in no tree.
+
+    Raises:
+        MissingError: TensorFlow is not installed.
+        StageError: not a SavedModel that can be served.
+    """
+    from pipeline.deploy import tfserving
+    from pipeline.repository import versions
+
+    numbers = versions.version_numbers(folder)
+    version = numbers[-1] if numbers else 1
+    place = folder / str(version) if numbers else folder
+    print(json.dumps(tfserving.metadata(place, folder.absolute().name, version), indent=1))
+
+
 def lint(repository: Path, target: str, *, as_json: bool) -> int:
     """Print the findings; 4 when one of them is an error."""
     from dataclasses import asdict

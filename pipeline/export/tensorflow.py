@@ -78,12 +78,21 @@ def onnx(
                 found=reason,
                 hint="correct `inputs` and `outputs`, or serve the model as `format: saved_model`",
             )
+        _order(model.graph.input, [spec.name for spec in signature.inputs])
+        _order(model.graph.output, [spec.name for spec in signature.outputs])
         interface.name_dimensions(model, signature)
         graph.name_constants(model)
         library.save(model, str(raw))
         finished = graph.finish(raw, out_dir, simplify=simplify, max_ir_version=max_ir_version)
     properties = {"exporter": exporter, **finished["properties"]}
     return {"file": finished["file"], "notes": [*values["notes"], *finished["notes"]], "properties": properties}
+
+
+def _order(tensors: Any, names: list[str]) -> None:
+    """Put a graph's inputs or outputs into the YAML's order: a SavedModel has none."""
+    ordered = sorted(tensors, key=lambda item: names.index(item.name))
+    del tensors[:]
+    tensors.extend(ordered)
 
 
 def _request(source: SourceModel, signature: Signature) -> dict[str, Any]:

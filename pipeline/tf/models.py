@@ -38,6 +38,7 @@ class Opened:
     notes: tuple[str, ...]
 
 
+tf.get_logger().setLevel("ERROR")  # its Python side warns of what it deprecates, and tells every file it writes
 _opened: list[Opened] = []
 
 
@@ -144,6 +145,7 @@ def build(model: ModelFile) -> Any:
         ConfigError: it does not exist.
         StageError: it raised, or returned something else.
     """
+    keras.utils.clear_session()  # layers without a name are numbered from one again
     folder = Path(model.folder)
     built = user_code.call(model.callable, lambda name: folder / name, model.args or {}, "source: building the model")
     if not isinstance(built, keras.Model) or not built.built:
@@ -183,7 +185,7 @@ def keras_function(model: Any, signature: Signature, where: str) -> tuple[Any, t
             named[spec.name].set_shape(dims(spec))
         return named
 
-    function = tf.function(call)
+    function = tf.function(call, autograph=False)  # with it, errors from within come wrapped
     try:
         function.get_concrete_function(**tensor_specs(signature))
     except (ValueError, TypeError) as error:
@@ -209,7 +211,12 @@ def input_ports(model: Any) -> list[Port]:
             found=type(model).__name__,
             hint="make it Functional or Sequential with a keras.Input, or export it as SavedModel",
         )
-    return [Port(name=tensor.name, dtype=str(tensor.dtype), shape=_shape(tensor.shape)) for tensor in tensors]
+    return [Port(name=_layer(tensor), dtype=str(tensor.dtype), shape=_shape(tensor.shape)) for tensor in tensors]
+
+
+def _layer(tensor: Any) -> str:
+    """The layer that gives a tensor of a model: its name is in the file, that of the tensor counts up in a process."""
+    return str(tensor._keras_history.operation.name)
 
 
 def packed(model: Any, tensors: Sequence[Any]) -> Any:
@@ -225,8 +232,7 @@ def output_tensors(model: Any, result: Any) -> dict[str, Any]:
     if isinstance(result, Mapping):
         return dict(result)
     flat = keras.tree.flatten(result)
-    given = [output.name for output in getattr(model, "outputs", None) or ()]
-    layers = list(getattr(model, "output_names", None) or given)
+    layers = [_layer(tensor) for tensor in getattr(model, "outputs", None) or ()]
     known = layers if len(set(layers)) == len(flat) else [f"output_{index}" for index in range(len(flat))]
     return dict(zip(known, flat, strict=True))
 

@@ -43,7 +43,6 @@ def train(
     settings, signature = models.model_of(values), messages.signature_from_json(values["signature"])
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(values["seed"])
-    keras.utils.clear_session()  # layers are numbered from one again
     model = models.build(settings)
     inputs, note = names.match("inputs", models.input_ports(model), signature.inputs, settings.callable)
     by_port = {port: name for name, port in inputs.items()}

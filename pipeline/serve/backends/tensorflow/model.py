@@ -27,6 +27,22 @@ RefusedError = stand_in.RefusedError
 
 _PLATFORM = "tensorflow_savedmodel"
 _TAG, _SIGNATURE = "serve", "serving_default"  # what the C++ backend takes where the parameters say nothing
+# tensorflow.DataType (types.proto) by number; what is not here is one Triton has not
+_CONFIG_TYPES = {
+    1: "TYPE_FP32",
+    2: "TYPE_FP64",
+    3: "TYPE_INT32",
+    4: "TYPE_UINT8",
+    5: "TYPE_INT16",
+    6: "TYPE_INT8",
+    7: "TYPE_STRING",
+    9: "TYPE_INT64",
+    10: "TYPE_BOOL",
+    17: "TYPE_UINT16",
+    19: "TYPE_FP16",
+    22: "TYPE_UINT32",
+    23: "TYPE_UINT64",
+}
 _NO_ENDPOINTS = ("__saved_model_init_op", "__saved_model_train_op")
 
 
@@ -145,13 +161,10 @@ def _check_names(items, infos, role):
 
 def _check_tensor(item, info, role, config):
     """The C++ backend's checks of one configured input or output: its dims, then its data type."""
-    import tensorflow as tf
-
     shape = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
     if shape:
         _check_dims(config, item, shape, exact=role == "output")
-    found = tf.dtypes.as_dtype(info.dtype)
-    kind = "TYPE_STRING" if found == tf.string else stand_in.config_type(found.as_numpy_dtype)
+    kind = _CONFIG_TYPES.get(info.dtype, "TYPE_<invalid>")
     if kind != item["data_type"]:
         raise RefusedError(
             f"unable to load model '{config['name']}', configuration expects datatype {item['data_type']} for {role} "
