@@ -331,8 +331,9 @@ def _open_engine(run: Run, variant: Variant, folder: Path) -> Runtime:
 
 
 def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
-    if variant.server != "triton":
-        return  # its deployment emits it
+    if variant.server != "triton":  # its deployment emits it
+        run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
+        return
     if variant.engine:
         file_name, *others = (one.file_name for one in variant.engine.spec.each)
         others += [f"{name}.json" for name in (file_name, *others)]

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import files, parity, tfserving_messages
 from pipeline.artifacts import RepositoryEntry, RunningServer, SmokeCheck, SmokeResult, Tensors
 from pipeline.comparison import compare
-from pipeline.errors import SmokeError, StageError
+from pipeline.errors import ConfigError, SmokeError, StageError
 from pipeline.make import manifest_of
 from pipeline.plan import TfServingPlan
 from pipeline.repository import versions
@@ -193,7 +193,11 @@ class _Proof:
 
     def _config(self) -> str:
         path = self._plan.root / server.MODELS_CONFIG
-        known = tfserving_messages.parse_models_config(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SmokeError(f"{path.name} cannot be read", found=str(error)) from error
+        known = tfserving_messages.parse_models_config(text, str(path))
         expected = f"{server.INSIDE}/{self._plan.model}"
         if known.get(self._plan.model) != expected:
             raise SmokeError(f"{path.name} says {known}; expected {self._plan.model} at {expected}")
@@ -243,7 +247,7 @@ class _Proof:
 def _check(name: str, protocol: Any, checked: _Checked) -> SmokeCheck:
     try:
         return SmokeCheck(name=name, protocol=protocol, outcome="passed", detail=checked())
-    except (SmokeError, StageError) as failure:
+    except (ConfigError, SmokeError, StageError) as failure:
         detail = " ".join(text for text in (failure.what, failure.found) if text)
         return SmokeCheck(name=name, protocol=protocol, outcome="failed", detail=detail)
 

@@ -18,7 +18,7 @@ Build = Callable[[str], Built]
 
 def test_no_configuration_is_forgotten() -> None:
     assert set(NAMES) == {
-        "resnet", "mnist_convnet", "resnet50_imagenet", "text_classifier", "recurrent", "from_onnx",
+        "resnet", "mnist_convnet", "resnet50_imagenet", "text_classifier", "recurrent", "from_onnx", "keras_digits",
     }  # fmt: skip
 
 
@@ -39,6 +39,9 @@ def test_it_builds_and_is_proven_on_a_real_server(built: Build, name: str) -> No
         assert variant["smoke"]["outcome"] == "passed"
         if variant["server"] == "none":
             assert {check["name"] for check in variant["smoke"]["checks"]} >= {"compiled", "scores, batch 1"}
+            continue
+        if variant["server"] == "tfserving":
+            assert any(note.startswith("the server was not run") for note in variant["notes"])
             continue
         protocols = {check["protocol"] for check in variant["smoke"]["checks"]}
         assert protocols >= {"http", "grpc"}

@@ -12,7 +12,13 @@ from pipeline.doctor import Check
 from pipeline.environment import Cpp, Cpu, Environment, Gpu
 from pipeline.errors import MissingError, StageError
 
-_NAMES = (*environment.REQUIRED, *environment.OPTIONAL, *environment.TORCHSERVE, environment.SERVER)
+_NAMES = (
+    *environment.REQUIRED,
+    *environment.OPTIONAL,
+    *environment.TENSORFLOW,
+    *environment.TORCHSERVE,
+    environment.SERVER,
+)
 WHOLE = Environment(
     python_version="3.11.7",
     python_path=Path("/v/bin/python"),
@@ -188,3 +194,18 @@ def test_what_compiling_a_program_lacks_is_named_with_its_remedy(change, gap) ->
     row = _rows(replace(WHOLE, cpp=replace(CPP, **change)))["C++"]
     assert (row.ok, row.found) == (True, f"{gap} (optional)")
     assert _rows(replace(WHOLE, cpp=CPP))["C++"].found == "/usr/bin/c++, /usr/bin/cmake, OpenCV 4.6.0"
+
+
+def test_either_distribution_of_tensorflow_will_do() -> None:
+    def lacks(**versions: str) -> tuple[str, ...]:
+        return doctor.lacks_tensorflow(replace(WHOLE, distributions={**WHOLE.distributions, **versions}))
+
+    assert lacks() == lacks(tensorflow="absent") == lacks(**{"tensorflow-cpu": "absent"}) == ()
+    install = "not installed; pip install 'model-repository-pipeline[tensorflow]'"
+    assert lacks(tensorflow="absent", **{"tensorflow-cpu": "absent"}) == (f"tensorflow-cpu: {install}",)
+    assert lacks(keras="absent", tf2onnx="absent") == (f"keras, tf2onnx: {install}",)
+    bare = replace(WHOLE, distributions={**WHOLE.distributions, **dict.fromkeys(environment.TENSORFLOW, "absent")})
+    row = _rows(bare)["TensorFlow"]
+    assert (row.ok, row.found) == (True, "none (optional)")
+    assert row.fix == "pip install 'model-repository-pipeline[tensorflow]'"
+    assert _rows(WHOLE)["TensorFlow"].fix == ""

@@ -290,3 +290,36 @@ def test_an_ensemble_asks_no_program(tmp_path: Path) -> None:
     made = plan(tmp_path, text=PROGRAM)
     assert made.ensemble is not None
     assert made.ensemble.variant.key == "ts"
+
+
+KERAS = YAML.replace('{model: {callable: "net.py:Net"}}', "{keras: {file: x.npy}}").replace(
+    "  ts: {format: torchscript", "  sm: {format: saved_model"
+)
+
+
+def test_a_saved_model_is_tritons_up_to_25_02_and_tf_servings_after_that(tmp_path: Path) -> None:
+    made = plan(tmp_path, text=KERAS)
+    assert [(item.key, item.kind, item.server, item.options) for item in made.variants][2] == (
+        "sm", "saved_model", "triton", {},
+    )  # fmt: skip
+    assert made.tfserving is None
+    newer = plan(tmp_path, "tfserving={}", "triton.target='25.03'", text=KERAS)
+    assert [item.server for item in newer.variants] == ["triton", "triton", "tfserving"]
+    assert newer.tfserving is not None
+    assert newer.rows == (*newer.variants, newer.tfserving)
+    assert (newer.tfserving.key, newer.tfserving.server, newer.tfserving.precision) == (
+        "m.tfserving",
+        "tfserving",
+        "fp32",
+    )
+    assert newer.tfserving.root == tmp_path / "repo.tfserving"
+    assert plan(tmp_path, "tfserving={}", text=KERAS, keys=("onnx",)).tfserving is None
+    assert plan(tmp_path, "tfserving={}", text=KERAS, keys=("sm",)).tfserving is not None
+
+
+def test_tensorflows_models_go_through_tf2onnx(tmp_path: Path) -> None:
+    onnx, _, saved = plan(tmp_path, text=KERAS).variants
+    assert onnx.options == {"exporter": "tf2onnx", "opset": 18, "simplify": True, "max_ir_version": 10}
+    assert "tf2onnx" in onnx.export.tools
+    assert "tf2onnx" not in saved.export.tools
+    assert {"tf"} <= set(onnx.export.code) & set(saved.export.code)

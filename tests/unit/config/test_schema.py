@@ -56,7 +56,9 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("section", "value", "message"),
     [
-        (Source, {}, "expected exactly one of train, checkpoint, model, onnx, torchscript; found none"),
+        (Source, {}, "of train, checkpoint, model, onnx, torchscript, keras, saved_model; found none"),
+        (Source, {"keras": {}}, "expected exactly one of file, train; found none"),
+        (Source, {"keras": {"file": "m.h5", "train": None, "code": True}}, "code"),
         (Source, {"onnx": {"file": "a"}, "torchscript": {"file": "b"}}, "found onnx, torchscript"),
         (Model, {"library": "timm"}, "a library model needs `name`"),
         (Model, {"callable": "a:b", "name": "c"}, "`name` and `weights` belong to a library model"),
@@ -64,7 +66,7 @@ def test_defaults() -> None:
         (Data, {}, "expected exactly one of dataset, images, arrays, callable; found none"),
         (Checkpoint, {"file": "a.pt"}, "`model` is needed"),
         (Samples, {"from": "data.train"}, "found 'data.train'"),
-        (Variant, {}, "expected `format` (onnx, torchscript, tensorrt or libtorch), or `from` another variant"),
+        (Variant, {}, "expected `format` (onnx, torchscript, tensorrt, saved_model or libtorch), or `from`"),
         (Variant, {"format": "onnx", "method": "trace"}, "`method` belongs to `format: torchscript`"),
         (Variant, {"format": "torchscript", "opset": 17}, "`opset` belongs to `format: onnx`"),
         (Variant, {"format": "onnx", "from": "a", "opset": 17}, "`opset` is set where the file is made"),

@@ -181,3 +181,30 @@ def test_an_invalid_graph_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="not valid ONNX") as raised:
         finish(proto, tmp_path, simplify=False)
     assert "NoSuchOperator" in raised.value.found
+
+
+def test_constants_named_and_ordered_by_chance_give_the_same_bytes(tmp_path: Path) -> None:
+    def shuffled(names: tuple[str, str], *, reverse: bool) -> onnx.ModelProto:
+        tensors = [
+            numpy_helper.from_array(np.full(4, value, np.float32), name)
+            for value, name in zip((2, 3), names, strict=True)
+        ]
+        nodes = [
+            helper.make_node("Mul", ["x", names[0]], ["product"]),
+            helper.make_node("Add", ["product", names[1]], ["y"]),
+        ]
+        ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+        unused = numpy_helper.from_array(np.float32(9), "unused")
+        made = helper.make_graph(nodes, "g", ports[:1], ports[1:], [*(tensors[::-1] if reverse else tensors), unused])
+        return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+
+    written = []
+    for place, proto in (("a", shuffled(("p", "q"), reverse=False)), ("b", shuffled(("z", "c"), reverse=True))):
+        graph.name_constants(proto)
+        assert [numpy_helper.to_array(tensor)[0] for tensor in proto.graph.initializer] == [2, 3]
+        (tmp_path / place).mkdir()
+        finish(proto, tmp_path / place, simplify=False)
+        written.append((tmp_path / place / "out/model.onnx").read_bytes())
+    assert written[0] == written[1]
+    runtime = OnnxRuntime(tmp_path / "a/out/model.onnx", XY)
+    np.testing.assert_array_equal(runtime.run({"x": np.ones((1, 4), np.float32)})["y"], [[5, 5, 5, 5]])
