@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 
 runner = CliRunner()
 CONFIGS = Path(__file__).parents[2] / "configs"
-COMMANDS = ["build", "plan", "serve", "smoke", "predict", "lint", "import-mar", "schema", "doctor", "cache"]
+COMMANDS = ["build", "plan", "serve", "smoke", "predict", "load", "lint", "import-mar", "schema", "doctor", "cache"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
