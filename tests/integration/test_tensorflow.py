@@ -251,12 +251,12 @@ def data():
 """
 
 
-def _train(folder: Path, name: str, model: str, **more: Any) -> dict[str, Any]:
+def _train(folder: Path, name: str, model: str) -> dict[str, Any]:
     (folder / "user.py").write_text(USER)
     (folder / name).mkdir()
     settings = {"callable": f"user.py:{model}", "data": {"callable": "user.py:data"}, "epochs": 6, "batch_size": 8}
     return source.prepare(
-        Source.model_validate({"keras": {"train": {**settings, "learning_rate": 0.02, **more}}}),
+        Source.model_validate({"keras": {"train": {**settings, "learning_rate": 0.02}}}),
         signature=signature({"x": 8}, {"y": 4}),
         resolve=lambda path: folder / path,
         out_dir=folder / name,
@@ -268,12 +268,11 @@ def _train(folder: Path, name: str, model: str, **more: Any) -> dict[str, Any]:
 def test_training_learns_and_repeats_itself(tmp_path: Path) -> None:
     first = _train(tmp_path, "a", "logits")
     again = _train(tmp_path, "b", "logits")
-    other = _train(tmp_path, "c", "logits", seed=1)
     assert first["accuracy"] >= 0.95
     assert (first["train_samples"], first["test_samples"], first["epochs_run"]) == (80, 40, 6)
-    assert first["history"] == again["history"] != other["history"]
-    weights = [(tmp_path / name / "model.weights.h5").read_bytes() for name in ("a", "b", "c")]
-    assert weights[0] == weights[1] != weights[2]
+    assert first["history"] == again["history"]
+    weights = [(tmp_path / name / "model.weights.h5").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
 
 
 def test_probabilities_are_taken_as_such(tmp_path: Path) -> None:
