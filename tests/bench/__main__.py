@@ -1,8 +1,8 @@
 """``make bench``: every figure is a ratio of two things measured in one run.
 
-It prints the tables of docs/benchmarks.md and docs/protocols.md.
+It prints the tables of docs/benchmarks.md, docs/protocols.md and docs/libtorch.md.
 
-python -m tests.bench [commands|cold|served|protocols|precision|engines]...
+python -m tests.bench [commands|cold|served|protocols|precision|engines|libtorch]...
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import cold, commands, engines, precision, protocols, served
+from tests.bench import cold, commands, engines, libtorch, precision, protocols, served
 
 PARTS = {
     "commands": commands.measure,
@@ -20,6 +20,7 @@ PARTS = {
     "protocols": protocols.measure,
     "precision": precision.measure,
     "engines": engines.measure,
+    "libtorch": libtorch.measure,
 }
 
 
