@@ -11,12 +11,12 @@ from pipeline.run import Run
 
 def emit(run: Run) -> None:
     """Put everything that is made of the emitted variants where it belongs; a failure is kept to its row."""
-    ensemble.make(run)
+    ensemble.emit(run)
     libtorch.emit(run)
     if archive := run.plan.torchserve:
         torchserve.emit(run, archive)
     if tree := run.plan.tfserving:
-        tfserving.make(run, tree)
+        tfserving.emit(run, tree)
 
 
 def adopt(run: Run) -> None:

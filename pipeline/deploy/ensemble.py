@@ -23,7 +23,7 @@ PYTHON_MODELS = Path(configs.__file__).parent / "python_models"
 _SUFFIXES = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"RI": ".webp"}
 
 
-def make(run: Run) -> None:
+def emit(run: Run) -> None:
     """Put the ensemble, where there is one, into the repository; its failure is kept to its row."""
     plan = run.plan.ensemble
     if plan is None:

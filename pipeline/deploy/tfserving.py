@@ -26,7 +26,7 @@ _ROUND_TRIPS = 3  # requests; the samples themselves have all been through the s
 _Checked = Callable[[], str]
 
 
-def make(run: Run, plan: TfServingPlan) -> None:
+def emit(run: Run, plan: TfServingPlan) -> None:
     """Put the variant's SavedModel into the tree; a failure is kept to this row."""
     with run.guarded(plan, "build"):
         made = run.results[plan.variant.key]

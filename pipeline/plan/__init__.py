@@ -14,7 +14,6 @@ from pipeline.config.schema import Data, Input, Output
 from pipeline.environment import Environment
 from pipeline.errors import ConfigError
 from pipeline.plan import deployments
-from pipeline.plan import ensemble as ensembles
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
 from pipeline.plan.values import (
     EnginePlan,
@@ -178,7 +177,7 @@ def make(
         source=source,
         samples=samples,
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
-        ensemble=ensembles.plan(subject, variants, keys),
+        ensemble=deployments.ensemble(subject, variants, keys),
         torchserve=deployments.torchserve(subject, variants, keys),
         tfserving=deployments.tfserving(subject, variants, keys, repository),
         repository=repository,
