@@ -207,4 +207,4 @@ def test_constants_named_and_ordered_by_chance_give_the_same_bytes(tmp_path: Pat
         written.append((tmp_path / place / "out/model.onnx").read_bytes())
     assert written[0] == written[1]
     runtime = OnnxRuntime(tmp_path / "a/out/model.onnx", XY)
-    np.testing.assert_array_equal(runtime.run({"x": np.ones((1, 4), np.float32)})["y"], [[5, 5, 5, 5]])
+    assert (runtime.run({"x": np.ones((1, 4), np.float32)})["y"] == 5).all()
