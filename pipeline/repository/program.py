@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def settings(name: str, signature: Signature, output: str, answers: Postprocessi
     size = how.resize if isinstance(how.resize, tuple) else (0, 0)
     crop = how.crop or (0, 0)
     outputs = [item.name for item in signature.outputs]
+    pillow = [int(part) for part in importlib.metadata.version("pillow").split(".")[:2]]  # resamples as this one does
     constants = [
         ("const char*", "name", _text(name)),
         (f"std::array<std::string_view, {len(how.formats)}>", "formats", _braced(map(_text, how.formats))),
@@ -67,6 +69,7 @@ def settings(name: str, signature: Signature, output: str, answers: Postprocessi
         ("int", "crop_height", str(crop[0])),
         ("int", "crop_width", str(crop[1])),
         ("std::string_view", "interpolation", _text(how.interpolation)),
+        ("int", "pillow", str(100 * pillow[0] + pillow[1])),
         ("float", "scale", _float(how.scale)),
         (f"std::array<float, {how.channels}>", "mean", _per_channel(how.mean, how)),
         (f"std::array<float, {how.channels}>", "deviation", _per_channel(how.std, how)),

@@ -30,7 +30,7 @@ from pipeline.preprocessing import Preprocessing
 from pipeline.repository import program
 from tests.bench.timing import ROOT, median, table
 
-ROUNDS, RUNS, IMAGES = 5, 20, 60
+ROUNDS, RUNS, IMAGES = 5, 15, 40
 HOW = Preprocessing(
     formats=("jpeg", "png", "webp"),
     color="rgb",
@@ -172,9 +172,9 @@ def _images(bench: _Bench) -> list[tuple[str, ...]]:
     """Decode and prepare, per image: the image code alone, so that its optimisation level can be another."""
     files = ("image_file.cpp", "image_header.cpp", "resample.cpp", "preprocessing.cpp")
     main = ROOT / "tests" / "integration" / "cpp" / "prepare.cpp"
-    drivers = {level: bench.compiled(main, f"prepare{level}", level, files) for level in ("-O2", "-O0")}
+    drivers = {level: bench.compiled(main, f"prepare{level}", level, files) for level in ("-O3", "-O0")}
     data = bench.photo.read_bytes()
-    found: dict[str, list[float]] = {"-O2": [], "-O0": [], "python": []}
+    found: dict[str, list[float]] = {"-O3": [], "-O0": [], "python": []}
     for _ in range(ROUNDS):
         for level, driver in drivers.items():
             once, often = (_prepared_s(bench, driver, count) for count in (1, 1 + IMAGES))
@@ -183,10 +183,10 @@ def _images(bench: _Bench) -> list[tuple[str, ...]]:
         for _ in range(IMAGES):
             preprocessing.tensor(data, HOW)
         found["python"].append((time.process_time() - began) / IMAGES)
-    optimised, plain, python = (median(found[name]) for name in ("-O2", "-O0", "python"))
+    optimised, plain, python = (median(found[name]) for name in ("-O3", "-O0", "python"))
     return [
-        ("image to input in C++, -O2", "Pillow and numpy", _ratio(optimised / python)),
-        ("image to input in C++, -O0", "the same with -O2", _ratio(plain / optimised)),
+        ("image to input in C++, -O3", "Pillow and numpy", _ratio(optimised / python)),
+        ("image to input in C++, -O0", "the same with -O3", _ratio(plain / optimised)),
     ]
 
 

@@ -66,7 +66,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Job]], t
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_resizing_is_pillows_bit_for_bit(prepare, tmp_path: Path, interpolation: str) -> None:
-    sources = [(1, 1), (31, 33), (64, 64), (100, 30), (30, 100), (33, 31), (257, 129), (7, 300)]
+    sources = [(1, 1), (31, 33), (64, 64), (100, 30), (30, 100), (33, 31), (257, 129), (7, 300), (410, 4)]
     targets = [(32, 32), (1, 1), (64, 20), (224, 224), (33, 31)]
     jobs, expected = [], []
     for number, (height, width) in enumerate(sources):

@@ -39,17 +39,66 @@ cv::Mat opened(const std::vector<std::uint8_t>& data) {
   return image;
 }
 
-// 16 bits to 8: grey is scaled (65535 / 257 = 255), of colours Pillow keeps the high byte.
-std::uint8_t value(const cv::Mat& image, int row, int column, int channel) {
-  const int at = column * image.channels() + channel;
-  if (image.depth() == CV_8U) return image.ptr<std::uint8_t>(row)[at];
-  const int wide = image.ptr<std::uint16_t>(row)[at];
-  return static_cast<std::uint8_t>(image.channels() == 1 ? wide / 257 : wide >> 8);
-}
-
 // ITU-R BT.601 luma in fixed point: Pillow's mode L.
 std::uint8_t luma(int red, int green, int blue) {
   return static_cast<std::uint8_t>((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16);
+}
+
+// 16 bits to 8: grey is scaled (65535 / 257 = 255), of colours Pillow keeps the high byte.
+template <typename Value, bool kGrey>
+std::uint8_t narrowed(Value value) {
+  if (sizeof(Value) == 1) return static_cast<std::uint8_t>(value);
+  return static_cast<std::uint8_t>(kGrey ? value / 257 : value >> 8);
+}
+
+// OpenCV's grey, or blue, green, red, in the model's colours.
+template <typename Value, bool kGrey>
+void convert(const cv::Mat& image, std::uint8_t* out) {
+  for (int row = 0; row < image.rows; ++row) {
+    const Value* in = image.ptr<Value>(row);
+    for (int column = 0; column < image.cols; ++column, in += kGrey ? 1 : 3) {
+      const std::uint8_t blue = narrowed<Value, kGrey>(in[0]);
+      const std::uint8_t green = kGrey ? blue : narrowed<Value, kGrey>(in[1]);
+      const std::uint8_t red = kGrey ? blue : narrowed<Value, kGrey>(in[2]);
+      if (settings::channels == 1) {
+        *out++ = luma(red, green, blue);
+      } else {
+        *out++ = red;
+        *out++ = green;
+        *out++ = blue;
+      }
+    }
+  }
+}
+
+Pixels converted(const cv::Mat& image) {
+  Pixels pixels{image.rows, image.cols, settings::channels, {}};
+  pixels.values.resize(image.total() * settings::channels);
+  std::uint8_t* out = pixels.values.data();
+  const bool grey = image.channels() == 1;
+  if (image.depth() == CV_8U)
+    grey ? convert<std::uint8_t, true>(image, out) : convert<std::uint8_t, false>(image, out);
+  else
+    grey ? convert<std::uint16_t, true>(image, out) : convert<std::uint16_t, false>(image, out);
+  return pixels;
+}
+
+// Upright, by EXIF's orientation.
+Pixels turned(const Pixels& image, int orientation) {
+  const bool swaps = orientation >= 5, flips_columns = orientation == 2 || orientation == 3 || orientation >= 7;
+  const bool flips_rows = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  Pixels result{swaps ? image.width : image.height, swaps ? image.height : image.width, image.channels, {}};
+  result.values.resize(image.values.size());
+  std::uint8_t* out = result.values.data();
+  for (int y = 0; y < result.height; ++y) {
+    for (int x = 0; x < result.width; ++x) {
+      const int row = flips_rows ? image.height - 1 - (swaps ? x : y) : (swaps ? x : y);
+      const int column = flips_columns ? image.width - 1 - (swaps ? y : x) : (swaps ? y : x);
+      const std::size_t at = (static_cast<std::size_t>(row) * image.width + column) * image.channels;
+      for (int channel = 0; channel < image.channels; ++channel) *out++ = image.values[at + channel];
+    }
+  }
+  return result;
 }
 
 }  // namespace
@@ -65,33 +114,6 @@ Pixels decoded(const std::vector<std::uint8_t>& data) {
   if (data.empty()) throw RefusedImage("no bytes; expected an image file");
   const ImageHeader header = read_header(data);
   check(header, data.size());
-  const cv::Mat image = opened(data);
-  const int turn = header.orientation;
-  const bool swaps = turn >= 5, flips_rows = turn == 3 || turn == 4 || turn == 6 || turn == 7;
-  const bool flips_columns = turn == 2 || turn == 3 || turn == 7 || turn == 8;
-  Pixels pixels;
-  pixels.height = swaps ? image.cols : image.rows;
-  pixels.width = swaps ? image.rows : image.cols;
-  pixels.channels = settings::channels;
-  pixels.values.resize(static_cast<std::size_t>(pixels.height) * pixels.width * pixels.channels);
-  std::uint8_t* out = pixels.values.data();
-  for (int y = 0; y < pixels.height; ++y) {
-    for (int x = 0; x < pixels.width; ++x) {
-      const int from_y = swaps ? x : y, from_x = swaps ? y : x;
-      const int row = flips_rows ? image.rows - 1 - from_y : from_y;
-      const int column = flips_columns ? image.cols - 1 - from_x : from_x;
-      const bool grey = image.channels() == 1;  // else blue, green, red
-      const std::uint8_t blue = value(image, row, column, 0);
-      const std::uint8_t green = grey ? blue : value(image, row, column, 1);
-      const std::uint8_t red = grey ? blue : value(image, row, column, 2);
-      if (pixels.channels == 1) {
-        *out++ = luma(red, green, blue);
-      } else {
-        *out++ = red;
-        *out++ = green;
-        *out++ = blue;
-      }
-    }
-  }
-  return pixels;
+  Pixels pixels = converted(opened(data));
+  return header.orientation == 1 ? pixels : turned(pixels, header.orientation);
 }

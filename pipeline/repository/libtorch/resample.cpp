@@ -1,11 +1,13 @@
 // The algorithm of Pillow's Resample.c for 8 bits per channel: the filter is as wide as the reduction, its weights are
 // rounded to 22 bits, and what lies between the horizontal and the vertical pass is rounded to 8 bits.
-// Nearest is that of its Geometry.c. Checked bit for bit against Pillow 13.0.0.
+// Nearest is that of its Geometry.c. Checked bit for bit against Pillow 12.3.0 and 13.0.0.
 #include "resample.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+
+#include "settings.hpp"
 
 namespace {
 
@@ -146,6 +148,13 @@ Pixels nearest(const Pixels& image, int height, int width) {
   return result;
 }
 
+// Which pass comes first decides roundings, and is not the same in all versions of Pillow.
+bool height_first(const Pixels& image, int height, int width) {
+  if (settings::pillow >= 1300) return image.height - height > 2 * std::max(image.width - width, 0);
+  if (settings::pillow >= 1202) return image.height > 100 * image.width && height < image.height;
+  return false;
+}
+
 }  // namespace
 
 Pixels resized(const Pixels& image, int height, int width, std::string_view filter) {
@@ -157,7 +166,5 @@ Pixels resized(const Pixels& image, int height, int width, std::string_view filt
     return from.channels == 1 ? across<1>(from, width, chosen) : across<3>(from, width, chosen);
   };
   const auto heightened = [&](const Pixels& from) { return height == from.height ? from : down(from, height, chosen); };
-  // Since Pillow 13 the pass that saves the other one more work is the first; the two orders round differently.
-  const bool height_first = image.height - height > 2 * std::max(image.width - width, 0);
-  return height_first ? widened(heightened(image)) : heightened(widened(image));
+  return height_first(image, height, width) ? widened(heightened(image)) : heightened(widened(image));
 }

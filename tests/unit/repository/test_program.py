@@ -63,6 +63,12 @@ def test_settings_say_how_an_image_becomes_the_input() -> None:
     assert constant(fixed, "output_index") == "0"
 
 
+@pytest.mark.parametrize(("version", "number"), [("9.4", "904"), ("12.3.0", "1203"), ("13.0.0", "1300")])
+def test_settings_say_which_pillow_the_model_was_judged_with(monkeypatch, version, number) -> None:
+    monkeypatch.setattr(program.importlib.metadata, "version", lambda _: version)
+    assert constant(program.settings("net_cpp", signature(), "scores", ANSWERS), "pillow") == number
+
+
 @pytest.mark.parametrize(
     ("batch", "shape", "expected"),
     [
