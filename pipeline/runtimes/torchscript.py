@@ -58,7 +58,7 @@ class TorchScriptRuntime:
         try:
             with torch.inference_mode():
                 result = self._module(**feeds)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:  # the second where the module itself raises
             raise StageError(
                 "torchscript: the model failed on a sample",
                 found=_last_line(error),

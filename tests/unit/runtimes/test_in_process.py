@@ -124,3 +124,19 @@ def test_a_file_of_torch_save_is_explained(tmp_path: Path) -> None:
     with pytest.raises(StageError) as raised:
         TorchScriptRuntime(tmp_path / "model.pt", signature("s", "d"))
     assert "not of torch.save" in raised.value.hint
+
+
+class Refuses(torch.nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if float(a.sum()) > 0:
+            raise ValueError("a must not be positive")
+        return a, b
+
+
+def test_a_module_that_raises_by_itself(tmp_path: Path) -> None:
+    """TorchScript's own exceptions are no RuntimeError (torch.jit.Error, torch 2.13)."""
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        torch.jit.save(torch.jit.script(Refuses()), str(tmp_path / "model.pt"))
+    with pytest.raises(StageError, match="the model failed on a sample") as raised:
+        TorchScriptRuntime(tmp_path / "model.pt", signature("s", "d")).run({"a": A, "b": B})
+    assert "a must not be positive" in raised.value.found
