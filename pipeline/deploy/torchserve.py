@@ -169,25 +169,28 @@ def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> Smo
                 )
             )
             stage.result = f"READY at {served.server.http_url}"
+        expectation = checks.TorchServeExpectation(
+            model=deployment.model,
+            signature=run.signature,
+            golden=run.golden,
+            batch_size=deployment.batch_size,
+            max_batch_delay_ms=deployment.max_batch_delay_ms,
+            workers=deployment.workers,
+            tolerance=deployment.variant.tolerance,
+            scores=run.postprocessing,
+            alive=served.check_alive,
+        )
+        asking: dict[str, Any] = {"request_timeout_s": serve.request_timeout_s}
         with run.stage(f"smoke[{deployment.identifier}]", deployment.identifier) as stage:
-            result = checks.run(
-                served.server,
-                served.management_url,
-                checks.TorchServeExpectation(
-                    model=deployment.model,
-                    signature=run.signature,
-                    golden=run.golden,
-                    batch_size=deployment.batch_size,
-                    max_batch_delay_ms=deployment.max_batch_delay_ms,
-                    workers=deployment.workers,
-                    tolerance=deployment.variant.tolerance,
-                    scores=run.postprocessing,
-                    alive=served.check_alive,
-                ),
-                request_timeout_s=serve.request_timeout_s,
-                progress=stage.progress,
-            )
+            result = checks.run(served.server, served.management_url, expectation, progress=stage.progress, **asking)
             stage.result = f"{len(result.checks) + 1} checks"
+        if result.passed:
+            with run.stage(f"measure[{deployment.identifier}]", deployment.identifier) as stage:
+                found = checks.measured(served.server, expectation, progress=stage.progress, **asking)
+                if isinstance(found, SmokeError):
+                    run.update(deployment, unmeasured=" ".join(f"{found.what}: {found.found}".split()))
+                else:
+                    run.update(deployment, measurement=found)
     return replace(result, checks=(_intact(entry), *result.checks))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline import model_config, torchserve_api
 from pipeline.artifacts import (
     GoldenSamples,
+    Measurement,
     Progress,
     RunningServer,
     Sample,
@@ -24,8 +25,9 @@ from pipeline.artifacts import (
     SmokeResult,
     Tolerance,
 )
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SmokeError
 from pipeline.postprocessing import Postprocessing
+from pipeline.smoke import measure
 from pipeline.smoke.expectation import Expectation
 from pipeline.smoke.judge import Judge, Tally, WrongError
 from pipeline.smoke.labels import judged, listed, references
@@ -93,6 +95,27 @@ def run(
             suite.check(title, protocol, body)
         progress(f"smoke[{expectation.model}]: done", 1.0)
     return SmokeResult(model=expectation.model, checks=tuple(suite.checks))
+
+
+def measured(
+    server: RunningServer, expectation: TorchServeExpectation, *, request_timeout_s: float, progress: Progress
+) -> Measurement | SmokeError:
+    """How fast it answers golden samples over gRPC, the way Triton's models are measured; or why it did not."""
+    client = TorchServeClient(
+        server.http_url, server.grpc_url, expectation.model, expectation.signature, request_timeout_s
+    )
+    with contextlib.closing(client):
+        bodies = [_grpc_body(sample, expectation.signature) for sample in expectation.golden.samples]
+        asked = measure.Subject(ask=lambda turn: client.predict_grpc(bodies[turn % len(bodies)]))
+        (result,) = measure.in_rounds([asked], progress)
+    return result
+
+
+def _grpc_body(sample: Sample, signature: Signature) -> dict[str, bytes]:
+    """A sample as its image file, or its tensors as .npy."""
+    if sample.image and signature.image:
+        return {"data": sample.image}
+    return {name: npy(array) for name, array in sample.inputs.items()}
 
 
 @dataclass
@@ -202,8 +225,7 @@ class _Suite:
 
     def _predictions_grpc(self) -> str:
         def ask(sample: Sample) -> Any:
-            image = sample.image if self.expectation.signature.image else b""
-            body = {"data": image} if image else {name: npy(array) for name, array in sample.inputs.items()}
+            body = _grpc_body(sample, self.expectation.signature)
             return self._answered(self.client.predict_grpc(body), sample)
 
         return self._all(self.expectation.golden.samples, ask)

@@ -153,6 +153,8 @@ def test_a_build_proves_the_archive_on_the_real_server(built: Built) -> None:
             assert passed[name, protocol].startswith("24 samples, 16 at once")
     assert passed["batching", "http"].startswith(("up to 2", "up to 3", "up to 4"))
     assert passed["killed worker", "http"].startswith("answering again ")
+    assert 0 < row(built)["measurement"]["p50_ms"] <= row(built)["measurement"]["p99_ms"]
+    assert row(built)["measurement"]["throughput_per_s"] > 0
     assert (
         row(built)["sha256"] == hashlib.sha256((version(built) / "model_store" / "tiny.mar").read_bytes()).hexdigest()
     )
