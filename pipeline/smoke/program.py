@@ -20,7 +20,7 @@ from pipeline.postprocessing import Postprocessing
 LOSSY_LEVELS = 2
 """How far, of 255, pixels of a JPEG or lossy WebP may be from Pillow's: decoders of other versions may round otherwise.
 
-Measured with OpenCV 4.6.0 (libjpeg-turbo 2.1.5) against Pillow 13.0.0 (libjpeg-turbo 3.2.0): equal.
+Measured with OpenCV 4.6.0 (libjpeg-turbo 2.1.5) against Pillow 12.3.0 and 13.0.0 (libjpeg-turbo 3.1 and 3.2): equal.
 """
 
 _SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}

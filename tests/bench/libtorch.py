@@ -151,21 +151,26 @@ def _forward(bench: _Bench) -> list[tuple[str, ...]]:
 
 
 def _oversubscription(bench: _Bench) -> list[tuple[str, ...]]:
-    found: dict[str, list[float]] = {"spinning": [], "passive": [], "shared": []}
     cores = len(os.sched_getaffinity(0))
+    half = max(1, cores // 2)
+    ways = {"shared": (half, {}), "spinning": (cores, {}), "passive": (cores, _PASSIVE)}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        alone = bench.times(cores)["forward"]
-        for name, threads, env in (("spinning", cores, {}), ("passive", cores, _PASSIVE), ("shared", cores // 2, {})):
+        for name, (threads, env) in ways.items():
             pair = [bench.start(threads, report=f"{number}.json", **env) for number in range(2)]
             for child in pair:
                 child.wait()
-            found[name].append(max(bench.read(f"{number}.json")["forward"] for number in range(2)) / alone)
-    named = (
-        ("spinning", f"two programs at once, {cores} threads each"),
-        ("passive", "the same with OMP_WAIT_POLICY=PASSIVE"),
-        ("shared", f"two programs at once, {cores // 2} thread each"),
-    )
-    return [(text, f"one alone, {cores} threads", _ratio(median(found[name]))) for name, text in named]
+            found[name].append(max(bench.read(f"{number}.json")["forward"] for number in range(2)))
+    shared = median(found["shared"])
+    named = (("spinning", ""), ("passive", ", OMP_WAIT_POLICY=PASSIVE"))
+    return [
+        (
+            f"two programs at once, {cores} threads each{how}",
+            f"{half} thread each",
+            _ratio(median(found[name]) / shared),
+        )
+        for name, how in named
+    ]
 
 
 def _images(bench: _Bench) -> list[tuple[str, ...]]:
