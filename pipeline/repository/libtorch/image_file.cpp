@@ -28,8 +28,8 @@ void check(const ImageHeader& header, std::size_t size) {
 cv::Mat opened(const std::vector<std::uint8_t>& data) {
   cv::Mat image;
   try {
-    // Grey stays grey and 16 bits stay 16: what becomes of them is decided below, as Pillow does. The orientation is
-    // read by image_header.cpp, since OpenCV 4.6 does not see that of WebP.
+    // Grey stays grey and 16 bits stay 16: what becomes of them is decided below, as Pillow does. The orientation, too,
+    // is read by image_header.cpp, by the same rule for all formats.
     image = cv::imdecode(data, cv::IMREAD_ANYDEPTH | cv::IMREAD_ANYCOLOR | cv::IMREAD_IGNORE_ORIENTATION);
   } catch (const cv::Exception& error) {
     throw RefusedImage("damaged: " + std::string(error.err));
