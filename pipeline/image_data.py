@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from pipeline import preprocessing, torchvision_compat
 from pipeline.artifacts import Array, Signature
@@ -15,6 +15,9 @@ from pipeline.config import images
 from pipeline.config.schema import Data
 from pipeline.errors import ConfigError, MissingError, StageError
 from pipeline.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _DOWNLOADED = {

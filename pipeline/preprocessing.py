@@ -15,25 +15,19 @@ import json
 import struct
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:  # Pillow is imported where it is used: a plan knows these settings and opens no image
+    from PIL import Image
 
 Array = npt.NDArray[Any]
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
 # what Pillow raises over damaged files; the second line is mostly EXIF blocks (found by altering bytes, Pillow 13.0)
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, MemoryError,
     TypeError, struct.error, IndexError, KeyError, OverflowError,
 )  # fmt: skip
 
@@ -107,7 +101,7 @@ def tensor(data: bytes, how: Preprocessing) -> Array:
 
 def of_pixels(pixels: Array, how: Preprocessing) -> Array:
     """The same for pixels at hand: uint8 ``[H, W, 1 or 3]``."""
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image = _image(pixels)
     return normalised(sized(image.convert(_mode(how)), how), how)
 
 
@@ -119,6 +113,8 @@ def decoded(data: bytes, how: Preprocessing) -> Image.Image:
     """
     if not data:
         raise RefusedImage("no bytes; expected an image file")
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     accepted = [name.upper() for name in how.formats] or None
     try:
         with warnings.catch_warnings():
@@ -138,7 +134,7 @@ def decoded(data: bytes, how: Preprocessing) -> Image.Image:
     except UnidentifiedImageError as error:
         named = ", ".join(accepted) if accepted else "a format that Pillow reads"
         raise RefusedImage(f"{len(data)} bytes that are no image in {named}") from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         if isinstance(error, RefusedImage):
             raise
         raise RefusedImage(f"damaged or truncated: {error}") from error
@@ -153,7 +149,9 @@ def sized(image: Image.Image, how: Preprocessing) -> Image.Image:
     if how.resize is not None:
         height, width = _resized(image.height, image.width, how.resize)
         if (image.height, image.width) != (height, width):
-            image = image.resize((width, height), _FILTERS[how.interpolation])
+            from PIL import Image
+
+            image = image.resize((width, height), Image.Resampling[how.interpolation.upper()])
     if how.crop is not None and (image.height, image.width) != how.crop:
         top, left = _margin(image.height, how.crop[0]), _margin(image.width, how.crop[1])
         image = image.crop((left, top, left + how.crop[1], top + how.crop[0]))
@@ -191,5 +189,11 @@ def normalised(image: Image.Image, how: Preprocessing) -> Array:
 def png(pixels: Array) -> bytes:
     """uint8 ``[H, W, 1 or 3]`` pixels as a PNG file."""
     stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(stream, "PNG")
+    _image(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def _image(pixels: Array) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
