@@ -194,7 +194,8 @@ def test_ctrl_c_reports_what_was_sent(served: process.Served) -> None:
         answered = probe.answered(served.server.http_url, "right", "1", timeout_s=5)
         command = [sys.executable, "-m", "pipeline", "load", "right", "--url", served.server.http_url, "--rate", "50",
                    "--requests", "100000", "--concurrency", "4", "--json"]  # fmt: skip
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                                 env={**os.environ, "PYTHONFAULTHANDLER": "1"})  # fmt: skip
         server = psutil.Process(served.server.pid)
         try:
             while probe.answered(served.server.http_url, "right", "1", timeout_s=5) < answered + 30:
@@ -204,6 +205,9 @@ def test_ctrl_c_reports_what_was_sent(served: process.Served) -> None:
                 time.sleep(0.3)
             child.send_signal(signal.SIGINT)
             printed, errors = child.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGABRT)  # says where every thread is
+            pytest.fail(f"it did not end: {child.communicate(timeout=30)[1]}")
         finally:
             server.resume()
             child.kill()
