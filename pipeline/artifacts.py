@@ -215,8 +215,6 @@ class RepositoryEntry:
     root: Path
     model_name: str
     version: int
-    backend: str
-    config_path: Path
     created: bool
     notes: tuple[str, ...] = ()
 
@@ -255,9 +253,14 @@ class SmokeResult:
     checks: tuple[SmokeCheck, ...]
 
     @property
+    def failed(self) -> tuple[SmokeCheck, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.outcome == "failed")
+
+    @property
     def passed(self) -> bool:
         """True when there are checks and none failed."""
-        return bool(self.checks) and all(check.outcome == "passed" for check in self.checks)
+        return bool(self.checks) and not self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -342,7 +342,6 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
     with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
         version = versions.Version(
             model_name=variant.identifier,
-            backend=config_pbtxt.BACKENDS[variant.kind].name,
             file_name=file_name,
             artifact=artifact.path,
             beside={name: artifact.path.with_name(name) for name in others},
@@ -351,21 +350,13 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
             golden=run.golden_path,
             manifest=manifest_of(run, variant, artifact),
         )
-        entry = versions.publish(
-            run.plan.repository,
-            version,
-            retain=run.plan.loaded.config.repository.retain,
-            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
-        )
-        stage.cached = not entry.created
-        stage.result = f"version {entry.version}"
+        entry = run.publish(variant, run.plan.repository, version, stage)
     published = entry.version_dir / file_name
     if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
         size_bytes = _fleet_bytes(variant, entry.version_dir)
         artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=size_bytes)
     cached = run.results[variant.key].cached and not entry.created
     run.update(variant, entry=entry, artifact=artifact, cached=cached)
-    run.note(variant, *entry.notes)
 
 
 def manifest_of(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:

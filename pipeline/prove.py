@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import model_config, samples
 from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.deploy import ensemble
-from pipeline.errors import SmokeError, StageError
+from pipeline.errors import SmokeError
 from pipeline.plan import EnsemblePlan, Variant
-from pipeline.repository import config_pbtxt, versions
+from pipeline.repository import versions
 from pipeline.run import Run
 from pipeline.smoke.expectation import Expectation, ImagesExpectation
 
@@ -25,33 +24,13 @@ Expected = Expectation | ImagesExpectation
 def adopt(run: Run) -> None:
     """Take the newest versions in the repository as what shall be proven."""
     for row in _served_rows(run):
-        numbers = versions.version_numbers(run.plan.repository / row.identifier)
-        if numbers:
-            run.update(row, entry=_entry(run, row, numbers[-1]))
-        else:
-            missing = StageError(
-                f"smoke[{row.identifier}]: nothing to serve",
-                where=str(run.plan.repository),
-                hint="build it first, or name --repository or --url",
-            )
-            run.fail(row, missing, "build")
+        run.adopt(row, run.plan.repository, row.identifier)
 
 
 def _served_rows(run: Run) -> tuple[Served, ...]:
     """What Triton serves: variants, and the ensemble."""
     variants = tuple(variant for variant in run.plan.variants if variant.server == "triton")
     return (*variants, *([run.plan.ensemble] if run.plan.ensemble else []))
-
-
-def _entry(run: Run, row: Served, number: int) -> RepositoryEntry:
-    return RepositoryEntry(
-        root=run.plan.repository,
-        model_name=row.identifier,
-        version=number,
-        backend="ensemble" if isinstance(row, EnsemblePlan) else config_pbtxt.BACKENDS[row.kind].name,
-        config_path=run.plan.repository / row.identifier / "config.pbtxt",
-        created=False,
-    )
 
 
 def prove(run: Run) -> None:
@@ -105,26 +84,27 @@ def _intact(run: Run, row: Served) -> None:
     """
     damaged = tuple(check for check in _manifest_check(run, row) if check.outcome == "failed")
     if damaged:
-        result = SmokeResult(model=row.identifier, checks=damaged)
-        run.update(row, smoke=result)
-        raise _failure(row, result, None)
+        run.judge(row, SmokeResult(model=row.identifier, checks=damaged))
 
 
 def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant, and the ensemble, on a server that is running already."""
-    from pipeline.smoke import connection
+    from pipeline.smoke import readiness
 
     for row in run.plan.rows:
         if row.server != "triton":
             run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in _served_rows(run):
         with run.guarded(row, "smoke"):
-            if _answering(row).engine and (reason := connection.not_loaded(server.http_url, row.identifier)):
+            if _answering(row).engine and (reason := readiness.not_loaded(server.http_url, row.identifier)):
                 found = f"{server.http_url} does not serve it: {reason}"
                 run.update(row, skipped=f"{found}; an engine needs a server with a GPU")
                 continue
-            served = connection.ready_versions(server.http_url, row.identifier)
-            run.update(row, entry=_entry(run, row, max(served)))
+            served = readiness.ready_versions(server.http_url, row.identifier)
+            newest = RepositoryEntry(
+                root=run.plan.repository, model_name=row.identifier, version=max(served), created=False
+            )
+            run.update(row, entry=newest)
             _smoke(run, row, server, lambda: None, served)
             run.update(row, unmeasured="a server that others may be using is not put under load")
 
@@ -194,10 +174,8 @@ def _smoke(run: Run, row: Served, server: RunningServer, alive: Callable[[], Non
         else:
             result = checks.run(server.http_url, server.grpc_url, expected, **arguments)
         result = replace(result, checks=(*_manifest_check(run, row), *result.checks))
-        run.update(row, smoke=result)
         stage.result = f"{len(result.checks)} checks"
-        if not result.passed:
-            raise _failure(row, result, run.server_log)
+        run.judge(row, result, log=run.server_log)
     return expected
 
 
@@ -213,7 +191,7 @@ def _expected(run: Run, row: Served, alive: Callable[[], None], served: Sequence
             config=_config(run, variant),
             alive=alive,
         )
-    (scores, after), before = ensemble.scores(run), run.signature.image
+    (scores, after), before = run.scores, run.signature.image
     assert before is not None
     return ImagesExpectation(
         model=row.name,
@@ -299,13 +277,3 @@ def _golden_by_version(run: Run, variant: Variant, served: Sequence[int]) -> Map
             manifest = versions.read_manifest(entry.root, entry.model_name, number)
             golden[number] = samples.read(versions.golden_path(entry.root, manifest)) if manifest else None
     return golden
-
-
-def _failure(row: Served, result: SmokeResult, log: Path | None) -> SmokeError:
-    failed = [check for check in result.checks if check.outcome == "failed"]
-    return SmokeError(
-        f"smoke[{row.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
-        found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
-        hint="read the server's log; do not publish this version",
-        log=str(log) if log else "",
-    )

@@ -14,14 +14,14 @@ from uuid import uuid4
 
 from pipeline import environment, samples
 from pipeline import plan as planning
-from pipeline.artifacts import BuildReport, GoldenSamples, Signature, VariantResult
+from pipeline.artifacts import BuildReport, GoldenSamples, RepositoryEntry, Signature, SmokeResult, VariantResult
 from pipeline.config import images
-from pipeline.errors import PipelineError, StageError
+from pipeline.errors import PipelineError, SmokeError, StageError
 from pipeline.plan import BuildPlan, Row, Variant
 from pipeline.postprocessing import Postprocessing
 from pipeline.report.log import StageLog
 from pipeline.report.terminal import Stage, Terminal
-from pipeline.repository import config_pbtxt
+from pipeline.repository import config_pbtxt, versions
 from pipeline.store import Entry, Step, Store
 
 
@@ -92,6 +92,51 @@ class Run:
         except PipelineError as failure:
             self.fail(row, failure, command)
 
+    def publish(self, row: Row, root: Path, version: versions.Version, stage: Stage) -> RepositoryEntry:
+        """Put a version of a row into a repository, unless it is there already.
+
+        Raises:
+            StageError: the model directory was not written by this tool.
+            MissingError: disk full, not writable, or another build holds the repository for too long.
+        """
+        entry = versions.publish(
+            root,
+            version,
+            retain=self.plan.loaded.config.repository.retain,
+            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        )
+        stage.cached = not entry.created
+        stage.result = f"version {entry.version}"
+        self.note(row, *entry.notes)
+        return entry
+
+    def adopt(self, row: Row, root: Path, model: str) -> None:
+        """Take the newest version of a model in a repository as what shall be proven; none is the row's failure."""
+        if entry := versions.newest(root, model):
+            self.update(row, entry=entry)
+            return
+        nothing = StageError(
+            f"smoke[{row.identifier}]: nothing to serve",
+            where=str(root),
+            hint="build it first, or name --repository or --url",
+        )
+        self.fail(row, nothing, "build")
+
+    def judge(self, row: Row, result: SmokeResult, *, log: Path | None = None) -> None:
+        """Keep what became of a row's smoke test.
+
+        Raises:
+            SmokeError: a check failed.
+        """
+        self.update(row, smoke=result)
+        if not result.passed:
+            raise SmokeError(
+                f"smoke[{row.identifier}]: {len(result.failed)} of {len(result.checks)} checks failed",
+                found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in result.failed),
+                hint="read the log; do not publish this version" if log else "do not publish this version",
+                log=str(log) if log else "",
+            )
+
     @property
     def golden_path(self) -> Path:
         """The golden samples' file, once that step is done."""
@@ -126,6 +171,13 @@ class Run:
         """The output that holds the scores and how they become labels; None where the YAML has no `postprocess`."""
         section = self.plan.loaded.config.postprocess
         return images.postprocessing(section, self.signature) if section else None
+
+    @property
+    def scores(self) -> tuple[str, Postprocessing]:
+        """The same for what is made only where the YAML has a `postprocess`: the ensemble, a program."""
+        found = self.postprocessing
+        assert found is not None
+        return found
 
     def model_files(self, variant: Variant) -> config_pbtxt.ModelFiles:
         """A variant's config.pbtxt and the files beside it."""

@@ -13,7 +13,6 @@ from pipeline import __version__, files, postprocessing, preprocessing
 from pipeline.artifacts import RepositoryEntry
 from pipeline.errors import MissingError, StageError
 from pipeline.plan import EnsemblePlan, PillowPlan
-from pipeline.postprocessing import Postprocessing
 from pipeline.repository import config_pbtxt, pillow, versions
 from pipeline.repository import ensemble as configs
 from pipeline.run import Run
@@ -43,17 +42,10 @@ def emit(run: Run) -> None:
         _publish(run, plan, _pillow(run, plan))
 
 
-def scores(run: Run) -> tuple[str, Postprocessing]:
-    """The output that holds the scores, and how they become labels, once the labels are known."""
-    found = run.postprocessing
-    assert found is not None
-    return found
-
-
 def model_files(run: Run, plan: EnsemblePlan) -> dict[str, config_pbtxt.ModelFiles]:
     """Configurations of the preprocessing model, the postprocessing model and the ensemble, by model name."""
     before, _, after = plan.models
-    (output, _), variant = scores(run), run.model_files(plan.variant).config
+    (output, _), variant = run.scores, run.model_files(plan.variant).config
     limit = plan.variant.max_batch_size
     return {
         before: configs.preprocess(before, variant=variant, max_batch_size=limit),
@@ -105,16 +97,16 @@ def _publish(run: Run, plan: EnsemblePlan, vendored: Mapping[str, Path]) -> None
     with run.stage(f"repository[{plan.name}]", plan.name) as stage, tempfile.TemporaryDirectory() as folder:
         contents = _contents(run, plan, Path(folder), vendored)
         for name, model in model_files(run, plan).items():  # the ensemble last, when there is what it asks
-            entries[name] = _version(run, plan, name, contents[name], model)
+            version = _version(run, plan, name, contents[name], model)
+            entries[name] = run.publish(plan, run.plan.repository, version, stage)
         stage.cached = not any(entry.created for entry in entries.values())
         stage.result = " · ".join(f"{name} version {entry.version}" for name, entry in entries.items())
     run.update(plan, entry=entries[plan.name], cached=run.results[plan.variant.key].cached and stage.cached)
-    run.note(plan, *(note for entry in entries.values() for note in entry.notes))
 
 
 def _contents(run: Run, plan: EnsemblePlan, folder: Path, vendored: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """What each model's version directory holds, by path there; texts are written below ``folder``."""
-    (output, after), before = scores(run), run.signature.image
+    (output, after), before = run.scores, run.signature.image
     assert before is not None
     wiring = {"takes": "image files", "steps": list(plan.models), "scores": output, "gives": "labels as JSON text"}
     # Not in config.pbtxt, which all versions share. And an ensemble's directory may not be empty: git, S3 and OCI
@@ -150,12 +142,11 @@ def _written(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
 
 def _version(
     run: Run, plan: EnsemblePlan, name: str, content: Mapping[str, Path], model: config_pbtxt.ModelFiles
-) -> RepositoryEntry:
+) -> versions.Version:
     main = "model.py" if "model.py" in content else "wiring.json"
     limits = run.plan.limits
-    version = versions.Version(
+    return versions.Version(
         model_name=name,
-        backend=model.config.backend or model.config.platform,
         file_name=main,
         artifact=content[main],
         beside={path: source for path, source in content.items() if path != main},
@@ -165,11 +156,10 @@ def _version(
             "schema": 1,
             "tool": f"model-repository-pipeline {__version__}",
             "model": plan.name,
-            "ensemble": {"variant": plan.variant.key, "steps": list(plan.models), "scores": scores(run)[0]},
+            "ensemble": {"variant": plan.variant.key, "steps": list(plan.models), "scores": run.scores[0]},
             "target": {"release": limits.release, "python": limits.python},
             "sha256": files.sha256_file(content[main]),
             "size_bytes": sum(files.size_bytes(source) for source in content.values()),
             "tool_versions": tool_versions(("pillow", "numpy")),
         },
     )
-    return versions.publish(run.plan.repository, version, retain=run.plan.loaded.config.repository.retain)

@@ -18,7 +18,7 @@ from pipeline import command, doctor, environment, files
 from pipeline import make as making
 from pipeline.artifacts import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
 from pipeline.environment import Environment
-from pipeline.errors import SmokeError, StageError
+from pipeline.errors import StageError
 from pipeline.plan import Variant
 from pipeline.repository import program, versions
 from pipeline.run import Run
@@ -49,57 +49,29 @@ def _publish(run: Run, variant: Variant, artifact: Artifact, folder: Path) -> No
         for name, content in _sources(run, variant).items():
             written[name] = folder / name
             written[name].write_bytes(content)
-        entry = versions.publish(
-            root(run),
-            versions.Version(
-                model_name=variant.identifier,
-                backend="libtorch",
-                file_name=program.MODEL_FILE,
-                artifact=artifact.path,
-                beside=written,
-                model_files={},
-                golden=run.golden_path,
-                manifest=making.manifest_of(run, variant, artifact),
-            ),
-            retain=run.plan.loaded.config.repository.retain,
-            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        version = versions.Version(
+            model_name=variant.identifier,
+            file_name=program.MODEL_FILE,
+            artifact=artifact.path,
+            beside=written,
+            model_files={},
+            golden=run.golden_path,
+            manifest=making.manifest_of(run, variant, artifact),
         )
-        stage.cached = not entry.created
-        stage.result = f"version {entry.version}"
+        entry = run.publish(variant, root(run), version, stage)
     run.update(variant, entry=entry, cached=run.results[variant.key].cached and not entry.created)
-    run.note(variant, *entry.notes)
 
 
 def _sources(run: Run, variant: Variant) -> Mapping[str, bytes]:
-    output, answers = _answers(run)
+    output, answers = run.scores
     torch_version = tool_versions(("torch",))["torch"].partition("+")[0]
     return program.sources(variant.identifier, run.signature, output, answers, torch_version=torch_version)
-
-
-def _answers(run: Run) -> tuple[str, Any]:
-    found = run.postprocessing
-    assert found is not None  # config/program_checks.py
-    return found
 
 
 def adopt(run: Run) -> None:
     """Take the newest versions as what shall be proven."""
     for variant in programs(run):
-        numbers = versions.version_numbers(root(run) / variant.identifier)
-        if not numbers:
-            place = str(root(run))
-            missing = StageError(f"smoke[{variant.identifier}]: nothing to prove", where=place, hint="build it first")
-            run.fail(variant, missing, "build")
-            continue
-        entry = RepositoryEntry(
-            root=root(run),
-            model_name=variant.identifier,
-            version=numbers[-1],
-            backend="libtorch",
-            config_path=root(run) / variant.identifier / "config.pbtxt",
-            created=False,
-        )
-        run.update(variant, entry=entry)
+        run.adopt(variant, root(run), variant.identifier)
 
 
 def programs(run: Run) -> list[Variant]:
@@ -121,25 +93,19 @@ def prove(run: Run) -> None:
             continue
         run.update(variant, unmeasured="it is a program, which prints its own times")
         with run.guarded(variant, "smoke"):
-            _intact(run, variant, entry)
+            intact = versions.manifest_check(entry)
+            if intact.outcome == "failed":
+                run.judge(variant, SmokeResult(model=variant.identifier, checks=(intact,)))
             here = environment.probe(run.plan.work_dir)
             if lacking := doctor.lacks_to_compile(here):
                 run.note(variant, f"emitted, not compiled here: {'; '.join(lacking)}")
             elif not all(sample.image for sample in run.golden.samples):
                 run.note(variant, "emitted, not compiled here: the golden samples are no image files")
             else:
-                _prove(run, variant, entry, here)
+                run.judge(variant, _proof(run, variant, entry, here, intact))
 
 
-def _intact(run: Run, variant: Variant, entry: RepositoryEntry) -> None:
-    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
-    if damage := versions.corruption(entry.version_dir, manifest):
-        failed = SmokeCheck(name="manifest", protocol="-", outcome="failed", detail=damage)
-        run.update(variant, smoke=SmokeResult(model=variant.identifier, checks=(failed,)))
-        raise SmokeError(f"smoke[{variant.identifier}]: {damage}", where=str(entry.version_dir), hint="build it again")
-
-
-def _prove(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment) -> None:
+def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, intact: SmokeCheck) -> SmokeResult:
     tools = _tools(here)
     sizes = (1, min(variant.max_batch_size, _MOST_BATCHED)) if variant.max_batch_size > 1 else (1,)
     step = Step(
@@ -155,26 +121,14 @@ def _prove(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment
         def produce(kept: Path) -> Mapping[str, Any]:
             stage.progress("compiling", None)
             result = _compiled_and_run(run, variant, entry, here, sizes, kept)
-            run.update(variant, smoke=result)
-            if not result.passed:  # never stored: the next build tries again
-                raise _failure(run, variant, result)
+            run.judge(variant, result, log=_log(run, variant))  # a failure is never stored: the next build tries again
             return {"checks": [asdict(check) for check in result.checks]}
 
         values = run.step(step, stage, produce).values
         compiled = SmokeCheck(name="compiled", protocol="-", outcome="passed", detail=", ".join(tools.values()))
-        checks = (compiled, *(SmokeCheck(**row) for row in values["checks"]))
-        run.update(variant, smoke=SmokeResult(model=variant.identifier, checks=checks))
+        checks = (intact, compiled, *(SmokeCheck(**row) for row in values["checks"]))
         stage.result = f"{len(checks)} checks"
-
-
-def _failure(run: Run, variant: Variant, result: SmokeResult) -> SmokeError:
-    failed = [check for check in result.checks if check.outcome == "failed"]
-    return SmokeError(
-        f"program[{variant.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
-        found="\n".join(f"{check.name}: {check.detail}" for check in failed),
-        hint="the compiled program is kept beside its log; do not publish this version",
-        log=str(_log(run, variant)),
-    )
+    return SmokeResult(model=variant.identifier, checks=checks)
 
 
 def _log(run: Run, variant: Variant) -> Path:
@@ -202,7 +156,7 @@ def _compiled_and_run(
 
     folder = run.directory / f"{variant.identifier}.program"
     build = compile_folder(entry.version_dir, folder / "build", here, log_path=_log(run, variant))
-    output, answers = _answers(run)
+    output, answers = run.scores
     built = proof.Program(
         executable=build / variant.identifier,
         model=entry.version_dir / program.MODEL_FILE,

@@ -39,22 +39,14 @@ def emit(run: Run, plan: TfServingPlan) -> None:
         with run.stage(f"repository[{plan.identifier}]", plan.identifier) as stage:
             version = versions.Version(
                 model_name=plan.model,
-                backend="tensorflow",
                 file_name="",
                 artifact=made.artifact.path,
                 model_files={},
                 golden=run.golden_path,
                 manifest=manifest_of(run, plan.variant, made.artifact),
             )
-            entry = versions.publish(
-                plan.root,
-                version,
-                retain=run.plan.loaded.config.repository.retain,
-                waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
-            )
+            entry = run.publish(plan, plan.root, version, stage)
             write_tree_files(plan.root)
-            stage.cached = not entry.created
-            stage.result = f"version {entry.version}"
         run.update(
             plan,
             artifact=made.artifact,
@@ -63,7 +55,7 @@ def emit(run: Run, plan: TfServingPlan) -> None:
             accuracy=made.accuracy,
             cached=made.cached and not entry.created,
         )
-        run.note(plan, *entry.notes, f"launch: {launch_command(plan.root)}")
+        run.note(plan, f"launch: {launch_command(plan.root)}")
 
 
 def write_tree_files(root: Path) -> None:
@@ -99,17 +91,7 @@ def _script() -> str:
 
 def adopt(run: Run, plan: TfServingPlan) -> None:
     """Take the newest version in the tree as what shall be proven."""
-    numbers = versions.version_numbers(plan.root / plan.model)
-    if not numbers:
-        missing = StageError(f"smoke[{plan.identifier}]: nothing to serve", where=str(plan.root), hint="build it first")
-        run.fail(plan, missing, "build")
-        return
-    config_path = plan.root / server.MODELS_CONFIG
-    entry = RepositoryEntry(
-        root=plan.root, model_name=plan.model, version=numbers[-1], backend="tensorflow", config_path=config_path,
-        created=False,
-    )  # fmt: skip
-    run.update(plan, entry=entry)
+    run.adopt(plan, plan.root, plan.model)
 
 
 def prove(run: Run, plan: TfServingPlan) -> None:
@@ -129,15 +111,8 @@ def prove(run: Run, plan: TfServingPlan) -> None:
         else:
             run.note(plan, "the server was not run: TensorFlow's own loader answered in its place")
         result = SmokeResult(model=plan.identifier, checks=tuple(checks))
-        run.update(plan, smoke=result)
         stage.result = f"{len(checks)} checks"
-        if not result.passed:
-            failed = [check for check in checks if check.outcome == "failed"]
-            raise SmokeError(
-                f"smoke[{plan.identifier}]: {len(failed)} of {len(checks)} checks failed",
-                found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
-                hint="do not publish this version",
-            )
+        run.judge(plan, result)
 
 
 class _Proof:
@@ -151,13 +126,12 @@ class _Proof:
     def offline(self) -> list[SmokeCheck]:
         """What needs no server."""
         rows: tuple[tuple[str, _Checked], ...] = (
-            ("manifest", self._intact),
             ("models_config", self._config),
             ("signature", self._signature),
             ("metadata", self._shown),
             ("predict_request", self._round_trip),
         )
-        return [_check(name, "-", checked) for name, checked in rows]
+        return [versions.manifest_check(self._entry), *(_check(name, "-", checked) for name, checked in rows)]
 
     def served(self) -> list[SmokeCheck]:
         """What TensorFlow Serving itself answers."""
@@ -182,14 +156,6 @@ class _Proof:
             outputs = ask(running, self._plan.model, self._run.signature, self._metadata, sample.inputs)
             self._hold(outputs, sample.outputs, f"sample {number}")
         return f"{len(samples)} samples"
-
-    def _intact(self) -> str:
-        manifest = versions.read_manifest(self._plan.root, self._plan.model, self._entry.version)
-        if manifest is None:
-            return "no manifest: not written by this tool"
-        if damage := versions.corruption(self._entry.version_dir, manifest):
-            raise SmokeError(damage)
-        return ""
 
     def _config(self) -> str:
         path = self._plan.root / server.MODELS_CONFIG

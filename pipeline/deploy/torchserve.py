@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, files
-from pipeline.artifacts import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
+from pipeline.artifacts import Artifact, RepositoryEntry, SmokeResult
 from pipeline.deploy import torchserve_store
 from pipeline.environment import TORCHSERVE
 from pipeline.errors import MissingError, SmokeError, StageError
@@ -75,25 +75,18 @@ def _publish(run: Run, deployment: TorchServePlan, module: Artifact, folder: Pat
             size_bytes=path.stat().st_size,
             tool_versions=tool_versions(TORCHSERVE),
         )
-        entry = versions.publish(
-            root(run),
-            versions.Version(
-                model_name=deployment.model,
-                backend="torchserve",
-                file_name="model_store",
-                artifact=store,
-                beside={"config.properties": settings},
-                model_files={},
-                golden=run.golden_path,
-                manifest=_manifest(run, deployment, artifact, module),
-            ),
-            retain=run.plan.loaded.config.repository.retain,
-            waiting=lambda holder: stage.progress(f"waiting for {holder}", None),
+        version = versions.Version(
+            model_name=deployment.model,
+            file_name="model_store",
+            artifact=store,
+            beside={"config.properties": settings},
+            model_files={},
+            golden=run.golden_path,
+            manifest=_manifest(run, deployment, artifact, module),
         )
-        stage.cached = not entry.created
+        entry = run.publish(deployment, root(run), version, stage)
         stage.result = f"version {entry.version}, {human_bytes(artifact.size_bytes)}"
     run.update(deployment, entry=entry, artifact=artifact, cached=not entry.created)
-    run.note(deployment, *entry.notes)
 
 
 def _manifest(run: Run, deployment: TorchServePlan, artifact: Artifact, module: Artifact) -> Mapping[str, Any]:
@@ -116,22 +109,7 @@ def _manifest(run: Run, deployment: TorchServePlan, artifact: Artifact, module: 
 
 def adopt(run: Run, deployment: TorchServePlan) -> None:
     """Take the newest version that is there as what shall be proven."""
-    numbers = versions.version_numbers(root(run) / deployment.model)
-    if not numbers:
-        missing = StageError(
-            f"smoke[{deployment.identifier}]: nothing to serve", where=str(root(run)), hint="build it first"
-        )
-        run.fail(deployment, missing, "build")
-        return
-    entry = RepositoryEntry(
-        root=root(run),
-        model_name=deployment.model,
-        version=numbers[-1],
-        backend="torchserve",
-        config_path=root(run) / deployment.model / str(numbers[-1]) / "config.properties",
-        created=False,
-    )
-    run.update(deployment, entry=entry)
+    run.adopt(deployment, root(run), deployment.model)
 
 
 def prove(run: Run, deployment: TorchServePlan) -> None:
@@ -141,16 +119,7 @@ def prove(run: Run, deployment: TorchServePlan) -> None:
         return
     with run.guarded(deployment, "smoke"):
         _require(deployment, deployment.lacking_to_serve)
-        result = _served(run, deployment, entry)
-        run.update(deployment, smoke=result)
-        if not result.passed:
-            failed = [check for check in result.checks if check.outcome == "failed"]
-            raise SmokeError(
-                f"smoke[{deployment.identifier}]: {len(failed)} of {len(result.checks)} checks failed",
-                found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in failed),
-                hint="read the server's log; do not publish this version",
-                log=str(_log(run, deployment)),
-            )
+        run.judge(deployment, _served(run, deployment, entry), log=_log(run, deployment))
 
 
 def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> SmokeResult:
@@ -191,14 +160,7 @@ def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> Smo
                     run.update(deployment, unmeasured=" ".join(f"{found.what}: {found.found}".split()))
                 else:
                     run.update(deployment, measurement=found)
-    return replace(result, checks=(_intact(entry), *result.checks))
-
-
-def _intact(entry: RepositoryEntry) -> SmokeCheck:
-    """Whether the files served are those that were emitted."""
-    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
-    damage = versions.corruption(entry.version_dir, manifest) if manifest else "its manifest is lost"
-    return SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage)
+    return replace(result, checks=(versions.manifest_check(entry), *result.checks))
 
 
 def _log(run: Run, deployment: TorchServePlan) -> Path:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.artifacts import RepositoryEntry
+from pipeline.artifacts import RepositoryEntry, SmokeCheck
 from pipeline.errors import StageError
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -43,7 +43,6 @@ class Version:
 
     Attributes:
         model_name: its directory in the root.
-        backend: Triton's name of the backend.
         file_name: the model file's name in the version directory (``model.onnx``); empty where the artifact is a
             directory whose content is the version directory's.
         artifact: the file, or directory, to be copied there.
@@ -56,7 +55,6 @@ class Version:
     """
 
     model_name: str
-    backend: str
     file_name: str
     artifact: Path
     model_files: Mapping[str, bytes]
@@ -78,6 +76,12 @@ def version_numbers(model_dir: Path) -> list[int]:
     return sorted(
         int(item.name) for item in model_dir.iterdir() if re.fullmatch(r"[1-9]\d{0,17}", item.name) and item.is_dir()
     )
+
+
+def newest(root: Path, model_name: str) -> RepositoryEntry | None:
+    """The newest version that stands there, or None."""
+    numbers = version_numbers(root / model_name)
+    return RepositoryEntry(root=root, model_name=model_name, version=numbers[-1], created=False) if numbers else None
 
 
 def read_manifest(root: Path, model_name: str, version: int) -> dict[str, Any] | None:
@@ -151,13 +155,7 @@ def _publish(root: Path, state: Path, version: Version, retain: int | None) -> R
         notes.append(f"version {number} is unchanged; its configuration was updated")
     notes += [f"version {old} was removed (retain: {retain})" for old in doomed]
     return RepositoryEntry(
-        root=root,
-        model_name=version.model_name,
-        version=number,
-        backend=version.backend,
-        config_path=live / "config.pbtxt",
-        created=not same,
-        notes=tuple(notes),
+        root=root, model_name=version.model_name, version=number, created=not same, notes=tuple(notes)
     )
 
 
@@ -202,6 +200,13 @@ def corruption(directory: Path, manifest: Mapping[str, Any] | None) -> str:
     expected = manifest.get("files", {})
     wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
     return f"version {directory.name} no longer matches its manifest ({', '.join(wrong[:3])})" if wrong else ""
+
+
+def manifest_check(entry: RepositoryEntry) -> SmokeCheck:
+    """Whether the files of a version that this tool wrote are those that it proved."""
+    manifest = read_manifest(entry.root, entry.model_name, entry.version)
+    damage = corruption(entry.version_dir, manifest) if manifest else "its manifest is lost"
+    return SmokeCheck(name="manifest", protocol="-", outcome="failed" if damage else "passed", detail=damage)
 
 
 def _doomed(root: Path, model_name: str, numbers: list[int], retain: int | None) -> list[int]:

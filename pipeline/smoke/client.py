@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import model_config, preprocessing
+from pipeline import model_config, postprocessing, preprocessing
 from pipeline.artifacts import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.errors import ConfigError, SmokeError
@@ -303,10 +303,8 @@ def probabilities(rows: Array) -> Array:
     values = rows.astype(np.float64)
     if (values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=_SUMS_TO_ONE):
         return values
-    if (values <= 0).all() and np.allclose(np.exp(values).sum(axis=1), 1.0, atol=_SUMS_TO_ONE):
-        return np.asarray(np.exp(values))
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    logarithms = (values <= 0).all() and np.allclose(np.exp(values).sum(axis=1), 1.0, atol=_SUMS_TO_ONE)
+    return postprocessing.probabilities(values, "exp" if logarithms else "softmax")
 
 
 def _labels(

@@ -19,7 +19,6 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipeline.artifacts import Array
-from pipeline.errors import SmokeError
 from pipeline.smoke.values import (
     IndexRow,
     ModelMetadata,
@@ -34,8 +33,8 @@ from pipeline.smoke.values import (
 
 CONCURRENCY = 32
 """Connections an HTTP client may hold open, and so requests it can have in flight."""
-_CONNECT_TIMEOUT_S = 10.0
-_UNLOADED = "unloaded"  # the reason Triton gives for a model that was unloaded on request (2.51.0)
+CONNECT_TIMEOUT_S = 10.0
+"""Longest wait for a server to take a connection, or to say that it lives."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _T = TypeVar("_T")
@@ -44,73 +43,6 @@ _T = TypeVar("_T")
 def is_loopback(url: str) -> bool:
     """Whether ``host:port`` or an URL names this machine."""
     return urlsplit(url if "//" in url else f"//{url}").hostname in _LOOPBACK
-
-
-def index(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> list[IndexRow]:
-    """Every model version that a running server knows.
-
-    Raises:
-        SmokeError: no server answers there.
-    """
-    try:
-        with contextlib.closing(HttpConnection(http_url, request_timeout_s)) as connection:
-            return connection.index()
-    except (NoAnswerError, RefusedError) as error:
-        raise SmokeError(
-            f"smoke: no Triton server answers at {http_url}",
-            found=f"{error.what}: {error.found}".removesuffix(": "),
-            hint="check the address, and that the server has started",
-        ) from error
-
-
-def ready_models(http_url: str, *, request_timeout_s: float = _CONNECT_TIMEOUT_S) -> dict[str, list[int]]:
-    """The models that a running server calls READY, each with its versions, ascending.
-
-    Raises:
-        SmokeError: no server answers there.
-    """
-    rows = index(http_url, request_timeout_s=request_timeout_s)
-    ready: dict[str, list[int]] = {}
-    for row in sorted((row for row in rows if row.state == "READY"), key=lambda row: int(row.version)):
-        ready.setdefault(row.name, []).append(int(row.version))
-    return ready
-
-
-def ready_versions(http_url: str, model: str) -> list[int]:
-    """The versions of a model that a running server calls READY, ascending; at least one.
-
-    Raises:
-        SmokeError: no server answers there, or it has no version of that model ready.
-    """
-    ready = ready_models(http_url)
-    if model not in ready:
-        raise SmokeError(
-            f"smoke[{model}]: the server at {http_url} does not serve it",
-            found=f"served there: {', '.join(sorted(ready)) or 'no model'}",
-        )
-    return ready[model]
-
-
-def not_loaded(http_url: str, model: str) -> str:
-    """Why a running server does not have a model ready that it was not asked for, or empty when it has it ready.
-
-    Raises:
-        SmokeError: no server answers there, or it tried to load the model and failed.
-    """
-    rows = [row for row in index(http_url) if row.name == model]
-    if any(row.state == "READY" for row in rows):
-        return ""
-    failed = [row for row in rows if row.state == "UNAVAILABLE" and row.reason not in ("", _UNLOADED)]
-    if failed:
-        raise SmokeError(
-            f"smoke[{model}]: the server at {http_url} could not load it",
-            found="\n".join(f"version {row.version}: {row.reason}" for row in failed),
-            hint="read that server's log",
-        )
-    if not rows:
-        return "it is not in that server's repository"
-    states = [f"version {row.version} is {row.state} {row.reason}".rstrip() for row in rows if row.state]
-    return ", ".join(states) or "it is in that server's repository, and not loaded"
 
 
 class HttpConnection:
@@ -129,7 +61,7 @@ class HttpConnection:
         self._client = triton_http.InferenceServerClient(
             parts.netloc + parts.path.rstrip("/"),
             concurrency=CONCURRENCY,
-            connection_timeout=min(_CONNECT_TIMEOUT_S, request_timeout_s),
+            connection_timeout=min(CONNECT_TIMEOUT_S, request_timeout_s),
             network_timeout=request_timeout_s,
             ssl=parts.scheme == "https",
         )
@@ -253,14 +185,14 @@ class GrpcConnection:
 
     def _is_live(self) -> bool:
         try:
-            return bool(self.client.is_server_live(client_timeout=min(_CONNECT_TIMEOUT_S, self._timeout_s)))
+            return bool(self.client.is_server_live(client_timeout=min(CONNECT_TIMEOUT_S, self._timeout_s)))
         except InferenceServerException:
             return False
 
     def live(self) -> None:
         """Return if a live server answers."""
         try:
-            live = self.client.is_server_live(client_timeout=min(_CONNECT_TIMEOUT_S, self._timeout_s))
+            live = self.client.is_server_live(client_timeout=min(CONNECT_TIMEOUT_S, self._timeout_s))
         except InferenceServerException as error:
             raise NoAnswerError("no connection over gRPC", found=_words(error.message())) from error
         if not live:

@@ -55,7 +55,8 @@ class Process:
         ours, theirs = socket.socketpair()
         with theirs:
             argv = [sys.executable, "-m", _CHILD, str(theirs.fileno())]
-            environment = {**os.environ, **_ENVIRONMENT}
+            # AutoGraph (TensorFlow 2.19) leaves the code it makes in the temporary folder: this one goes with the child
+            environment = {**os.environ, **_ENVIRONMENT, "TMPDIR": self._folder.name}
             self._child = command.start(argv, log_path=self._log_path, env=environment, pass_fds=(theirs.fileno(),))
         self._connection = Connection(ours.detach())
         self._heard = len(self._log_path.read_bytes().splitlines(keepends=True)[0])  # the command line

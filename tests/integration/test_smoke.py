@@ -25,8 +25,9 @@ from pipeline.config import images
 from pipeline.errors import ConfigError, SmokeError
 from pipeline.serve import triton
 from pipeline.smoke import checks, client
-from pipeline.smoke.connection import HttpConnection, ready_versions
+from pipeline.smoke.connection import HttpConnection
 from pipeline.smoke.expectation import Expectation
+from pipeline.smoke.readiness import ready_versions
 from pipeline.smoke.values import NoAnswerError, Request
 from tests.models import make_models
 

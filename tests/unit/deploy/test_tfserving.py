@@ -34,7 +34,7 @@ def test_a_version_is_the_saved_model_itself(tmp_path: Path) -> None:
     golden = tmp_path / "golden.npz"
     golden.write_bytes(b"golden")
     version = versions.Version(
-        model_name="net", backend="tensorflow", file_name="", artifact=artifact, model_files={}, golden=golden,
+        model_name="net", file_name="", artifact=artifact, model_files={}, golden=golden,
         manifest={},
     )  # fmt: skip
     root = tmp_path / "tree"

@@ -39,9 +39,7 @@ def result(
         "artifact": Artifact(
             path=Path("model.onnx"), kind="onnx", sha256="ab" * 32, size_bytes=size_bytes, tool_versions={}
         ),
-        "entry": RepositoryEntry(
-            root=Path("repo"), model_name=name, version=1, backend="onnxruntime", config_path=Path(), created=True
-        ),
+        "entry": RepositoryEntry(root=Path("repo"), model_name=name, version=1, created=True),
         "smoke": SmokeResult(model=name, checks=(SmokeCheck(name="index", protocol="http", outcome="passed"),)),
     }
     if accuracy is not None:

@@ -30,8 +30,7 @@ PARITY = ParityResult(
 GOOD = VariantResult(
     identifier="m_onnx", model="m", format="onnx", precision="fp32", parity=PARITY,
     artifact=Artifact(path=Path("model.onnx"), kind="onnx", sha256="ab", size_bytes=45_000_000, tool_versions={}),
-    entry=RepositoryEntry(root=Path("repo"), model_name="m_onnx", version=3, backend="onnxruntime",
-                          config_path=Path("repo/m_onnx/config.pbtxt"), created=True),
+    entry=RepositoryEntry(root=Path("repo"), model_name="m_onnx", version=3, created=True),
     accuracy=AccuracyResult(metric="top1", value=0.9875, reference=0.9875, samples=80, passed=True),
     smoke=SmokeResult(model="m_onnx", checks=(SmokeCheck(name="index", protocol="http", outcome="passed"),)),
     notes=("exported [by] dynamo",),

@@ -29,7 +29,6 @@ class Bench:
         golden.write_bytes(b"golden")
         return Version(
             model_name="m_onnx",
-            backend="onnxruntime",
             file_name="model.onnx",
             artifact=artifact,
             model_files={"config.pbtxt": config.encode(), **extra},

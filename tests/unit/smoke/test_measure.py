@@ -98,7 +98,29 @@ def test_subjects_take_turns() -> None:
 def test_a_slow_model_gets_fewer_requests_at_once_and_fewer_rounds() -> None:
     model = Model(0.03)
     (figures,) = measured(Subject(ask=model.ask))
-    assert figures.concurrency == model.most < CONCURRENCY
+    assert figures.concurrency == model.most <= 3 < CONCURRENCY  # sleep is never shorter than asked
+
+
+class Clock:
+    """Stands in for the module time: passes only where it is told to."""
+
+    def __init__(self) -> None:
+        self._now_s, self._lock = 0.0, threading.Lock()
+
+    def perf_counter(self) -> float:
+        return self._now_s
+
+    def ask(self, turn: int) -> None:
+        with self._lock:
+            self._now_s += 0.03
+
+
+def test_as_many_requests_at_once_as_the_longest_phase_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    (figures,) = measured(Subject(ask=clock.ask))
+    assert figures.concurrency == 3
+    assert figures.p50_ms == pytest.approx(30)
 
 
 def test_a_very_slow_model_is_asked_a_few_times_one_by_one() -> None:

@@ -1,9 +1,11 @@
+"""What a running server says of models that it was, or was not, asked for."""
+
 from __future__ import annotations
 
 import pytest
 
 from pipeline.errors import SmokeError
-from pipeline.smoke import connection
+from pipeline.smoke import readiness
 from pipeline.smoke.values import IndexRow
 
 NO_GPU = "Invalid argument: instance group m_trt_0 of model m_trt has kind KIND_GPU but no GPUs are available"
@@ -14,7 +16,7 @@ def index(monkeypatch: pytest.MonkeyPatch, *rows: tuple[str, str, str]) -> None:
     found = [IndexRow(name="m_onnx", version="1", state="UNAVAILABLE", reason="other"), *(
         IndexRow(name="m_trt", version=version, state=state, reason=reason) for version, state, reason in rows
     )]  # fmt: skip
-    monkeypatch.setattr(connection, "index", lambda url: found)
+    monkeypatch.setattr(readiness, "index", lambda url: found)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_a_model_that_a_server_was_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str]], reason: str
 ) -> None:
     index(monkeypatch, *rows)
-    assert connection.not_loaded("http://far:8000", "m_trt") == reason
+    assert readiness.not_loaded("http://far:8000", "m_trt") == reason
 
 
 def test_a_model_that_a_server_failed_to_load_is_an_error_with_the_server_s_reason(
@@ -41,5 +43,5 @@ def test_a_model_that_a_server_failed_to_load_is_an_error_with_the_server_s_reas
 ) -> None:
     index(monkeypatch, ("1", "UNAVAILABLE", "unloaded"), ("2", "UNAVAILABLE", NO_GPU))
     with pytest.raises(SmokeError, match=r"smoke\[m_trt\]: the server at http://far:8000 could not load it") as caught:
-        connection.not_loaded("http://far:8000", "m_trt")
+        readiness.not_loaded("http://far:8000", "m_trt")
     assert caught.value.found == f"version 2: {NO_GPU}"
