@@ -30,7 +30,7 @@ from pipeline.preprocessing import Preprocessing
 from pipeline.repository import program
 from tests.bench.timing import ROOT, median, table
 
-ROUNDS, RUNS, IMAGES = 5, 15, 40
+ROUNDS, RUNS, IMAGES = 5, 40, 40
 HOW = Preprocessing(
     formats=("jpeg", "png", "webp"),
     color="rgb",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,20 @@ def test_a_saved_model_of_the_yamls_names_is_taken_as_it_is(made: Made, tmp_path
     values = _export(ModelFile(kind="saved_model", path=str(tmp_path / "first")), ONE, "save", tmp_path / "second")
     assert values == {"as_given": True, "notes": []}
     assert (tmp_path / "first/saved_model.pb").read_bytes() == (tmp_path / "second/saved_model.pb").read_bytes()
+
+
+def test_nothing_is_left_in_the_temporary_folder(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoGraph writes the code that it makes there."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    request = {"model": asdict(made.file("one.keras")), "signature": messages.signature_to_json(ONE)}
+    with process.fresh() as child:
+        child.call("save", {**request, "out": str(tmp_path / "saved")})
+        child.call("onnx", {**request, "out": str(tmp_path / "m.onnx"), "opset": 18})
+        assert list(temporary.iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_another_signature_is_served_as_serving_default(made: Made, tmp_path: Path) -> None:
