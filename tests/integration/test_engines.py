@@ -355,6 +355,13 @@ def test_profiles_the_library_refuses(tmp_path: Path) -> None:
     error = refused(source, replace(spec, profiles=({"x": shapes},)))
     assert error.what == "engine: the builder made no engine"
     assert "optimization profile 0 was refused" in error.found
+    assert "engine.profiles" in error.hint
+
+
+def test_a_workspace_that_is_too_small(tmp_path: Path) -> None:
+    error = refused(image_net(tmp_path), engine_spec(workspace_bytes=1))
+    assert error.what == "engine: the builder made no engine"
+    assert "workspace_bytes" in error.hint
 
 
 def test_a_damaged_engine_is_found(tmp_path: Path) -> None:
