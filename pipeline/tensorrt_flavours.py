@@ -64,7 +64,9 @@ _FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     }
 )
 
-_OLDEST = 75  # TensorRT 10.16 and 11 build for Turing (sm_75) and what came after it
+# TensorRT 10.0 builds for Volta (sm_70) and what came after it ("Unsupported SM: 0x601", NVIDIA/TensorRT#3826); 10.5 and
+# later not for Volta itself, by their release notes.
+_OLDEST = 70
 _CAPABILITY = re.compile(r"sm_[0-9]{2,3}")
 
 # What TensorRT-RTX does with a precision on Turing. Adding sm_75 to other capabilities changes the engine for all of

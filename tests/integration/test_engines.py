@@ -429,7 +429,7 @@ def test_classic_tensorrt_without_a_gpu_is_missing(tmp_path: Path, monkeypatch: 
     error = refused(image_net(tmp_path), engine_spec(flavour="tensorrt", gpus=()))
     assert isinstance(error, MissingError)
     assert error.found.startswith("no NVIDIA driver: ")
-    assert error.hint == "pip install tensorrt, on a machine with an NVIDIA GPU and its driver"
+    assert error.hint == "build on a machine with that GPU and its driver, or name this machine's under `engine.gpus`"
 
 
 def test_a_disk_that_fills_up_in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ def test_a_gpu_that_the_machine_does_not_have_is_told_before_the_build(tmp_path:
 @pytest.mark.parametrize(
     ("override", "key", "message"),
     [
-        ("variants.trt_fp16.engine.gpus=[sm_33]", ".gpus", "it builds for sm_75 and later"),
+        ("variants.trt_fp16.engine.gpus=[sm_33]", ".gpus", "it builds for sm_70 and later"),
         ("variants.trt_fp16.engine.hardware_compatibility=ampere_plus", ".gpus", "leave one of the two out"),
     ],
 )
