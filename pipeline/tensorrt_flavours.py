@@ -64,8 +64,8 @@ _FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     }
 )
 
-# TensorRT 10.0 builds for Volta (sm_70) and what came after it ("Unsupported SM: 0x601", NVIDIA/TensorRT#3826); 10.5 and
-# later not for Volta itself, by their release notes.
+# TensorRT 10.0 builds for Volta (sm_70) and what came after it ("Unsupported SM: 0x601", NVIDIA/TensorRT#3826); from
+# 10.5 on not for Volta itself, by its release notes.
 _OLDEST = 70
 _CAPABILITY = re.compile(r"sm_[0-9]{2,3}")
 
