@@ -163,7 +163,7 @@ def tensorrt_image(limits: Limits) -> str:
     return f"nvcr.io/nvidia/tensorrt:{limits.release}-py3"
 
 
-def tensorrt_conflict(limits: Limits, version: str, is_built: Literal["was", "would be"] = "was") -> str:
+def tensorrt_conflict(limits: Limits, version: str, *, is_built: Literal["was", "would be"] = "was") -> str:
     """Why a release cannot load an engine.
 
     Args:

@@ -47,7 +47,7 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     if (
         version
         and not settings.version_compatible
-        and (conflict := tensorrt_conflict(subject.limits, version, "would be"))
+        and (conflict := tensorrt_conflict(subject.limits, version, is_built="would be"))
     ):
         found.append(((), f"{conflict}: build it in {tensorrt_image(subject.limits)}, or set triton.target"))
     if flavour.name == "tensorrt" and settings.gpus and settings.hardware_compatibility == "ampere_plus":

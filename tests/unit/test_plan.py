@@ -210,11 +210,11 @@ def test_what_classic_tensorrt_cannot_do_is_told(
 def test_an_engine_that_the_target_could_not_load_says_what_to_do(
     tmp_path: Path, classic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "limits", lambda release: replace(target.limits(release), tensorrt="10.5.0"))
+    monkeypatch.setattr(planning, "limits", lambda release: replace(target.limits(release), tensorrt="10.20.0"))
     with pytest.raises(ConfigError) as caught:
         plan(tmp_path, classic, text=PRECISIONS)
     problem = caught.value.problems[0]
-    assert "the engine would be built by TensorRT 10.16.1, and Triton 24.10's container has 10.5.0" in problem.message
+    assert "the engine would be built by TensorRT 10.16.1, and Triton 24.10's container has 10.20.0" in problem.message
     assert problem.message.endswith("build it in nvcr.io/nvidia/tensorrt:24.10-py3, or set triton.target")
     with pytest.raises(ConfigError) as caught:
         plan(tmp_path, classic, "variants.trt_fp16.engine.version_compatible=true", text=PRECISIONS)
