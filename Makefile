@@ -1,6 +1,6 @@
 # make build    set everything up in .venv/ and build configs/resnet.yaml
 # make test     all tests but those that need a GPU; sees to the system packages they need first
-# make test-gpu those; they fail on a machine without one
+# make test-gpu those; installs the extra `gpu` first; they fail on a machine without a GPU
 # make check    ruff, mypy --strict, import-linter, and the TensorRT code against its bindings
 # make bench    ratios, printed as the tables of docs/benchmarks.md
 PYTHON ?= python3
@@ -18,6 +18,7 @@ test: $(STAMP)
 	ci/test
 
 test-gpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[gpu]' --constraint constraints.txt
 	ci/test -m gpu tests/gpu
 
 check: $(STAMP)

@@ -346,6 +346,11 @@ class VariantResult:
     exit_code: int = 0
     reproduce: str = ""
 
+    @property
+    def made(self) -> bool:
+        """Whether there is anything to show: a row that a run did not come to has neither a file nor a version."""
+        return self.artifact is not None or self.entry is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:

@@ -16,6 +16,7 @@ from pipeline.environment import (
     TENSORFLOW,
     TORCHSERVE,
     Environment,
+    Gpu,
 )
 from pipeline.errors import PipelineError
 from pipeline.tensorrt_flavours import Flavour, FlavourName
@@ -25,6 +26,7 @@ MIN_DISK_BYTES = 2 * 2**30  # a model, its variants and their cache entries, sev
 ENGINE_TIMEOUT_S = 3.0
 JAVA_FIX = "apt-get install openjdk-17-jre-headless"
 TORCHSERVE_FIX = "pip install 'model-repository-pipeline[torchserve]'"
+GPU_EXTRA_FIX = "pip install 'model-repository-pipeline[gpu]'"
 TENSORFLOW_FIX = "pip install 'model-repository-pipeline[tensorflow]'"
 
 
@@ -67,14 +69,42 @@ def lacks_tensorflow(environment: Environment) -> tuple[str, ...]:
     return (f"{', '.join(absent)}: not installed; {TENSORFLOW_FIX}",) if absent else ()
 
 
-def lacks_to_build_engines(environment: Environment, flavour: Flavour) -> tuple[str, ...]:
-    """What building engines of a flavour needs and this machine does not have, each with its remedy."""
+def lacks_to_build_engines(environment: Environment, flavour: Flavour, gpus: Sequence[str] = ()) -> tuple[str, ...]:
+    """What building engines of a flavour needs and this machine does not have, each with its remedy.
+
+    Args:
+        environment: this machine.
+        flavour: what shall build them.
+        gpus: compute capabilities that they are for; empty for that of this machine's GPU.
+    """
     found = []
     if tensorrt_flavours.installed(flavour.name) is None:
         found.append(f"{flavour.name}: not installed; {flavour.install}")
-    if flavour.needs_gpu and environment.gpu is None:
-        found.append(f"GPU: none, and {flavour.name} builds engines on the GPU they are for; {_GPU_FIX}")
+    if flavour.needs_gpu and (lack := _lacking_gpu(environment.gpu, flavour.name, gpus)):
+        found.append(f"GPU: {lack}")
     return tuple(found)
+
+
+def _lacking_gpu(gpu: Gpu | None, flavour: str, wanted: Sequence[str]) -> str:
+    if gpu is None:
+        return f"none, and {flavour} builds engines on the GPU they are for; {_GPU_FIX}"
+    if gpu.capability == "unknown":
+        return f"{gpu.name}, and its driver's library libcuda.so.1 does not answer; {_LIBCUDA_FIX}"
+    here = (gpu.capability, *gpu.others)
+    absent = ", ".join(name for name in wanted if name not in here)
+    if not absent:
+        return ""
+    return (
+        f"{', '.join(here)}, and {flavour} builds engines on the GPU they are for ({absent}); build on a machine that "
+        "has it, or name this machine's under `engine.gpus`"
+    )
+
+
+def lacks_to_run_engines(environment: Environment) -> str:
+    """What running any engine needs and this machine does not have, with its remedy; empty when nothing is lacking."""
+    if environment.gpu is None:
+        return "this machine has no GPU"
+    return "" if environment.cuda_bindings else f"cuda-bindings is not installed: {GPU_EXTRA_FIX}"
 
 
 def lacks_to_compile(environment: Environment) -> tuple[str, ...]:
@@ -243,6 +273,12 @@ def _optional_checks(environment: Environment) -> list[Check]:
         _engines_check(),
         _tensorflow_check(environment),
         _optional("GPU", f"{gpu.name}, driver {gpu.driver}" if gpu else None, _GPU_FIX, "KIND_GPU, TensorRT's engines"),
+        _optional(
+            "cuda-bindings",
+            "installed" if environment.cuda_bindings else None,
+            GPU_EXTRA_FIX,
+            "running engines on a GPU",
+        ),
         _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
         _cpp_check(environment),
         _optional("Java", environment.java, JAVA_FIX, "TorchServe, which runs on Java 17"),
@@ -303,6 +339,7 @@ def _tensorflow_check(environment: Environment) -> Check:
 
 
 _GPU_FIX = "apt-get install nvidia-driver  (on a machine that has an NVIDIA GPU)"
+_LIBCUDA_FIX = "apt-get install libcuda1  (in a container: docker run --gpus=all)"
 
 
 def _optional_absence(names: Sequence[str]) -> str:

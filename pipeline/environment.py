@@ -69,11 +69,13 @@ class Gpu:
 
     Attributes:
         capability: its compute capability, ``sm_89``.
+        others: those of further GPUs, each once.
     """
 
     name: str
     driver: str
     capability: str = "unknown"
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ class Environment:
         tritonserver_version: of the server, ``2.51.0``; ``unknown`` for a wheel not known here.
         stub: the server's Python stub for this interpreter's version.
         stub_versions: the Python versions it has a stub for.
+        cuda_bindings: whether engines can be run through CUDA's runtime: the package cuda-bindings, of the extra `gpu`.
         distributions: installed versions of what the pipeline uses, ``absent`` where not installed.
         shm_free_bytes: free in /dev/shm, through which the server passes tensors to its stubs; None: no /dev/shm.
         disk_free_bytes: free where the work directory is, or will be.
@@ -131,6 +134,7 @@ class Environment:
     docker: Path | None
     work_dir: Path
     cpp: Cpp = Cpp()
+    cuda_bindings: bool = False
 
 
 def probe(work_dir: Path) -> Environment:
@@ -161,6 +165,7 @@ def probe(work_dir: Path) -> Environment:
         docker=_program("docker"),
         work_dir=work_dir,
         cpp=_cpp(),
+        cuda_bindings=_cuda_bindings(),
     )
 
 
@@ -271,23 +276,35 @@ def _gpu(devices: Path, driver: Path) -> Gpu | None:
         return None
     version = _search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", driver / "version")
     information = next(iter(sorted(driver.glob("gpus/*/information"))), driver / "information")
-    return Gpu(name=_search(r"Model:\s*(.+)", information), driver=version, capability=_capability())
+    first, *others = _capabilities() or ["unknown"]
+    return Gpu(name=_search(r"Model:\s*(.+)", information), driver=version, capability=first, others=tuple(others))
 
 
-def _capability() -> str:
-    """The first GPU's compute capability, asked of the driver's library: no file tells it."""
+def _capabilities() -> list[str]:
+    """The GPUs' compute capabilities, each once, asked of the driver's library: no file tells them."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "unknown"
+        return []
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    return list(dict.fromkeys(_capability(cuda, index) for index in range(count.value)))
+
+
+def _capability(cuda: ctypes.CDLL, index: int) -> str:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     status = (
-        cuda.cuInit(0)
-        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        cuda.cuDeviceGet(ctypes.byref(device), index)
         or cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
     )
     return "unknown" if status else f"sm_{major.value}{minor.value}"
+
+
+def _cuda_bindings() -> bool:
+    """Whether ``cuda.bindings`` is installed; ``cuda`` is a namespace, so looking runs nothing."""
+    return importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 
 
 def _search(pattern: str, path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import __version__, files, samples
 from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
+from pipeline.engine.failures import UnavailableError
 from pipeline.errors import GateError, MissingError
 from pipeline.plan import EnginePlan, Reduction, Variant
 from pipeline.report.units import human_bytes
@@ -36,6 +37,8 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
             graph = _reduce(run, variant, variant.reduction, graph)
         _judge(run, variant, variant.parity, lambda: _open(run, variant, graph.path))
         artifact = _engine(run, variant, variant.engine, graph) if variant.engine else graph
+        if artifact is None:
+            return
         if variant.engine and variant.engine.parity:
             _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path.parent))
         if variant.server == "triton":
@@ -168,7 +171,12 @@ def _reduced(
     )
 
 
-def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> Artifact:
+def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> Artifact | None:
+    """The engine; None where it turns out that it cannot be built here, and the YAML allows that.
+
+    Raises:
+        MissingError: the YAML does not.
+    """
     spec = replace(engine.spec, kept_nodes=tuple(graph.properties.get("kept", ())))
 
     def produce(folder: Path, progress: Progress) -> Mapping[str, Any]:
@@ -184,7 +192,13 @@ def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> 
             progress=progress,
         )
 
-    artifact = _made(run, variant, engine.step, produce)
+    try:
+        artifact = _made(run, variant, engine.step, produce)
+    except UnavailableError as lack:
+        if not engine.skip:
+            raise
+        run.update(variant, skipped=lack.found, artifact=None, parity=None, accuracy=None, cached=False)
+        return None
     artifact = replace(artifact, size_bytes=_fleet_bytes(variant, artifact.path.parent))
     run.update(variant, artifact=artifact)
     if spec.flavour == "tensorrt" and run.plan.limits.tensorrt is None:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import model_config, samples
 from pipeline.artifacts import GoldenSamples, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.deploy import ensemble
+from pipeline.engine import plan_file
 from pipeline.errors import SmokeError
 from pipeline.plan import EnsemblePlan, Variant
 from pipeline.repository import versions
@@ -36,13 +37,14 @@ def _served_rows(run: Run) -> tuple[Served, ...]:
 def prove(run: Run) -> None:
     """Serve all that was emitted together and smoke-test each; when the server refuses, each alone.
 
-    Engines that cannot run here are only held against their manifests.
+    Engines that cannot be served here are only held against what was written down of them.
     """
     emitted = [row for row in _served_rows(run) if run.results[row.key].entry]
-    rows = [row for row in emitted if _servable(row)]
+    obstacles = {row.key: _obstacle(run, row) for row in emitted}
+    rows = [row for row in emitted if not obstacles[row.key]]
     for row in emitted:
-        if not _servable(row):
-            run.update(row, unmeasured=_obstacle(row))
+        if obstacles[row.key]:
+            run.update(row, unmeasured=obstacles[row.key])
             with run.guarded(row, "smoke"):
                 _intact(run, row)
     try:
@@ -66,25 +68,42 @@ def _models(row: Served) -> tuple[str, ...]:
     return (*row.models, row.name) if isinstance(row, EnsemblePlan) else (row.identifier,)
 
 
-def _servable(row: Served) -> bool:
-    """Whether this machine can run it; an engine needs a GPU."""
-    return not _obstacle(row)
-
-
-def _obstacle(row: Served) -> str:
+def _obstacle(run: Run, row: Served) -> str:
+    """Why it cannot be served here, or empty; an engine needs a GPU and a server that has its backend."""
     engine = _answering(row).engine
-    return engine.obstacle if engine else ""
+    if engine is None:
+        return ""
+    if engine.spec.flavour == "tensorrt_rtx" and run.plan.loaded.config.serve.engine == "container":
+        return "no container has a backend for TensorRT-RTX"
+    return engine.obstacle
 
 
 def _intact(run: Run, row: Served) -> None:
-    """Hold the files of a version against its manifest.
+    """Hold the files of a version against its manifest or, where that is not here, its engines against their sidecars.
 
     Raises:
         SmokeError: they are not what was published.
     """
-    damaged = tuple(check for check in _manifest_check(run, row) if check.outcome == "failed")
+    checks = _manifest_check(run, row) or _engine_check(run, _answering(row))
+    damaged = tuple(check for check in checks if check.outcome == "failed")
     if damaged:
         run.judge(row, SmokeResult(model=row.identifier, checks=damaged))
+
+
+def _engine_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:
+    """Whether a variant's engines are those that their sidecars tell of; nothing to say where there is no version."""
+    entry = run.results[variant.key].entry
+    if entry is None:
+        return ()
+    assert variant.engine is not None
+    found = {
+        path.name: plan_file.unlike_sidecar(path, variant.engine.spec.flavour)
+        for path in sorted(entry.version_dir.iterdir())
+        if path.suffix in (".plan", ".engine")
+    }
+    detail = "; ".join(f"{name}: {damage}" for name, damage in found.items() if damage)
+    detail = detail if found else f"version {entry.version} has no engine"
+    return (SmokeCheck(name="engine", protocol="-", outcome="failed" if detail else "passed", detail=detail),)
 
 
 def prove_at(run: Run, server: RunningServer) -> None:

@@ -133,7 +133,7 @@ class Run:
             raise SmokeError(
                 f"smoke[{row.identifier}]: {len(result.failed)} of {len(result.checks)} checks failed",
                 found="\n".join(f"{check.name} ({check.protocol}): {check.detail}" for check in result.failed),
-                hint="read the log; do not publish this version" if log else "do not publish this version",
+                hint=f"{'read the log' if log else 'build it again'}; do not publish this version",
                 log=str(log) if log else "",
             )
 

@@ -16,7 +16,7 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import environment
+from pipeline import doctor, environment
 from pipeline.artifacts import RunningServer, Tensors
 from pipeline.commands import interruptible, server_at
 from pipeline.errors import MissingError, StageError
@@ -125,16 +125,20 @@ def _golden_inputs(repository: Path, model: str, version: int) -> Tensors | None
 
 
 def _runnable(repository: Path, console: Console) -> list[str]:
-    """The models of a repository, without the engines where there is no GPU; these are told."""
+    """The models of a repository, without the engines where these cannot run; they are told."""
     from pipeline.serve import triton
 
     names = triton.models_of(repository)
-    engines = () if environment.probe(Path.cwd()).gpu else triton.engines_of(repository, names)
+    found = environment.probe(Path.cwd())
+    want = "a GPU" if found.gpu is None else "" if found.cuda_bindings else f"cuda-bindings ({doctor.GPU_EXTRA_FIX})"
+    engines = triton.engines_of(repository, names) if want else ()
     if engines:
-        left_out = ", ".join(engines)
-        console.print(f"  not served, for want of a GPU: {escape(left_out)}", highlight=False, soft_wrap=True)
+        line = f"  not served, for want of {want}: {', '.join(engines)}"
+        console.print(escape(line), highlight=False, soft_wrap=True)
     if len(engines) == len(names):
-        raise MissingError("server: every model of the repository is an engine, and this machine has no GPU")
+        raise MissingError(
+            "server: every model of the repository is an engine", found=doctor.lacks_to_run_engines(found)
+        )
     return [name for name in names if name not in engines]
 
 

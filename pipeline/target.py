@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from pipeline.errors import ConfigError
 
@@ -162,12 +163,13 @@ def tensorrt_image(limits: Limits) -> str:
     return f"nvcr.io/nvidia/tensorrt:{limits.release}-py3"
 
 
-def tensorrt_conflict(limits: Limits, version: str) -> str:
+def tensorrt_conflict(limits: Limits, version: str, *, is_built: Literal["was", "would be"] = "was") -> str:
     """Why a release cannot load an engine.
 
     Args:
         limits: the release that shall load it.
-        version: TensorRT that built the engine, ``10.16.1`` or with the build number ``10.16.1.11``.
+        version: TensorRT that builds the engine, ``10.16.1`` or with the build number ``10.16.1.11``.
+        is_built: whether it has done so.
 
     Returns:
         A sentence without its full stop; empty where the versions are the same as far as both are told, and where
@@ -182,6 +184,6 @@ def tensorrt_conflict(limits: Limits, version: str) -> str:
     if all(theirs == built for theirs, built in pairs):
         return ""
     return (
-        f"the engine was built by TensorRT {version}, and Triton {limits.release}'s container has {limits.tensorrt}; "
-        "an engine loads only in the TensorRT that built it"
+        f"the engine {is_built} built by TensorRT {version}, and Triton {limits.release}'s container has "
+        f"{limits.tensorrt}; an engine loads only in the TensorRT that built it"
     )

@@ -25,6 +25,7 @@ class Flavour:
     Attributes:
         modules: import names, tried in this order.
         distributions: names its bindings are installed under, most usual first.
+        libraries: names of the distributions that hold what the bindings load, which have versions of their own.
         install: what to type to get it.
         needs_gpu: an engine can only be built on the GPU it is for.
         capabilities: compute capabilities it builds for; None where only the library itself can tell.
@@ -33,6 +34,7 @@ class Flavour:
     name: FlavourName
     modules: tuple[str, ...]
     distributions: tuple[str, ...]
+    libraries: tuple[str, ...]
     install: str
     needs_gpu: bool
     capabilities: tuple[str, ...] | None
@@ -44,6 +46,7 @@ _FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
             name="tensorrt",
             modules=("tensorrt",),
             distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings"),
+            libraries=("tensorrt-cu13-libs", "tensorrt-cu12-libs"),
             install="pip install tensorrt",
             needs_gpu=True,
             capabilities=None,
@@ -52,6 +55,7 @@ _FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
             name="tensorrt_rtx",
             modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
             distributions=("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
+            libraries=("tensorrt-rtx-cu12-libs", "tensorrt-rtx-cu13-libs"),
             install="pip install tensorrt-rtx-cu12-libs==1.7.1.116 tensorrt-rtx-cu12-bindings==1.7.1.116",
             needs_gpu=False,
             # The members of its ComputeCapability; there is none for the data-centre GPUs of sm_90 and sm_100.
@@ -60,6 +64,9 @@ _FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     }
 )
 
+# TensorRT 10.0 builds for Volta (sm_70) and what came after it ("Unsupported SM: 0x601", NVIDIA/TensorRT#3826); from
+# 10.5 on not for Volta itself, by its release notes.
+_OLDEST = 70
 _CAPABILITY = re.compile(r"sm_[0-9]{2,3}")
 
 # What TensorRT-RTX does with a precision on Turing. Adding sm_75 to other capabilities changes the engine for all of
@@ -143,6 +150,8 @@ def _wrong_gpus(known: Flavour, gpus: Sequence[str]) -> Iterator[tuple[str, str]
     for gpu in gpus:
         if not _CAPABILITY.fullmatch(gpu):
             yield "gpus", f"expected compute capabilities such as sm_89; found {gpu}"
+        elif known.capabilities is None and int(gpu.removeprefix("sm_")) < _OLDEST:
+            yield "gpus", _unsupported(known, gpu, f"it builds for sm_{_OLDEST} and later")
         elif known.capabilities is not None and gpu not in known.capabilities:
             yield "gpus", _unsupported(known, gpu, f"it builds for {', '.join(known.capabilities)}")
 

@@ -46,15 +46,16 @@ def _build(job: Mapping[str, Any]) -> dict[str, Any]:
     common = importlib.import_module("pipeline.engine.common")
     hooks = importlib.import_module(f"pipeline.engine.{'classic' if wanted.flavour == 'tensorrt' else 'rtx'}")
     log = common.Log()
+    device = hooks.prepare(wanted)
     builder = common.make_builder(log)
     network = common.parse(builder, log, Path(job["onnx"]))
     inputs, outputs = common.ports(network)
     if wrong := interface.problems(inputs, outputs, wanted):
         raise FailureError("interface", *wrong)
     config = common.configure(builder, wanted, _tell)
-    capabilities = hooks.configure(config, wanted, timing_cache)
+    capabilities = hooks.configure(config, wanted, timing_cache, device)
     common.build(builder, network, config, log, plan)
-    hooks.finish(config, log, plan, timing_cache, capabilities)
+    hooks.finish(config, log, plan, timing_cache, device)
     return {
         "version": library.__version__,
         "compute_capabilities": capabilities,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorrt as trt
 
@@ -44,7 +45,7 @@ class Device:
         cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
         status = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.index) or cuda.cuCtxSetCurrent(context)
         if status:
-            raise FailureError("missing", f"the GPU {self.name} cannot be used: CUDA error {status}")
+            raise FailureError("gpu", f"the GPU {self.name} cannot be used: CUDA error {status}")
 
 
 def chosen(found: Sequence[Device], gpus: Sequence[str]) -> Device:
@@ -56,26 +57,38 @@ def chosen(found: Sequence[Device], gpus: Sequence[str]) -> Device:
     fitting = [device for device in found if not gpus or device.capability == gpus[0]]
     if not fitting:
         here = ", ".join(f"{device.capability} ({device.name})" for device in found)
-        raise FailureError("missing", f"the GPU here is {here}, not {gpus[0]}")
+        raise FailureError("gpu", f"the GPU here is {here}, not {gpus[0]}")
     return fitting[0]
 
 
-def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None) -> tuple[str, ...]:
+def prepare(spec: EngineSpec) -> Device:
+    """Take the GPU to build on; before the builder is made, which stays on the GPU that it finds.
+
+    Raises:
+        FailureError: no GPU, or not the one asked for.
+    """
+    device = chosen(devices(), spec.gpus)
+    device.take()
+    return device
+
+
+def configure(
+    config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None, device: Device
+) -> tuple[str, ...]:
     """Set what the spec asks of this flavour, and load what was timed before.
 
     Args:
         config: changed in place.
         spec: what is asked.
         timing_cache: folder of the caches, one per TensorRT version and GPU; None to time everything anew.
+        device: what ``prepare`` took.
 
     Returns:
         The compute capability built for.
 
     Raises:
-        FailureError: no GPU, not the one asked for, or a setting this version does not have.
+        FailureError: a setting this version does not have.
     """
-    device = chosen(devices(), spec.gpus)
-    device.take()
     if spec.version_compatible:
         set_flag(config, "VERSION_COMPATIBLE")
     if spec.refit:
@@ -88,20 +101,28 @@ def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path |
     if timing_cache is not None:
         file = _cache_file(timing_cache, device)
         data = file.read_bytes() if file.is_file() else b""
-        if not config.set_timing_cache(config.create_timing_cache(data), False):  # it is not of this GPU: start anew
+        cache: Any = config.create_timing_cache(data)  # None when it is damaged, whatever the stubs say
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or not of this GPU: start anew
             config.set_timing_cache(config.create_timing_cache(b""), False)
     return (device.capability,)
 
 
-def finish(
-    config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, capabilities: tuple[str, ...]
-) -> None:
-    """Keep what was timed; and where the log had no layer table, ask the engine itself for it."""
+def finish(config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, device: Device) -> None:
+    """Keep what was timed; and where the log had no layer table, ask the engine itself for it.
+
+    Raises:
+        FailureError: the library does not take the engine that it has just built.
+    """
     if timing_cache is not None:
         data = config.get_timing_cache().serialize()
-        write_atomic(_cache_file(timing_cache, chosen(devices(), capabilities)), bytes(memoryview(data)))
+        write_atomic(_cache_file(timing_cache, device), bytes(memoryview(data)))
     if not log.table:
-        engine = trt.Runtime(log).deserialize_cuda_engine(plan.read_bytes())
+        runtime = trt.Runtime(log)
+        if hasattr(runtime, "engine_host_code_allowed"):  # a version-compatible engine brings its own runtime
+            runtime.engine_host_code_allowed = True
+        engine: Any = runtime.deserialize_cuda_engine(plan.read_bytes())  # None when it fails, whatever the stubs say
+        if engine is None:
+            raise FailureError("build", *log.last_errors())
         log.table = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE)
 
 
@@ -114,11 +135,11 @@ def devices() -> tuple[Device, ...]:
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise FailureError("missing", f"no NVIDIA driver: {error}") from error
+        raise FailureError("gpu", f"no NVIDIA driver: {error}") from error
     count = ctypes.c_int()
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
-        raise FailureError("missing", f"no NVIDIA GPU: the driver answers with CUDA error {status}")
+        raise FailureError("gpu", f"no NVIDIA GPU: the driver answers with CUDA error {status}")
     return tuple(_device(cuda, index) for index in range(count.value))
 
 
@@ -132,7 +153,7 @@ def _device(cuda: ctypes.CDLL, index: int) -> Device:
         or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
     )
     if status:
-        raise FailureError("missing", f"no use of GPU {index}: the driver answers with CUDA error {status}")
+        raise FailureError("gpu", f"no use of GPU {index}: the driver answers with CUDA error {status}")
     return Device(index=device.value, name=name.value.decode(), capability=f"sm_{major.value}{minor.value}")
 
 

@@ -113,7 +113,7 @@ def make_builder(log: Log) -> trt.Builder:
     try:
         return trt.Builder(log)
     except TypeError as error:  # pybind11's "factory function returned nullptr"
-        raise FailureError("missing", *log.last_errors()) from error
+        raise FailureError("gpu", *log.last_errors()) from error
 
 
 def parse(builder: trt.Builder, log: Log, onnx: Path) -> trt.INetworkDefinition:
@@ -192,8 +192,8 @@ def configure(builder: trt.Builder, spec: EngineSpec, tell: Callable[[str, float
     if spec.weight_streaming:
         set_flag(config, "WEIGHT_STREAMING")
     for index, profile in enumerate(spec.profiles):
-        if config.add_optimization_profile(_profile(builder, profile)) != index:
-            raise FailureError("build", f"optimization profile {index} was refused: {dict(profile)}")
+        if config.add_optimization_profile(_profile(builder, index, profile)) != index:
+            raise FailureError("profile", f"optimization profile {index} was refused: {dict(profile)}")
     return config
 
 
@@ -224,10 +224,15 @@ def build(
     plan.write_bytes(memoryview(built))
 
 
-def _profile(builder: trt.Builder, profile: Profile) -> trt.IOptimizationProfile:
+def _profile(builder: trt.Builder, index: int, profile: Profile) -> trt.IOptimizationProfile:
     made = builder.create_optimization_profile()
     for name, shapes in profile.items():
-        made.set_shape(name, trt.Dims(shapes.min), trt.Dims(shapes.opt), trt.Dims(shapes.max))
+        try:
+            made.set_shape(name, trt.Dims(shapes.min), trt.Dims(shapes.opt), trt.Dims(shapes.max))
+        except RuntimeError as error:
+            raise FailureError(
+                "profile", f"optimization profile {index} was refused: {name}: {shapes}: {error}"
+            ) from error
     return made
 
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from pipeline.errors import MissingError, PipelineError, StageError
 from pipeline.tensorrt_flavours import Flavour
 
-Kind = Literal["missing", "unsupported", "parse", "interface", "build", "disk"]
+Kind = Literal["missing", "gpu", "unsupported", "parse", "interface", "profile", "build", "disk"]
 
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|bad_alloc|MEM_ALLOC_FAILED|FAILED_ALLOCATION", re.IGNORECASE)
+# "within workspace limit" of TensorRT-RTX 1.7, "insufficient workspace" of TensorRT 10
+_WORKSPACE = re.compile(r"within workspace limit|insufficient workspace", re.IGNORECASE)
 _UNSUPPORTED = re.compile(r"is not supported|HW-specific datatypes|not supported on this platform", re.IGNORECASE)
 
 # What to do about a node the parser refuses, by its error code.
@@ -39,6 +41,10 @@ class FailureError(Exception):
         self.values: dict[str, Any] = {"kind": kind, "lines": list(lines), **details}
 
 
+class UnavailableError(MissingError):
+    """A flavour cannot be used on this machine: what ``when_unavailable: skip`` allows; a full disk is another lack."""
+
+
 def error(values: Mapping[str, Any], flavour: Flavour, log_path: Path) -> PipelineError:
     """The error for what a child told.
 
@@ -51,6 +57,8 @@ def error(values: Mapping[str, Any], flavour: Flavour, log_path: Path) -> Pipeli
     match values["kind"]:
         case "missing":
             return absent(flavour, lines, log=log)
+        case "gpu":
+            return _without_gpu(flavour, lines, log)
         case "unsupported":
             return StageError(f"engine: {lines}: unsupported by this flavour ({flavour.name})", log=log)
         case "parse":
@@ -62,16 +70,33 @@ def error(values: Mapping[str, Any], flavour: Flavour, log_path: Path) -> Pipeli
                 hint="correct `inputs` and `outputs` in the YAML, or the file under `source`",
                 log=log,
             )
+        case "profile":
+            return StageError(
+                "engine: the builder made no engine",
+                found=lines,
+                hint="correct `engine.profiles`, or the shapes under `inputs`",
+                log=log,
+            )
         case "disk":
             raise OSError(values["errno"], lines)
     return _build_error(lines, flavour, log)
 
 
-def absent(flavour: Flavour, found: str, *, log: str = "") -> MissingError:
+def absent(flavour: Flavour, found: str, *, log: str = "") -> UnavailableError:
     """The error for a flavour that is not there, with what to type."""
     gpu = ", on a machine with an NVIDIA GPU and its driver" if flavour.needs_gpu else ""
-    return MissingError(
+    return UnavailableError(
         f"engine: the flavour {flavour.name} cannot be used here", found=found, hint=f"{flavour.install}{gpu}", log=log
+    )
+
+
+def _without_gpu(flavour: Flavour, found: str, log: str) -> UnavailableError:
+    """The error for a flavour that is there, without a GPU to build on."""
+    return UnavailableError(
+        f"engine: the flavour {flavour.name} cannot be used here",
+        found=found,
+        hint="build on a machine with that GPU and its driver, or name this machine's under `engine.gpus`",
+        log=log,
     )
 
 
@@ -123,4 +148,5 @@ def _build_error(lines: str, flavour: Flavour, log: str) -> StageError:
             hint="another `precision`, or other `gpus`",
             log=log,
         )
-    return StageError("engine: the builder made no engine", found=lines, hint="the log's end tells more", log=log)
+    hint = "raise `workspace_bytes`, or leave it out" if _WORKSPACE.search(lines) else "the log's end tells more"
+    return StageError("engine: the builder made no engine", found=lines, hint=hint, log=log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.files import sha256_file
@@ -12,6 +13,24 @@ from pipeline.tensorrt_flavours import FlavourName
 _MAGIC = b"vtrt"
 _HEADER_BYTES = 64
 _LENGTH = slice(16, 24)  # unsigned, little-endian
+
+
+def unlike_sidecar(path: Path, flavour: FlavourName) -> str:
+    """What is wrong with an engine's file by the sidecar beside it; without one, by the file alone.
+
+    Args:
+        path: the engine.
+        flavour: what built it.
+
+    Raises:
+        OSError: not readable.
+    """
+    sidecar = path.with_name(f"{path.name}.json")
+    try:
+        sha256 = str(json.loads(sidecar.read_text())["plan_sha256"]) if sidecar.exists() else ""
+    except (ValueError, TypeError, KeyError):
+        return f"its sidecar {sidecar.name} cannot be read"
+    return problem(path, flavour, sha256=sha256)
 
 
 def problem(path: Path, flavour: FlavourName, *, sha256: str = "") -> str:

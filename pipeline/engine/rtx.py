@@ -11,13 +11,18 @@ from pipeline.engine.failures import FailureError
 from pipeline.engine.spec import EngineSpec
 
 
-def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None) -> tuple[str, ...]:
+def prepare(spec: EngineSpec) -> None:
+    """No GPU to take: this flavour builds without any."""
+
+
+def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None, device: None) -> tuple[str, ...]:
     """Set the compute capabilities; without any the engine is portable.
 
     Args:
         config: changed in place.
         spec: what is asked.
         timing_cache: not used: this flavour times nothing when it builds.
+        device: not used.
 
     Returns:
         The compute capabilities built for.
@@ -33,7 +38,5 @@ def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path |
     return spec.gpus
 
 
-def finish(
-    config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, capabilities: tuple[str, ...]
-) -> None:
+def finish(config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path | None, device: None) -> None:
     """Nothing to keep, and the layer table is always in the log."""

@@ -16,7 +16,7 @@ from pipeline.plan.inheritance import chain, inherited
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
 from pipeline.store import Step
-from pipeline.target import tensorrt_conflict
+from pipeline.target import tensorrt_conflict, tensorrt_image
 
 
 def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:
@@ -44,14 +44,24 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     ):
         found.append(((name,), message))
     version = tensorrt_flavours.installed("tensorrt") if flavour.name == "tensorrt" else None
-    if version and not settings.version_compatible and (conflict := tensorrt_conflict(subject.limits, version)):
-        found.append(((), conflict))
+    if (
+        version
+        and not settings.version_compatible
+        and (conflict := tensorrt_conflict(subject.limits, version, is_built="would be"))
+    ):
+        found.append(((), f"{conflict}: build it in {tensorrt_image(subject.limits)}, or set triton.target"))
+    if flavour.name == "tensorrt" and settings.gpus and settings.hardware_compatibility == "ampere_plus":
+        found.append((("gpus",), _NOT_FOR_ALL))
     for path, message in found:
         place = ("variants", owner, "engine", *path)
         where = subject.loaded.where(*place)
         yield Problem(where=where, key=".".join(str(part) for part in place), message=message)
 
 
+_NOT_FOR_ALL = (
+    "Triton gives an engine of named `gpus` to those alone, and hardware_compatibility: ampere_plus is for all from "
+    "sm_80 on: leave one of the two out"
+)
 _BUILDER_OPTIONS = (
     "workspace_bytes",
     "hardware_compatibility",
@@ -78,8 +88,8 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
     step = Step(
         name=f"engine[{subject.loaded.config.name}_{key}]",
         code=("engine", "tensorrt_flavours.py"),
-        parameters={"spec": to_json(spec), "gpu": _gpu_name(subject.environment) if flavour.needs_gpu else None},
-        tools=flavour.distributions,
+        parameters={"spec": to_json(spec), "gpu": _gpu(subject.environment) if flavour.needs_gpu else None},
+        tools=(*flavour.distributions, *flavour.libraries),
         upstream={"graph": graph},
     )
     here = subject.environment.gpu.capability if subject.environment.gpu else None
@@ -88,7 +98,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
         spec=spec,
         step=step,
         timeout_s=settings.timeout_s,
-        lacking=doctor.lacks_to_build_engines(subject.environment, flavour),
+        lacking=doctor.lacks_to_build_engines(subject.environment, flavour, spec.gpus),
         skip=settings.when_unavailable == "skip",
         obstacle=obstacle,
         file_here=next((one.file_name for one in spec.each if here in one.gpus), spec.each[0].file_name),
@@ -99,11 +109,9 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
 def _obstacle(environment: Environment, spec: EngineSpec) -> str:
     """Why an engine cannot be run on this machine."""
     gpu = environment.gpu
-    if gpu is None:
-        return "this machine has no GPU"
-    if spec.gpus and gpu.capability not in spec.gpus:
+    if gpu and spec.gpus and gpu.capability not in spec.gpus:
         return f"the GPU here is {gpu.capability}, and the engine is for {', '.join(spec.gpus)}"
-    return ""
+    return doctor.lacks_to_run_engines(environment)
 
 
 def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any]) -> Step:
@@ -127,5 +135,7 @@ def _all_capabilities(flavour: tensorrt_flavours.Flavour, precision: Precision) 
     )
 
 
-def _gpu_name(environment: Environment) -> str | None:
-    return environment.gpu.name if environment.gpu else None
+def _gpu(environment: Environment) -> Mapping[str, Any] | None:
+    """What a GPU's engine depends on; without a word of the driver, which may not tell its name."""
+    gpu = environment.gpu
+    return {"name": gpu.name, "capability": gpu.capability} if gpu else None

@@ -43,6 +43,8 @@ def page(record: RunReport) -> str:
 def _outcome(row: VariantReport) -> str:
     if row.error or row.skipped_reason:
         return "failed" if row.error else "skipped"
+    if row.version is None and row.sha256 is None:  # the run did not come to it
+        return "not made"
     return "unchanged" if row.cached else "ok"
 
 

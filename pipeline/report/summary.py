@@ -73,7 +73,7 @@ def _smoke(smoke: SmokeResult | None) -> Smoke:
 def _unmeasured(result: VariantResult) -> str | None:
     if result.measurement is not None:
         return None
-    if result.error or result.skipped:
+    if result.error or result.skipped or not result.made:
         return "it failed" if result.error else "it was not made"
     return result.unmeasured or ("it was not served" if result.smoke is None else "its speed was not measured")
 
@@ -156,7 +156,7 @@ def _words(pick: Pick) -> str:
 def _outcome(result: VariantResult) -> str:
     if result.error:
         return "[red]✗[/red]"
-    if result.skipped:
+    if result.skipped or not result.made:
         return "[yellow]-[/yellow]"
     return "[cyan]=[/cyan]" if result.cached else "[green]✓[/green]"
 

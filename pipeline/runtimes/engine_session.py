@@ -7,10 +7,11 @@ what needs a GPU was never run where this was written, for want of one.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -178,8 +179,9 @@ class Session:
         arrays = {tensor.name: np.asarray(inputs[tensor.name], order="C") for tensor in self.inputs}
         for tensor in self.inputs:
             self._feed(context, tensor, arrays[tensor.name])
-        if unknown := context.infer_shapes():
-            raise SessionError(f"the shapes of {', '.join(unknown)} are not known: {self._reason()}")
+        with self._refused("the shapes are not known"):
+            unknown = context.infer_shapes()
+        self._require(not unknown, f"the shapes of {', '.join(unknown)} are not known")
         allocators = [self._place(context, tensor) for tensor in self.outputs]
         self._require(context.execute_async_v3(self._stream), "the engine was not run")
         self._wait()
@@ -231,8 +233,8 @@ class Session:
             if context is None:  # whatever the stubs say
                 raise SessionError(f"unable to create TensorRT context: {self._reason()}")
             if len(self.profiles) > 1:
-                chosen = context.set_optimization_profile_async(profile, self._stream)
-                self._require(chosen, f"profile {profile} cannot be used")
+                with self._refused(f"profile {profile} cannot be used"):
+                    context.set_optimization_profile_async(profile, self._stream)
                 self._wait()
             self._contexts[profile] = context
         return self._contexts[profile]
@@ -259,6 +261,14 @@ class Session:
     def _require(self, done: bool, what: str) -> None:
         if not done:
             raise SessionError(f"{what}: {self._reason()}")
+
+    @contextlib.contextmanager
+    def _refused(self, what: str) -> Iterator[None]:
+        """For calls whose bindings raise RuntimeError where others answer False."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise SessionError(f"{what}: {error}: {self._reason()}") from error
 
     def _reason(self) -> str:
         return "\n".join(self._log.errors[-_TOLD_ERRORS:]) or "TensorRT gave no reason"

@@ -102,12 +102,14 @@ def _addresses(host: str, ports: Ports) -> list[str]:
 def _environment(home: Path, libpython: Path) -> dict[str, str]:
     """The stub takes its Python from the first ``python3`` on PATH, and ignores PYTHONPATH and VIRTUAL_ENV.
 
-    The interpreter's own libpython comes first: another build of the same version lacks symbols its modules need.
+    The interpreter's own libpython comes first: another build of the same version lacks symbols its modules need. What
+    the user's libraries are found by comes last: a driver's libcuda, or a TensorRT that is not from a wheel.
     """
+    libraries = (libpython, home.parents[1] / "nvidia_pytriton.libs", os.environ.get("LD_LIBRARY_PATH", ""))
     return {
         **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "LD_LIBRARY_PATH": f"{libpython}:{home.parents[1] / 'nvidia_pytriton.libs'}",
+        "LD_LIBRARY_PATH": os.pathsep.join(str(item) for item in libraries if item),
     }
 
 

@@ -7,6 +7,7 @@ its row. Written against the bindings of TensorRT 10.16 and 11.4; never run yet,
 from __future__ import annotations
 
 import importlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,24 +34,30 @@ def measure(model: Model, engine: Path, flavour: FlavourName) -> str:
     runtime = TensorRtRuntime(engine, model.signature, flavour)
     runs: dict[str, Run] = {"pipeline's TensorRT runtime": lambda image: runtime.run({_INPUT: image})[_OUTPUT]}
     missing = {}
+    _warm_up(runs["pipeline's TensorRT runtime"], array)
     for name, opened in (
         ("bare TensorRT runtime", lambda: _bare(engine, flavour)),
         ("ONNX Runtime CUDA, fp32", lambda: _onnxruntime(model.path)),
         ("torch.compile, fp32", lambda: _torch(model.name)),
     ):
         try:
-            runs[name] = opened()
-        except (ImportError, RuntimeError) as error:
-            missing[name] = str(error).splitlines()[0]
-    for run in runs.values():
-        for _ in range(_WARM_UP):
-            run(array)
+            run = opened()
+            _warm_up(run, array)  # torch.compile compiles at the first call
+        except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            missing[name] = (str(error) or type(error).__name__).splitlines()[0]
+        else:
+            runs[name] = run
     seconds = interleaved({name: lambda run=run: run(array) for name, run in runs.items()}, _ROUNDS)
     milliseconds = {name: 1000 * median(values) for name, values in seconds.items()}
     base = milliseconds.get("bare TensorRT runtime")
     rows = [(name, f"{value:.3f}", f"{value / base:.2f}" if base else "") for name, value in milliseconds.items()]
     rows += [(name, reason, "") for name, reason in missing.items()]
     return table((f"{model.name}, {flavour}", "batch 1 ms", "ratio"), rows)
+
+
+def _warm_up(run: Run, array: Array) -> None:
+    for _ in range(_WARM_UP):
+        run(array)
 
 
 def _bare(engine: Path, flavour: FlavourName) -> Run:
@@ -86,6 +93,8 @@ def _onnxruntime(path: Path) -> Run:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise RuntimeError("not installed: onnxruntime-gpu")
     session = onnxruntime.InferenceSession(path, providers=["CUDAExecutionProvider"])
+    if "CUDAExecutionProvider" not in session.get_providers():  # it falls back to the CPU without an error
+        raise RuntimeError("onnxruntime-gpu cannot load its CUDA libraries")
     return lambda image: session.run([_OUTPUT], {_INPUT: image})[0]
 
 

@@ -16,6 +16,8 @@ parser = trt.OnnxParser(network, log)
 if not parser.parse_from_file(onnx):
     sys.exit(str(parser.get_error(0)))
 config = builder.create_builder_config()
+if hasattr(trt.BuilderFlag, "TF32"):  # as the pipeline does: fp32 is fp32
+    config.clear_flag(trt.BuilderFlag.TF32)
 profile = builder.create_optimization_profile()
 profile.set_shape(name, *((batch, 3, 224, 224) for batch in (1, int(max_batch), int(max_batch))))
 config.add_optimization_profile(profile)

@@ -136,7 +136,7 @@ def test_where_there_is_a_gpu_the_engine_is_judged_after_its_graph(
     """All of a build but the GPU: the machine claims one, and another runtime answers for the engine."""
     real = environment.probe
     gpu = environment.Gpu(name="claimed", driver="1", capability="sm_80")
-    monkeypatch.setattr(environment, "probe", lambda work_dir: replace(real(work_dir), gpu=gpu))
+    monkeypatch.setattr(environment, "probe", lambda work_dir: replace(real(work_dir), gpu=gpu, cuda_bindings=True))
     monkeypatch.setattr(tensorrt, "TensorRtRuntime", Digits)
     monkeypatch.setattr(Digits, "opened", [])
     monkeypatch.setattr(Digits, "error", error)

@@ -355,6 +355,13 @@ def test_profiles_the_library_refuses(tmp_path: Path) -> None:
     error = refused(source, replace(spec, profiles=({"x": shapes},)))
     assert error.what == "engine: the builder made no engine"
     assert "optimization profile 0 was refused" in error.found
+    assert "engine.profiles" in error.hint
+
+
+def test_a_workspace_that_is_too_small(tmp_path: Path) -> None:
+    error = refused(image_net(tmp_path), engine_spec(workspace_bytes=1))
+    assert error.what == "engine: the builder made no engine"
+    assert "workspace_bytes" in error.hint
 
 
 def test_a_damaged_engine_is_found(tmp_path: Path) -> None:
@@ -422,7 +429,7 @@ def test_classic_tensorrt_without_a_gpu_is_missing(tmp_path: Path, monkeypatch: 
     error = refused(image_net(tmp_path), engine_spec(flavour="tensorrt", gpus=()))
     assert isinstance(error, MissingError)
     assert error.found.startswith("no NVIDIA driver: ")
-    assert error.hint == "pip install tensorrt, on a machine with an NVIDIA GPU and its driver"
+    assert error.hint == "build on a machine with that GPU and its driver, or name this machine's under `engine.gpus`"
 
 
 def test_a_disk_that_fills_up_in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

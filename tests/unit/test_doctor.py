@@ -159,8 +159,42 @@ def test_engines_need_their_library_and_classic_ones_a_gpu(monkeypatch: pytest.M
     (library,) = doctor.lacks_to_build_engines(WHOLE, tensorrt_flavours.flavour("tensorrt_rtx"))
     assert library.startswith("tensorrt_rtx: not installed; pip install tensorrt-rtx-cu12-libs==")
     monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "1.0")
-    with_gpu = replace(WHOLE, gpu=Gpu(name="A", driver="1"))
+    with_gpu = replace(WHOLE, gpu=Gpu(name="A", driver="1", capability="sm_89", others=("sm_80",)))
     assert doctor.lacks_to_build_engines(with_gpu, tensorrt_flavours.flavour("tensorrt")) == ()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wanted", "lack"),
+    [
+        (Gpu(name="A", driver="1", capability="sm_89", others=("sm_80",)), ("sm_80", "sm_89"), ""),
+        (
+            Gpu(name="A", driver="1", capability="sm_89"),
+            ("sm_80", "sm_89"),
+            "GPU: sm_89, and tensorrt builds engines on",
+        ),
+        (Gpu(name="A", driver="1"), (), "GPU: A, and its driver's library libcuda.so.1 does not answer; "),
+    ],
+)
+def test_classic_engines_need_each_gpu_they_are_for(
+    monkeypatch: pytest.MonkeyPatch, gpu: Gpu, wanted: tuple[str, ...], lack: str
+) -> None:
+    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "1.0")
+    here = replace(WHOLE, gpu=gpu)
+    lacks = doctor.lacks_to_build_engines(here, tensorrt_flavours.flavour("tensorrt"), wanted)
+    assert [text[: len(lack)] for text in lacks] == ([lack] if lack else [])
+    assert "pip install" not in "".join(lacks)
+    assert doctor.lacks_to_build_engines(here, tensorrt_flavours.flavour("tensorrt_rtx"), wanted) == ()
+
+
+def test_running_engines_needs_a_gpu_and_cudas_bindings() -> None:
+    assert doctor.lacks_to_run_engines(WHOLE) == "this machine has no GPU"
+    here = replace(WHOLE, gpu=Gpu(name="A", driver="1"))
+    install = "pip install 'model-repository-pipeline[gpu]'"
+    assert doctor.lacks_to_run_engines(here) == f"cuda-bindings is not installed: {install}"
+    assert (_rows(here)["cuda-bindings"].ok, _rows(here)["cuda-bindings"].fix) == (True, install)
+    whole = replace(here, cuda_bindings=True)
+    assert doctor.lacks_to_run_engines(whole) == ""
+    assert (_rows(whole)["cuda-bindings"].found, _rows(whole)["cuda-bindings"].fix) == ("installed", "")
 
 
 CPP = Cpp(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,13 @@ def test_gpu_is_read_from_the_drivers_files(tmp_path: Path) -> None:
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\nGCC version: 12\n"
     )
     assert environment._gpu(devices, driver) == Gpu(name="NVIDIA H200", driver="570.86.15")
+
+
+def test_cudas_bindings_are_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for here, found in (((), False), (("cuda",), False), (("cuda", "cuda.bindings"), True)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, here=here: name if name in here else None)
+        assert environment._cuda_bindings() is found
+    assert "cuda" not in sys.modules
 
 
 def test_cpu_is_read_from_cpuinfo(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ import pytest
 
 from pipeline import make
 from pipeline.artifacts import Signature
+from pipeline.engine.failures import absent
+from pipeline.errors import MissingError
+from pipeline.tensorrt_flavours import flavour
+from tests.unit.engine.test_spec import spec
 
 SIGNATURE = Signature(inputs=(), outputs=(), batch=None)
 RUN: Any = SimpleNamespace(plan=SimpleNamespace(signature=SIGNATURE))
@@ -47,3 +51,29 @@ def test_a_graph_bound_for_tensorrt_is_judged_with_its_rounding(opened, precisio
     )
     make._open(RUN, variant, Path("model.onnx"))
     assert opened == [expected]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("lack", ["a library that does not load", "a full disk"])
+def test_what_only_the_child_finds_missing_is_skipped_where_the_yaml_allows_it(
+    monkeypatch, tmp_path, skip, lack
+) -> None:
+    told: dict[str, Any] = {}
+    run: Any = SimpleNamespace(update=lambda variant, **changes: told.update(changes))
+    engine: Any = SimpleNamespace(spec=spec(), step=object(), skip=skip)
+
+    def fail(*_: Any) -> Any:
+        if lack == "a full disk":
+            raise MissingError("no space left on the disk")
+        raise absent(flavour("tensorrt"), "import tensorrt: libnvinfer.so.10: cannot open")
+
+    monkeypatch.setattr(make, "_made", fail)
+    graph: Any = SimpleNamespace(properties={}, path=tmp_path)
+    if skip and lack != "a full disk":
+        assert make._engine(run, object(), engine, graph) is None
+        assert told["skipped"] == "import tensorrt: libnvinfer.so.10: cannot open"
+        assert (told["artifact"], told["parity"], told["accuracy"]) == (None, None, None)  # those of its graph
+        return
+    with pytest.raises(MissingError):
+        make._engine(run, object(), engine, graph)
+    assert not told

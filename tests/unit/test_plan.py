@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor, environment
+from pipeline import doctor, environment, target, tensorrt_flavours
 from pipeline import plan as planning
 from pipeline.config.load import load
 from pipeline.environment import Gpu
@@ -86,6 +86,15 @@ def test_variants_of_one_file_share_its_steps(tmp_path: Path) -> None:
     assert [step.name for step in made.steps][:3] == ["source[m]", "samples[m]", "export[m_onnx]"]
 
 
+A100 = Gpu(name="A100", driver="1", capability="sm_80")
+
+
+def machine(patch: pytest.MonkeyPatch, folder: Path, **changes: Any) -> None:
+    """This machine, changed."""
+    here = replace(environment.probe(folder), **changes)
+    patch.setattr(environment, "probe", lambda folder: here)
+
+
 def by_key(made: BuildPlan) -> dict[str, Any]:
     return {variant.key: variant for variant in made.variants}
 
@@ -140,18 +149,18 @@ def test_engines_that_cannot_be_built_are_refused_with_their_place(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("gpu", "obstacle"),
+    ("gpu", "bindings", "obstacle"),
     [
-        (None, "this machine has no GPU"),
-        (Gpu(name="H200", driver="1", capability="sm_90"), "the GPU here is sm_90, and the engine is for sm_80"),
-        (Gpu(name="A100", driver="1", capability="sm_80"), ""),
+        (None, True, "this machine has no GPU"),
+        (Gpu(name="H200", driver="1", capability="sm_90"), True, "the GPU here is sm_90, and the engine is for sm_80"),
+        (A100, False, "cuda-bindings is not installed: pip install 'model-repository-pipeline[gpu]'"),
+        (A100, True, ""),
     ],
 )
 def test_an_engine_is_judged_itself_where_its_gpu_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, obstacle: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, bindings: bool, obstacle: str
 ) -> None:
-    here = replace(environment.probe(tmp_path), gpu=gpu)
-    monkeypatch.setattr(environment, "probe", lambda folder: here)
+    machine(monkeypatch, tmp_path, gpu=gpu, cuda_bindings=bindings)
     variant = by_key(plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt_rtx", text=PRECISIONS))["trt_fp16"]
     assert variant.engine.obstacle == obstacle
     names = [step.name for step in variant.steps]
@@ -165,6 +174,63 @@ def test_a_machine_that_cannot_build_an_engine_is_told_so(tmp_path: Path) -> Non
     made = plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt", text=PRECISIONS)
     assert any(row.startswith("m_trt_fp16: tensorrt: not installed; pip install") for row in made.missing_for_engines)
     assert made.missing_to_build == ()
+
+
+@pytest.fixture
+def classic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A machine with an A100 and TensorRT 10.16, and the flavour in the YAML."""
+    machine(monkeypatch, tmp_path, gpu=A100)
+    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.16.1")
+    return "variants.trt_fp16.engine.flavour=tensorrt"
+
+
+def test_a_gpu_that_the_machine_does_not_have_is_told_before_the_build(tmp_path: Path, classic: str) -> None:
+    made = plan(tmp_path, classic, "variants.trt_fp16.engine.gpus=[sm_80, sm_89]", text=PRECISIONS)
+    assert [row for row in made.missing_for_engines if "builds engines on the GPU they are for (sm_89)" in row]
+    assert not plan(tmp_path, classic, text=PRECISIONS).missing_for_engines
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("variants.trt_fp16.engine.gpus=[sm_33]", ".gpus", "it builds for sm_70 and later"),
+        ("variants.trt_fp16.engine.hardware_compatibility=ampere_plus", ".gpus", "leave one of the two out"),
+    ],
+)
+def test_what_classic_tensorrt_cannot_do_is_told(
+    tmp_path: Path, classic: str, override: str, key: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(tmp_path, classic, override, text=PRECISIONS)
+    (problem,) = caught.value.problems
+    assert problem.key == f"variants.trt_fp16.engine{key}"
+    assert message in problem.message
+
+
+def test_an_engine_that_the_target_could_not_load_says_what_to_do(
+    tmp_path: Path, classic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "limits", lambda release: replace(target.limits(release), tensorrt="10.20.0"))
+    with pytest.raises(ConfigError) as caught:
+        plan(tmp_path, classic, text=PRECISIONS)
+    problem = caught.value.problems[0]
+    assert "the engine would be built by TensorRT 10.16.1, and Triton 24.10's container has 10.20.0" in problem.message
+    assert problem.message.endswith("build it in nvcr.io/nvidia/tensorrt:24.10-py3, or set triton.target")
+    with pytest.raises(ConfigError) as caught:
+        plan(tmp_path, classic, "variants.trt_fp16.engine.version_compatible=true", text=PRECISIONS)
+    assert "trt_fp16" not in "".join(problem.key for problem in caught.value.problems)
+
+
+def test_an_engines_key_holds_all_that_decides_it(
+    tmp_path: Path, classic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = by_key(plan(tmp_path, classic, text=PRECISIONS))["trt_fp16"].engine.step
+    assert step.parameters["gpu"] == {"name": "A100", "capability": "sm_80"}
+    assert "tensorrt-cu13-libs" in step.tools
+    rtx = by_key(plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt_rtx", text=PRECISIONS))["trt_fp16"]
+    assert "tensorrt-rtx-cu12-libs" in rtx.engine.step.tools
+    machine(monkeypatch, tmp_path, gpu=replace(A100, capability="sm_86"))
+    assert by_key(plan(tmp_path, classic, text=PRECISIONS))["trt_fp16"].engine.step.key != step.key
 
 
 @pytest.mark.parametrize(

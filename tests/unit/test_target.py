@@ -68,7 +68,7 @@ def test_an_engine_loads_in_the_tensorrt_that_built_it(has: str, built: str, loa
     conflict = tensorrt_conflict(replace(limits("26.07"), tensorrt=has), built)
     assert (conflict == "") is loads
     if not loads:
-        assert f"built by TensorRT {built}, and Triton 26.07's container has {has};" in conflict
+        assert f"the engine was built by TensorRT {built}, and Triton 26.07's container has {has};" in conflict
 
 
 @pytest.mark.parametrize(

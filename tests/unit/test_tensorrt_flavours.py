@@ -54,6 +54,9 @@ def test_capabilities_the_flavour_lacks_are_refused_with_those_it_has() -> None:
     known = "it builds for sm_75, sm_80, sm_86, sm_89, sm_120, sm_121"
     assert refused(gpus=("sm_80", "sm_90")) == [("gpus", f"sm_90: unsupported by this flavour (tensorrt_rtx): {known}")]
     assert refused("tensorrt", gpus=("sm_90", "sm_77")) == []
+    assert refused("tensorrt", gpus=("sm_33",)) == [
+        ("gpus", "sm_33: unsupported by this flavour (tensorrt): it builds for sm_70 and later")
+    ]
     assert refused("tensorrt", gpus=("ampere",)) == [
         ("gpus", "expected compute capabilities such as sm_89; found ampere")
     ]

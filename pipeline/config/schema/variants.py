@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema.base import DimLetter, DimSize, Fraction, Name, PositiveInt, Section
+from pipeline.config.schema.base import DimLetter, DimSize, Fraction, Name, Section
 from pipeline.config.schema.model import Data
 
 MIN_CALIBRATION_SAMPLES = 16  # fewer say too little of a range; what is usual is 128 and more
+
+MAX_WORKSPACE_BYTES = 2**50  # more than any GPU has; TensorRT-RTX 1.7 fails an assertion of its own close to 2**63
 
 
 class ParityGate(Section):
@@ -80,7 +82,9 @@ class Engine(Section):
         description="optimization profiles: [min, opt, max] for every dynamic dimension; "
         "the batch has [1, max_batch_size, max_batch_size] by default",
     )
-    workspace_bytes: PositiveInt | None = Field(None, description="limit on scratch memory; default: TensorRT's")
+    workspace_bytes: Annotated[int, Field(ge=1, le=MAX_WORKSPACE_BYTES)] | None = Field(
+        None, description="limit on scratch memory; default: TensorRT's"
+    )
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
     version_compatible: bool = Field(False, description="loadable by later TensorRT versions too")
     refit: bool = Field(False, description="weights can be replaced in the built engine")

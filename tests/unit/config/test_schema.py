@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.config.explain import PATTERNS
 from pipeline.config.load import json_schema
-from pipeline.config.schema import Checkpoint, Config, Data, Model, Samples, Source, Triton, Variant
+from pipeline.config.schema import Checkpoint, Config, Data, Engine, Model, Samples, Source, Triton, Variant
 
 GOOD: dict[str, Any] = {
     "name": "net",
@@ -71,6 +71,8 @@ def test_defaults() -> None:
         (Variant, {"format": "torchscript", "opset": 17}, "`opset` belongs to `format: onnx`"),
         (Variant, {"format": "onnx", "from": "a", "opset": 17}, "`opset` is set where the file is made"),
         (Triton, {"target": "24.13"}, "target"),
+        (Engine, {"workspace_bytes": 0}, "greater than or equal to 1"),
+        (Engine, {"workspace_bytes": 2**50 + 1}, "less than or equal to 1125899906842624"),
     ],
 )
 def test_rules_within_a_section(section: type, value: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.failures import FailureError, absent, died, error
+from pipeline.engine.failures import FailureError, UnavailableError, absent, died, error
 from pipeline.errors import MissingError, PipelineError, StageError
 from pipeline.tensorrt_flavours import flavour
 
@@ -22,6 +22,28 @@ def test_a_library_that_is_missing_names_the_line_to_type() -> None:
     assert found.hint == "pip install tensorrt-rtx-cu12-libs==1.7.1.116 tensorrt-rtx-cu12-bindings==1.7.1.116"
     classic = absent(flavour("tensorrt"), "no module tensorrt")
     assert classic.hint == "pip install tensorrt, on a machine with an NVIDIA GPU and its driver"
+
+
+def test_without_the_gpu_asked_for_nothing_is_to_be_installed() -> None:
+    found = raised("gpu", "the GPU here is sm_89 (L4), not sm_80", name="tensorrt")
+    assert (type(found), found.exit_code) == (UnavailableError, 3)
+    assert "pip install" not in found.hint
+    assert "engine.gpus" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "remedy"),
+    [
+        ("build", "no tactics to implement the operation within workspace limit", "raise `workspace_bytes`"),
+        ("build", "Could not find any implementation for node x due to insufficient workspace", "`workspace_bytes`"),
+        ("build", "Error Code 10", "the log's end tells more"),
+        ("profile", "optimization profile 0 was refused", "correct `engine.profiles`"),
+    ],
+)
+def test_a_build_that_failed_says_what_to_change(kind: str, text: str, remedy: str) -> None:
+    found = raised(kind, text)
+    assert found.what == "engine: the builder made no engine"
+    assert remedy in found.hint
 
 
 def test_every_refused_node_is_told_with_what_to_do() -> None:

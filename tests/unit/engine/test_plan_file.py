@@ -1,9 +1,10 @@
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.engine.plan_file import problem
+from pipeline.engine.plan_file import problem, unlike_sidecar
 
 
 def engine(size: int = 100, told: int | None = None) -> bytes:
@@ -42,3 +43,23 @@ def test_of_a_classic_plan_only_presence_and_hash_are_known(tmp_path: Path) -> N
     assert problem(path, "tensorrt", sha256="0" * 64).startswith("its SHA-256 is ")
     path.write_bytes(b"")
     assert problem(path, "tensorrt") == "the file is empty"
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "expected"),
+    [
+        (None, ""),  # of other origin: nothing is known of it
+        ({"plan_sha256": hashlib.sha256(b"whatever").hexdigest()}, ""),
+        ({"plan_sha256": "0" * 64}, "its SHA-256 is "),
+        ({}, "its sidecar model.plan.json cannot be read"),
+        ([], "its sidecar model.plan.json cannot be read"),
+    ],
+)
+def test_an_engine_is_held_against_its_sidecar(sidecar: object, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.plan"
+    path.write_bytes(b"whatever")
+    if sidecar is not None:
+        (tmp_path / "model.plan.json").write_text(json.dumps(sidecar))
+    found = unlike_sidecar(path, "tensorrt")
+    assert found.startswith(expected)
+    assert bool(found) is bool(expected)

@@ -70,6 +70,12 @@ def test_the_page_is_well_formed_and_shows_the_table_and_the_picks() -> None:
         assert words in page.text
 
 
+def test_what_a_run_did_not_come_to_is_shown_as_not_made() -> None:
+    never = result("onnx", accuracy=None, artifact=None, entry=None, smoke=None)
+    page = Page(html.page(record(never, error="source[m]: cannot read m.onnx", exit_code=4)))
+    assert "m_onnx onnx fp32 – – – – – – – not run – – not made" in page.text
+
+
 def test_each_measured_variant_is_a_point_and_each_accurate_one_too() -> None:
     text = html.page(record(*ROWS))
     speed, accuracy = re.findall(r"<svg.*?</svg>", text, re.DOTALL)

@@ -100,6 +100,14 @@ def test_the_table_shows_what_a_person_asks_for() -> None:
     assert "again: python -m pipeline build m.yaml --variant torchscript" in text
 
 
+def test_what_a_run_did_not_come_to_is_shown_as_not_made() -> None:
+    never = VariantResult(identifier="m_onnx", model="m", format="onnx", precision="fp32")
+    done = report(never, error="source[m]: cannot read m.onnx")
+    (line,) = (line for line in shown(done).splitlines() if "m_onnx  " in line)
+    assert line.split() == ["-", "m_onnx", "–", "onnx", "fp32", *"–" * 5, "not", "run"]
+    assert summary.run_report(done).variants[0].unmeasured_reason == "it was not made"
+
+
 @pytest.mark.parametrize(("terminal", "width", "folded"), [(True, 60, True), (True, 100, True), (False, 60, False)])
 def test_the_table_fits_a_hundred_columns_and_is_not_folded_in_a_log(terminal: bool, width: int, folded: bool) -> None:
     name = "m_a_variant_with_a_long_name"

@@ -37,6 +37,11 @@ class Engine:
         self.num_optimization_profiles = max([1, *(len(port.profiles) for port in inputs)])
         self.contexts: list[Context] = []
         self.works = True
+        self.raising: set[str] = set()  # calls that fail as the bindings do: with RuntimeError
+
+    def refuse(self, call: str, text: str) -> None:
+        if call in self.raising:
+            raise RuntimeError(text)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.ports)[index]
@@ -72,6 +77,7 @@ class Context:
         self.allocators: dict[str, Any] = {}
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.engine.refuse("set_optimization_profile_async", "Error in set optimization profile async.")
         self.profile = profile
         return True
 
@@ -90,6 +96,7 @@ class Context:
         return True
 
     def infer_shapes(self) -> list[str]:
+        self.engine.refuse("infer_shapes", "infer_shapes error code: -1")
         return [port.name for port in self.engine.inputs if port.name not in self.shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:

@@ -167,6 +167,24 @@ def test_a_failure_of_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert caught.value.found == "the engine was not run: TensorRT gave no reason"
 
 
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("infer_shapes", "the shapes are not known: infer_shapes error code: -1: TensorRT gave no reason"),
+        ("set_optimization_profile_async", "profile 0 cannot be used: Error in set optimization profile async.: "),
+    ],
+)
+def test_what_the_bindings_raise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, found: str) -> None:
+    engine = text_engine()
+    engine.raising.add(call)
+    runtime = opened(monkeypatch, tmp_path, engine)
+    with pytest.raises(StageError, match="the engine failed on a sample") as caught:
+        runtime.run(inputs(2, 3))
+    assert caught.value.found.startswith(found)
+    engine.raising.clear()
+    assert runtime.run(inputs(2, 3))["kept"].shape == (2, 3)
+
+
 def test_an_engine_the_library_does_not_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, text_engine())
     (tmp_path / "model.plan").write_bytes(PLAN[:-1])

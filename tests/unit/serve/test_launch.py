@@ -22,9 +22,13 @@ OPTIONS = {"start_timeout_s": 1.0}
 def test_the_server_is_given_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     home = tmp_path / "site-packages" / "pytriton" / "tritonserver"
     environment = triton._environment(home, tmp_path / "lib")
     assert environment["LD_LIBRARY_PATH"] == f"{tmp_path}/lib:{tmp_path}/site-packages/nvidia_pytriton.libs"
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/tensorrt/lib:/driver")
+    with_own = triton._environment(home, tmp_path / "lib")["LD_LIBRARY_PATH"]
+    assert with_own == f"{environment['LD_LIBRARY_PATH']}:/opt/tensorrt/lib:/driver"
     assert environment["PATH"].split(":")[0] == os.path.dirname(sys.executable)  # noqa: PTH120
     assert environment["LANG"] == "C.UTF-8"
     assert "hush" not in environment.values()
