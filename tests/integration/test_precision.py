@@ -166,6 +166,36 @@ def test_repair_keeps_what_is_to_blame_and_says_what_it_bought(bench: Bench) -> 
     assert repair["after"]["max_abs"] < repair["before"]["max_abs"]
 
 
+def test_an_fp16_graph_whose_nodes_have_no_names_is_repaired(bench: Bench) -> None:
+    strict = "gates: {parity: {max_abs: 0.004, max_rel: 0.0, max_scaled: 0.0}}"
+    bad = bench.refused(f"{{from: onnx, precision: fp16, repair: off, {strict}}}")
+    assert "refused by a gate" in bad.error
+    report = bench.build(f"{{from: onnx, precision: fp16, {strict}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    repair = manifest["properties"]["repair"]
+    assert (repair["passed"], repair["convertible"]) == (True, 4)
+    assert {item["node"] for item in repair["kept"]} == {"hidden", "logits"}
+
+
+def test_an_engine_of_a_repaired_graph(bench: Bench) -> None:
+    strict = "gates: {parity: {max_abs: 0.007, max_rel: 0.0, max_scaled: 0.0}}"
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, engine: {{gpus: [sm_80]}}, {strict}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    assert any(note.startswith("repair: kept ") for note in report.variants[1].notes)
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    assert manifest["properties"]["layers"]["Float"] > 0
+
+
+def test_a_node_without_a_name_stays_fp32_in_an_engine_by_its_outputs_name(bench: Bench) -> None:
+    kept = "keep_fp32: {nodes: [hidden]}"
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, {kept}, engine: {{gpus: [sm_80]}}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    assert not any("not by the engine's builder" in note for note in report.variants[1].notes)
+
+
 def test_an_engine_records_what_it_is(bench: Bench) -> None:
     report = bench.build("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80, sm_89]}}")
     assert report.exit_code == 0, report.variants[1].error

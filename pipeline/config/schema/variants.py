@@ -56,7 +56,9 @@ class KeepFp32(Section):
     """What stays in fp32 whatever the precision."""
 
     ops: tuple[str, ...] = Field((), description="ONNX operator types: Softmax, Conv, …")
-    nodes: tuple[str, ...] = Field((), description="node names in the exported ONNX file")
+    nodes: tuple[str, ...] = Field(
+        (), description="node names in the exported ONNX file; a node without one goes by its first output"
+    )
 
 
 class Repair(Section):
