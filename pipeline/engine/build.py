@@ -24,6 +24,7 @@ _ONNX_FILE = "model.onnx"
 _POLL_S = 0.1
 _TOLD_LAYERS = 12
 _TAIL_CHARACTERS = 400
+_TURING = "(SM75): FP32 GEMM is not supported"  # TensorRT-RTX 1.7.1, of a product that keep_fp32 or repair left in fp32
 
 
 def build(
@@ -121,7 +122,10 @@ def _run(
             raise failures.died(status, log.read().strip()[-_TAIL_CHARACTERS:], log_path)
     values: dict[str, Any] = json.loads(result.read_text())
     if "failure" in values:
-        raise failures.error(values["failure"], flavour, log_path)
+        error = failures.error(values["failure"], flavour, log_path)
+        if _TURING in error.found:
+            error.hint = "remove sm_75 from `engine.gpus`, or leave nothing in fp32: `repair: off`, and no `keep_fp32`"
+        raise error
     return values
 
 

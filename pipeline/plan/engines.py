@@ -72,7 +72,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
         signature=replace(subject.signature, image=None),
         max_batch_size=limit,
         profiles=profiles.resolve(subject.signature, settings.profiles, limit),
-        gpus=settings.gpus or _all_capabilities(flavour, precision),
+        gpus=settings.gpus or _all_capabilities(flavour),
         **settings.model_dump(include=set(_BUILDER_OPTIONS)),
     )
     step = Step(
@@ -118,12 +118,15 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     )
 
 
-def _all_capabilities(flavour: tensorrt_flavours.Flavour, precision: Precision) -> tuple[str, ...]:
-    """Every capability that this flavour builds this precision for ahead of time; none for one that needs the GPU."""
+def _all_capabilities(flavour: tensorrt_flavours.Flavour) -> tuple[str, ...]:
+    """Every capability that this flavour builds for ahead of time, in any precision; none for one that needs the GPU.
+
+    Each must take fp32: whatever the precision, `keep_fp32` and repair may leave products in it.
+    """
     return tuple(
         name
         for name in (() if flavour.needs_gpu else flavour.capabilities or ())
-        if not tensorrt_flavours.refusals(flavour.name, precision=precision, gpus=(name,), options={})
+        if not tensorrt_flavours.refusals(flavour.name, precision="fp32", gpus=(name,), options={})
     )
 
 

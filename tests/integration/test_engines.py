@@ -332,6 +332,20 @@ def test_the_facts_about_turing_are_still_true(
     assert reason in error.found
 
 
+def test_an_fp32_product_in_an_fp16_engine_for_turing_is_told_with_the_way_out(tmp_path: Path) -> None:
+    weights = {"w": np.ones((768, 4), np.float32), "v": np.ones((4, 4), np.float16)}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["kept"], name="kept"),
+        helper.make_node("Cast", ["kept"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["half", "v"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+    ]
+    error = refused(saved(nodes, weights, tmp_path), engine_spec("fp16", kept_nodes=("kept",), gpus=("sm_75", "sm_80")))
+    assert error.what == "engine: unsupported by this flavour (tensorrt_rtx)"
+    assert error.hint.startswith("remove sm_75 from `engine.gpus`")
+
+
 def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Turing again: the graph is int8, the builder succeeds, and its convolutions are Float."""
     monkeypatch.setattr(tensorrt_flavours, "refusals", lambda *args, **options: [])

@@ -181,7 +181,7 @@ def test_an_fp16_graph_whose_nodes_have_no_names_is_repaired(bench: Bench) -> No
 
 def test_an_engine_of_a_repaired_graph(bench: Bench) -> None:
     strict = "gates: {parity: {max_abs: 0.007, max_rel: 0.0, max_scaled: 0.0}}"
-    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, engine: {{gpus: [sm_80]}}, {strict}}}")
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, {strict}}}")
     assert report.exit_code == 0, report.variants[1].error
     assert any(note.startswith("repair: kept ") for note in report.variants[1].notes)
     manifest = read_manifest(bench.repository, "digits_other", 1)
@@ -189,9 +189,10 @@ def test_an_engine_of_a_repaired_graph(bench: Bench) -> None:
     assert manifest["properties"]["layers"]["Float"] > 0
 
 
-def test_a_node_without_a_name_stays_fp32_in_an_engine_by_its_outputs_name(bench: Bench) -> None:
-    kept = "keep_fp32: {nodes: [hidden]}"
-    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, {kept}, engine: {{gpus: [sm_80]}}}}")
+@pytest.mark.parametrize("kept", ["hidden", "logits"])
+def test_what_is_to_stay_fp32_does_so_in_an_engine_for_the_default_gpus(bench: Bench, kept: str) -> None:
+    """The nodes of this graph have no names: they go by their outputs'."""
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, keep_fp32: {{nodes: [{kept}]}}}}")
     assert report.exit_code == 0, report.variants[1].error
     assert not any("not by the engine's builder" in note for note in report.variants[1].notes)
 

@@ -120,6 +120,14 @@ def test_an_engine_is_built_from_the_judged_graph(tmp_path: Path) -> None:
     assert later.engine.spec.profiles[0]["x"].max == (2, 4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_the_default_gpus_of_an_engine_can_compute_what_stays_fp32(tmp_path: Path, precision: str) -> None:
+    overrides = ("variants.trt_fp16.engine={flavour: tensorrt_rtx}", f"variants.trt_fp16.precision={precision}")
+    measured = {"trt_fp16": {"x.npy": "bb"}, **DEPENDENCIES.calibration_digests}
+    made = by_key(plan(tmp_path, *overrides, text=PRECISIONS, calibration_digests=measured))
+    assert made["trt_fp16"].engine.spec.gpus == ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

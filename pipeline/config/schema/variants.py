@@ -75,7 +75,8 @@ class Engine(Section):
         None, description="default: tensorrt where it is installed and there is a GPU, else tensorrt_rtx"
     )
     gpus: tuple[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")], ...] = Field(
-        (), description="compute capabilities (sm_80); default: tensorrt_rtx all it builds for, tensorrt this GPU's"
+        (),
+        description="compute capabilities (sm_80); default: tensorrt_rtx all it builds for but sm_75, tensorrt this GPU's",
     )
     profiles: tuple[dict[DimLetter, Annotated[tuple[DimSize, ...], Field(min_length=3, max_length=3)]], ...] = Field(
         (),
