@@ -82,7 +82,7 @@ def convert(
 
 
 def _loaded(source: Path, least_opset: int, stage: str) -> onnx.ModelProto:
-    """The model at ``least_opset`` or above, its nodes named; weights outside the file join last, so that their size is no limit."""
+    """The model at ``least_opset`` or above, its nodes named; weights in other files, however large, join last."""
     file = graph.file_of(source)
     model = onnx.load(str(file), load_external_data=False)
     graph.name_nodes(model)

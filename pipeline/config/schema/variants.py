@@ -76,7 +76,7 @@ class Engine(Section):
     )
     gpus: tuple[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")], ...] = Field(
         (),
-        description="compute capabilities (sm_80); default: tensorrt_rtx all it builds for but sm_75, tensorrt this GPU's",
+        description="compute capabilities (sm_80); default: tensorrt_rtx all it knows but sm_75, tensorrt this GPU's",
     )
     profiles: tuple[dict[DimLetter, Annotated[tuple[DimSize, ...], Field(min_length=3, max_length=3)]], ...] = Field(
         (),

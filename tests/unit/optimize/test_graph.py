@@ -211,9 +211,8 @@ def test_constants_named_and_ordered_by_chance_give_the_same_bytes(tmp_path: Pat
 
 
 def test_nodes_without_names_get_those_of_their_first_outputs_made_unique() -> None:
-    branch = helper.make_graph(
-        [helper.make_node("Neg", ["a"], ["b"])], "branch", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
-    )  # fmt: skip
+    result = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "branch", [], [result])
     nodes = [
         helper.make_node("Relu", ["x"], ["a"], name="y"),
         helper.make_node("If", ["c"], ["b"], then_branch=branch, else_branch=branch),
