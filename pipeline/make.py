@@ -11,8 +11,9 @@ from typing import Any
 
 from pipeline import __version__, files, samples
 from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
+from pipeline.engine import profiles
 from pipeline.errors import GateError, MissingError
-from pipeline.plan import EnginePlan, Reduction, Variant
+from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
 from pipeline.report.units import human_bytes
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
@@ -170,6 +171,8 @@ def _reduced(
 
 def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> Artifact:
     spec = replace(engine.spec, kept_nodes=tuple(graph.properties.get("kept", ())))
+    owner = inheritance.owner(run.plan.loaded.config.variants, variant.key, "engine")
+    profiles.check(run.golden, spec, run.plan.loaded.where("variants", owner, "engine", "profiles"))
 
     def produce(folder: Path, progress: Progress) -> Mapping[str, Any]:
         from pipeline.engine import build

@@ -12,7 +12,7 @@ from pipeline.engine import profiles
 from pipeline.engine.spec import EngineSpec, to_json
 from pipeline.environment import Environment
 from pipeline.errors import Problem
-from pipeline.plan.inheritance import chain, inherited
+from pipeline.plan.inheritance import inherited, owner
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
 from pipeline.store import Step
@@ -31,7 +31,6 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
         return
     settings, flavour = _flavour(subject, key)
     precision = inherited(variants, key, "precision") or "fp32"
-    owner = next((name for name in chain(variants, key) if variants[name].engine is not None), key)
     found = [
         (("profiles", *path), message)
         for path, message in profiles.problems(
@@ -47,7 +46,7 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     if version and not settings.version_compatible and (conflict := tensorrt_conflict(subject.limits, version)):
         found.append(((), conflict))
     for path, message in found:
-        place = ("variants", owner, "engine", *path)
+        place = ("variants", owner(variants, key, "engine"), "engine", *path)
         where = subject.loaded.where(*place)
         yield Problem(where=where, key=".".join(str(part) for part in place), message=message)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from rich.console import Console
 
 from pipeline import build as building
@@ -23,6 +23,7 @@ from pipeline.optimize import half, int8
 from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS
+from tests.integration.test_engines import TOKENS, saved
 
 YAML = """
 name: digits
@@ -48,6 +49,9 @@ class Bench:
     def build(self, other: str, *overrides: str) -> BuildReport:
         config = self.folder / "digits.yaml"
         config.write_text(YAML % other)
+        return self.run(config, *overrides)
+
+    def run(self, config: Path, *overrides: str) -> BuildReport:
         options = Options(repository=self.repository, work_dir=self.folder / "work", serve=False)
         return building.build(load(config, overrides), options, Terminal(Console(file=io.StringIO())))
 
@@ -208,3 +212,26 @@ def test_an_engine_records_what_it_is(bench: Bench) -> None:
     assert facts["plan_sha256"] == manifest["files"]["model_sm80_sm89.engine"] == manifest["sha256"]
     assert facts["layers"]["Half"] > 0
     assert facts["profiles"] == [{"image": {"min": [1, 1, 8, 8], "opt": [16, 1, 8, 8], "max": [16, 1, 8, 8]}}]
+
+
+def test_golden_samples_outside_of_the_profiles_are_no_engine_without_a_gpu_too(bench: Bench) -> None:
+    saved([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.eye(8, 4, dtype=np.float32)}, bench.folder, TOKENS)
+    np.savez(bench.folder / "long.npz", x=np.random.default_rng(0).random((4, 40, 8), np.float32))
+    config = bench.folder / "tokens.yaml"
+    config.write_text("""
+name: tokens
+source: {onnx: {file: model.onnx}}
+inputs: {x: {shape: [N, L, 8]}}
+outputs: {y: {shape: [N, L, 4]}}
+samples: {from: {arrays: long.npz}}
+variants:
+  onnx: {format: onnx}
+  trt: {from: onnx, format: tensorrt, engine: {flavour: tensorrt_rtx, profiles: [{L: [1, 4, 16]}]}}
+""")
+    report = bench.run(config)
+    good, bad = report.variants
+    assert (good.error, bad.exit_code, report.exit_code) == ("", 4, 4)
+    assert "tensorrt_rtx: no optimization profile takes a sample" in bad.error
+    assert "dimension 1 to be between 1 and 16 but received 40" in bad.error
+    assert "tokens.yaml:9:71" in bad.error
+    assert [item.name for item in bench.repository.iterdir()] == ["tokens_onnx"]

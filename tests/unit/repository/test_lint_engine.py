@@ -366,6 +366,33 @@ def test_a_profile_the_engine_does_not_have(tmp_path: Path) -> None:
     assert only(found)[0] == "engine-profile-index"
 
 
+def warmed(size: int, config: str = CONFIG, batch_size: int = 1) -> str:
+    """A configuration with a warmup sample of so many columns."""
+    data = f"data_type: TYPE_FP32 dims: [ 3, {size} ] zero_data: true"
+    return f'{config} model_warmup {{ name: "w" batch_size: {batch_size} inputs {{ key: "x" value {{ {data} }} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "fits"),
+    [(15, '"0", "1"', False), (16, '"0", "1"', True), (64, '"0", "1"', True), (65, '"0", "1"', False),
+     (64, '"0"', False), (64, "", False), (16, "", True), (16, '"1"', False)],
+)  # fmt: skip
+def test_a_warmup_sample_that_the_engine_must_refuse(tmp_path: Path, size: int, profile: str, fits: bool) -> None:
+    config = replaced(CONFIG, '"0", "1"', profile) if profile else replaced(CONFIG, 'profile: [ "0", "1" ]', "")
+    found = findings(tmp_path, plain(warmed(size, config)))
+    if fits:
+        assert found == []
+    else:
+        assert only(found) == ("warmup-profile", "trt/config.pbtxt", "error")
+        assert f"warmup sample 'w' has x [1, 3, {size}], and no profile of trt/1/model.plan" in found[0].reason
+
+
+def test_rtx_instances_use_all_profiles_and_a_skipped_warmup_is_no_request(tmp_path: Path) -> None:
+    assert findings(tmp_path / "rtx", rtx(warmed(64, RTX_CONFIG))) == []
+    assert only(findings(tmp_path / "bad", rtx(warmed(65, RTX_CONFIG))))[0] == "warmup-profile"
+    assert only(findings(tmp_path / "none", plain(warmed(65, batch_size=0))))[0] == "warmup-skipped"
+
+
 def test_profiles_that_fix_different_sizes_leave_the_dimension_open(tmp_path: Path) -> None:
     spans = [{"x": {key: [batch, 3, size] for key, batch in (("min", 1), ("opt", 8), ("max", 8))}} for size in (16, 32)]
     assert findings(tmp_path, plain(facts=sidecar(profiles=spans))) == []
