@@ -183,9 +183,10 @@ def test_an_fp16_graph_whose_nodes_have_no_names_is_repaired(bench: Bench) -> No
     assert {item["node"] for item in repair["kept"]} == {"hidden", "logits"}
 
 
-def test_an_engine_of_a_repaired_graph(bench: Bench) -> None:
-    strict = "gates: {parity: {max_abs: 0.007, max_rel: 0.0, max_scaled: 0.0}}"
-    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, {strict}}}")
+@pytest.mark.parametrize(("precision", "max_abs"), [("fp16", 0.007), ("int8", 0.1)])
+def test_an_engine_of_a_repaired_graph(bench: Bench, precision: str, max_abs: float) -> None:
+    strict = f"gates: {{parity: {{max_abs: {max_abs}, max_rel: 0.0, max_scaled: 0.0}}}}"
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: {precision}, {strict}}}")
     assert report.exit_code == 0, report.variants[1].error
     assert any(note.startswith("repair: kept ") for note in report.variants[1].notes)
     manifest = read_manifest(bench.repository, "digits_other", 1)
