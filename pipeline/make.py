@@ -118,7 +118,8 @@ def _calibration(run: Run, variant: Variant, step: Step) -> GoldenSamples:
     assert found is not None
     assert variant.reduction is not None
     assert variant.reduction.calibration is not None
-    (data, trained), count = found, variant.reduction.calibration.samples
+    (data, trained), settings, loaded = found, variant.reduction.calibration, run.plan.loaded
+    owner = inheritance.owner(loaded.config.variants, variant.key, "calibration")
     with run.stage(step.name, variant.identifier) as stage:
         entry = run.step(
             step,
@@ -126,11 +127,13 @@ def _calibration(run: Run, variant: Variant, step: Step) -> GoldenSamples:
             lambda folder: samples.make_calibration(
                 data,
                 run.golden,
-                count=count,
+                count=settings.samples,
                 trained=trained,
+                own=settings.from_ is not None,
+                where=loaded.where("variants", owner, "calibration", "from"),
                 signature=run.plan.signature,
-                resolve=run.plan.loaded.resolve,
-                seed=run.plan.loaded.train_seed,
+                resolve=loaded.resolve,
+                seed=loaded.train_seed,
                 out_dir=folder,
             ),
         )

@@ -119,6 +119,9 @@ def test_too_little_to_calibrate_on_is_no_int8(bench: Bench) -> None:
     bad = bench.refused(f"{{from: onnx, precision: int8, calibration: {{from: {few}}}}}")
     assert bad.exit_code == 4
     assert "calibration: 1 samples are left to calibrate on; 16 are the least" in bad.error
+    assert "found: 1 in all\n  where: " in bad.error
+    assert "digits.yaml:9:54" in bad.error
+    assert "name a larger data set under `calibration.from`" in bad.error
 
 
 @pytest.mark.parametrize(
