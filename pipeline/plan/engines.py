@@ -43,7 +43,8 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     ):
         found.append(((name,), message))
     version = tensorrt_flavours.installed("tensorrt") if flavour.name == "tensorrt" else None
-    if version and not settings.version_compatible and (conflict := tensorrt_conflict(subject.limits, version)):
+    compatible = settings.version_compatible
+    if version and (conflict := tensorrt_conflict(subject.limits, version, version_compatible=compatible)):
         found.append(((), conflict))
     for path, message in found:
         place = ("variants", owner(variants, key, "engine"), "engine", *path)

@@ -72,6 +72,23 @@ def test_an_engine_loads_in_the_tensorrt_that_built_it(has: str, built: str, loa
 
 
 @pytest.mark.parametrize(
+    ("has", "built", "loads"),
+    [
+        ("10.14.1.48", "10.14.1", True),
+        ("10.14.1", "10.9.0", True),
+        ("11.0.0", "10.14.1", True),
+        ("10.14.1", "10.14.2", False),
+        ("10.14.1", "11.0.0", False),
+        ("10.14.1", "unknown", True),
+    ],
+)
+def test_a_version_compatible_engine_loads_in_later_ones_too(has: str, built: str, loads: bool) -> None:
+    conflict = tensorrt_conflict(replace(limits("26.07"), tensorrt=has), built, version_compatible=True)
+    assert (conflict == "") is loads
+    assert loads or conflict.endswith("an engine loads only in the TensorRT that built it or a later one")
+
+
+@pytest.mark.parametrize(
     ("release", "nearest"), [("24.1", "24.10"), ("27.01", "26.08"), ("23.09", "24.01"), ("", "24.01")]
 )
 def test_an_unknown_release_is_refused_with_the_range_and_the_nearest(release: str, nearest: str) -> None:

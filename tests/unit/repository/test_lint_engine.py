@@ -185,6 +185,35 @@ def test_a_plan_of_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "nvcr.io/nvidia/tensorrt:26.07-py3" in found.fix
     assert findings(tmp_path / "good", plain(facts=sidecar(version="10.14.1")), release="24.10") == []
     assert findings(tmp_path / "rtx", rtx()) == []  # its own versions are no TensorRT's
+    compatible = {"options": {"version_compatible": True}}
+    assert findings(tmp_path / "later", plain(facts=sidecar(version="10.9.0", **compatible))) == []
+    assert only(findings(tmp_path / "earlier", plain(facts=sidecar(**compatible))))[0] == "engine-tensorrt-version"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "layers", "types", "agree"),
+    [
+        ("fp16", {"Half": 12, "Float": 2}, {"gemm": {"Float": 2}}, True),
+        ("fp16", {"Float": 12, "Int64": 1}, {}, False),
+        ("bf16", {"Half": 12}, {}, False),
+        ("int8", {"Int8": 2, "Float": 12}, {}, True),
+        ("int8", {"Float": 12}, {}, False),
+        ("fp32", {"Float": 2, "Half": 1}, {"kgen": {"Half": 1}, "correlation": {"Float": 2}}, True),
+        ("fp32", {"Float": 2, "Half": 1}, {"kgen": {"Float": 2}, "correlation": {"Half": 1}}, False),
+        ("fp32", {"Half": 1}, {}, False),
+        ("fp32", {"Int64": 1}, {}, True),
+        ("fp16", {}, {}, True),
+    ],
+)
+def test_a_precision_that_the_layers_contradict(
+    tmp_path: Path, claimed: str, layers: dict[str, int], types: dict[str, Any], agree: bool
+) -> None:
+    found = findings(tmp_path, plain(facts=sidecar(precision=claimed, layers=layers, layer_types=types)))
+    if agree:
+        assert found == []
+    else:
+        assert only(found) == ("engine-precision", "trt/1/engine.json", "error")
+        assert f"the sidecar says {claimed}, and the engine's layers are " in found[0].reason
 
 
 @pytest.mark.parametrize("release", ["26.06", None, 26.07])
