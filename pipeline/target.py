@@ -157,18 +157,23 @@ def limits(release: str) -> Limits:
     return found
 
 
+def has_later_tensorrt(limits: Limits, version: str) -> bool:
+    """Whether a release's TensorRT is known and later than a version: it loads what is built version-compatible."""
+    theirs, built = ([int(part) for part in text.split(".")] for text in (limits.tensorrt or "0", version))
+    return theirs > built
+
+
 def tensorrt_image(limits: Limits) -> str:
     """The container to build engines for a release in: NVIDIA's TensorRT of the same month."""
     return f"nvcr.io/nvidia/tensorrt:{limits.release}-py3"
 
 
-def tensorrt_conflict(limits: Limits, version: str, *, version_compatible: bool = False) -> str:
+def tensorrt_conflict(limits: Limits, version: str) -> str:
     """Why a release cannot load an engine.
 
     Args:
         limits: the release that shall load it.
         version: TensorRT that built the engine, ``10.16.1`` or with the build number ``10.16.1.11``.
-        version_compatible: the engine was built to load in later ones too.
 
     Returns:
         A sentence without its full stop; empty where the versions are the same as far as both are told, and where
@@ -179,16 +184,10 @@ def tensorrt_conflict(limits: Limits, version: str, *, version_compatible: bool 
     """
     if limits.tensorrt is None:
         return ""
-    pairs = list(zip(limits.tensorrt.split("."), version.split("."), strict=False))
-    differing = next(((theirs, built) for theirs, built in pairs if theirs != built), None)
-    if differing is None or (version_compatible and _later(*differing)):
+    pairs = zip(limits.tensorrt.split("."), version.split("."), strict=False)
+    if all(theirs == built for theirs, built in pairs):
         return ""
     return (
         f"the engine was built by TensorRT {version}, and Triton {limits.release}'s container has {limits.tensorrt}; "
-        f"an engine loads only in the TensorRT that built it{' or a later one' * version_compatible}"
+        "an engine loads only in the TensorRT that built it"
     )
-
-
-def _later(theirs: str, built: str) -> bool:
-    """Whether one part of a version is greater; also where it is not known."""
-    return not (theirs.isdecimal() and built.isdecimal()) or int(theirs) > int(built)

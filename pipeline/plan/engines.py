@@ -43,8 +43,7 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     ):
         found.append(((name,), message))
     version = tensorrt_flavours.installed("tensorrt") if flavour.name == "tensorrt" else None
-    compatible = settings.version_compatible
-    if version and (conflict := tensorrt_conflict(subject.limits, version, version_compatible=compatible)):
+    if version and not settings.version_compatible and (conflict := tensorrt_conflict(subject.limits, version)):
         found.append(((), conflict))
     for path, message in found:
         place = ("variants", owner(variants, key, "engine"), "engine", *path)

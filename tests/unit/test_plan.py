@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor, environment, tensorrt_flavours
+from pipeline import doctor, environment
 from pipeline import plan as planning
 from pipeline.config.load import load
 from pipeline.environment import Gpu
 from pipeline.errors import ConfigError
 from pipeline.plan import BuildPlan, Dependencies
-from pipeline.target import limits
 
 YAML = """
 name: m
@@ -164,21 +163,6 @@ def test_engines_that_cannot_be_built_are_refused_with_their_place(tmp_path: Pat
         plan(tmp_path, override, text=PRECISIONS)
     assert message in str(caught.value)
     assert len(caught.value.problems) == 1
-
-
-@pytest.mark.parametrize(("installed", "loads"), [("10.9.0", True), ("11.0.0", False)])
-def test_a_version_compatible_engine_is_for_later_tensorrts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str, loads: bool
-) -> None:
-    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: installed)
-    monkeypatch.setattr(planning, "limits", lambda release: replace(limits(release), tensorrt="10.14.1"))
-    override = "variants.trt_fp16.engine={flavour: tensorrt, version_compatible: true}"
-    if loads:
-        plan(tmp_path, override, text=PRECISIONS)
-        return
-    with pytest.raises(ConfigError) as caught:
-        plan(tmp_path, override, text=PRECISIONS)
-    assert "an engine loads only in the TensorRT that built it or a later one" in str(caught.value)
 
 
 @pytest.mark.parametrize(

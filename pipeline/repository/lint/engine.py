@@ -27,7 +27,7 @@ from pipeline.repository.lint.model import (
     warning,
 )
 from pipeline.repository.versions import read_manifest
-from pipeline.target import tensorrt_conflict, tensorrt_image
+from pipeline.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
 
 _RTX = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 # Layout of a TensorRT-RTX engine, measured with 1.7.1: a header that starts with the magic and holds the length of the
@@ -105,8 +105,9 @@ def tensorrt_version(model: Model, engine: Engine) -> Iterator[Finding]:
     version, at, image = engine.sidecar.version, model.where(engine.path), tensorrt_image(model.target)
     if engine.sidecar.flavour != "tensorrt" or version is None:
         return
-    compatible = engine.sidecar.options.version_compatible
-    if conflict := tensorrt_conflict(model.target, version, version_compatible=compatible):
+    if engine.sidecar.options.version_compatible and has_later_tensorrt(model.target, version):
+        return
+    if conflict := tensorrt_conflict(model.target, version):
         yield error(at, "engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
     elif model.target.tensorrt is None and _built_for(model, engine) != model.target.release:
         yield warning(
