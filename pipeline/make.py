@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline import __version__, files, samples
 from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
-from pipeline.engine import profiles
 from pipeline.errors import GateError, MissingError
 from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
 from pipeline.report.units import human_bytes
@@ -32,6 +31,8 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
     with run.guarded(variant, "build"):
         if variant.engine and variant.engine.lacking and _skipped(run, variant, variant.engine):
             return
+        if variant.engine:
+            _check_profiles(run, variant, variant.engine)
         graph = _export(run, variant, source_model)
         if variant.reduction is not None:
             graph = _reduce(run, variant, variant.reduction, graph)
@@ -174,8 +175,6 @@ def _reduced(
 
 def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> Artifact:
     spec = replace(engine.spec, kept_nodes=tuple(graph.properties.get("kept", ())))
-    owner = inheritance.owner(run.plan.loaded.config.variants, variant.key, "engine")
-    profiles.check(run.golden, spec, run.plan.loaded.where("variants", owner, "engine", "profiles"))
 
     def produce(folder: Path, progress: Progress) -> Mapping[str, Any]:
         from pipeline.engine import build
@@ -202,6 +201,13 @@ def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> 
     if engine.obstacle:
         run.note(variant, f"built and inspected, not run: {engine.obstacle}; parity is that of its graph")
     return artifact
+
+
+def _check_profiles(run: Run, variant: Variant, engine: EnginePlan) -> None:
+    from pipeline.engine import profiles
+
+    owner = inheritance.owner(run.plan.loaded.config.variants, variant.key, "engine")
+    profiles.check(run.golden, engine.spec, run.plan.loaded.where("variants", owner, "engine", "profiles"))
 
 
 def _fleet_bytes(variant: Variant, folder: Path) -> int:
