@@ -13,7 +13,7 @@ from pipeline import __version__, files, samples
 from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
 from pipeline.engine.failures import UnavailableError
 from pipeline.errors import GateError, MissingError
-from pipeline.plan import EnginePlan, Reduction, Variant
+from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
 from pipeline.report.units import human_bytes
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
@@ -32,6 +32,8 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
     with run.guarded(variant, "build"):
         if variant.engine and variant.engine.lacking and _skipped(run, variant, variant.engine):
             return
+        if variant.engine:
+            _check_profiles(run, variant, variant.engine)
         graph = _export(run, variant, source_model)
         if variant.reduction is not None:
             graph = _reduce(run, variant, variant.reduction, graph)
@@ -120,7 +122,8 @@ def _calibration(run: Run, variant: Variant, step: Step) -> GoldenSamples:
     assert found is not None
     assert variant.reduction is not None
     assert variant.reduction.calibration is not None
-    (data, trained), count = found, variant.reduction.calibration.samples
+    (data, trained), settings, loaded = found, variant.reduction.calibration, run.plan.loaded
+    owner = inheritance.owner(loaded.config.variants, variant.key, "calibration")
     with run.stage(step.name, variant.identifier) as stage:
         entry = run.step(
             step,
@@ -128,11 +131,13 @@ def _calibration(run: Run, variant: Variant, step: Step) -> GoldenSamples:
             lambda folder: samples.make_calibration(
                 data,
                 run.golden,
-                count=count,
+                count=settings.samples,
                 trained=trained,
+                own=settings.from_ is not None,
+                where=loaded.where("variants", owner, "calibration", "from"),
                 signature=run.plan.signature,
-                resolve=run.plan.loaded.resolve,
-                seed=run.plan.loaded.train_seed,
+                resolve=loaded.resolve,
+                seed=loaded.train_seed,
                 out_dir=folder,
             ),
         )
@@ -210,6 +215,13 @@ def _engine(run: Run, variant: Variant, engine: EnginePlan, graph: Artifact) -> 
     if engine.obstacle:
         run.note(variant, f"built and inspected, not run: {engine.obstacle}; parity is that of its graph")
     return artifact
+
+
+def _check_profiles(run: Run, variant: Variant, engine: EnginePlan) -> None:
+    from pipeline.engine import profiles
+
+    owner = inheritance.owner(run.plan.loaded.config.variants, variant.key, "engine")
+    profiles.check(run.golden, engine.spec, run.plan.loaded.where("variants", owner, "engine", "profiles"))
 
 
 def _fleet_bytes(variant: Variant, folder: Path) -> int:

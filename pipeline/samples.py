@@ -81,6 +81,8 @@ def make_calibration(
     *,
     count: int,
     trained: bool,
+    own: bool,
+    where: str,
     signature: Signature,
     resolve: datasets.Resolve,
     seed: int,
@@ -94,6 +96,8 @@ def make_calibration(
         golden: the samples that judge; whatever equals one of them is left out.
         count: how many are wanted.
         trained: ``data`` is what the model was trained on, split as it was then.
+        own: ``data`` is named for the calibration.
+        where: in the YAML, for messages.
         signature: names, dtypes and shapes.
         resolve: turns a path relative to the YAML into a path.
         seed: the training seed; it fixes the split and the choice.
@@ -116,10 +120,15 @@ def make_calibration(
         if len(chosen) == count:
             break
     if len(chosen) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(chosen)
         raise StageError(
             f"calibration: {len(chosen)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
-            found=f"{len(part.inputs)} samples, golden ones among them; those judge, so they are not used",
-            hint="give the variant data of its own: calibration: {from: {images: folder/}}",
+            found=f"{len(part.inputs)} in all"
+            + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
+            where=where,
+            hint="name a larger data set under `calibration.from`"
+            if own
+            else "give the variant data of its own: calibration: {from: {images: folder/}}",
         )
     samples = [Sample(inputs=inputs, outputs={}) for inputs in chosen]
     targets = np.full(len(samples), -1, np.int64)

@@ -158,6 +158,12 @@ def limits(release: str) -> Limits:
     return found
 
 
+def has_later_tensorrt(limits: Limits, version: str) -> bool:
+    """Whether a release's TensorRT is known and later than a version: it loads what is built version-compatible."""
+    theirs, built = ([int(part) for part in text.split(".")] for text in (limits.tensorrt or "0", version))
+    return theirs > built
+
+
 def tensorrt_image(limits: Limits) -> str:
     """The container to build engines for a release in: NVIDIA's TensorRT of the same month."""
     return f"nvcr.io/nvidia/tensorrt:{limits.release}-py3"

@@ -226,6 +226,18 @@ def _triton_fields(subject: Subject) -> Found:
         yield from _fields(subject, {**common, **own}, located)
 
 
+def _engine_instances(subject: Subject) -> Found:
+    for name in subject.variants:
+        chain = chain_of(subject.variants, name)
+        groups = _own_fields(subject.variants[name]).get("instance_group")
+        if given(subject.variants, chain, "format") != "tensorrt" or not isinstance(groups, list):
+            continue
+        for index, group in enumerate(groups):
+            if isinstance(group, dict) and group.get("kind") in model_config.NOT_FOR_ENGINES:
+                key: Key = ("variants", name, "triton", "instance_group", index, "kind")
+                yield key, f"an engine runs on a GPU: expected KIND_GPU; found {group['kind']}"
+
+
 def _own_fields(section: Mapping[str, Any]) -> dict[str, Any]:
     """The ModelConfig fields under ``triton``, as written."""
     fields = section.get("triton")
@@ -296,6 +308,7 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (tensorflow_checks.target, ("variants", "tfserving", "triton")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
+    (_engine_instances, ()),
     (_model_names, ("name", "variants")),
     (lambda subject: files_named.source_files(subject.config, subject.resolve), ("source",)),
     (lambda subject: files_named.sample_files(subject.config, subject.resolve), ("samples",)),

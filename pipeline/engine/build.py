@@ -24,6 +24,7 @@ _ONNX_FILE = "model.onnx"
 _POLL_S = 0.1
 _TOLD_LAYERS = 12
 _TAIL_CHARACTERS = 400
+_TURING = "(SM75): FP32 GEMM is not supported"  # TensorRT-RTX 1.7.1, of a product that keep_fp32 or repair left in fp32
 
 
 def build(
@@ -64,7 +65,6 @@ def build(
     if refused:
         raise StageError("engine: unsupported", found="\n".join(message for _, message in refused))
     facts: dict[str, dict[str, Any]] = {}
-    notes: list[str] = []
     with (
         disk_errors(out_dir, "building an engine"),
         tempfile.TemporaryDirectory(dir=out_dir, prefix=".engine-") as scratch,
@@ -80,13 +80,12 @@ def build(
             }
             result = _run(job, flavour, log_path, timeout_s, progress)
             progress("engine: inspecting", None)
-            facts[item.file_name], more = _proven(result, item, onnx, plan, log_path)
-            notes += [note for note in more if note not in notes]
+            facts[item.file_name] = _proven(result, item, onnx, plan, log_path)
             text = json.dumps(facts[item.file_name], indent=2, sort_keys=True)
             write_atomic(plan.with_name(f"{item.file_name}.json"), f"{text}\n")
         for name in (part for file_name in facts for part in (file_name, f"{file_name}.json")):
             (Path(scratch) / name).replace(out_dir / name)
-    return {"file": next(iter(facts)), "notes": notes, "properties": _together(spec, facts)}
+    return {"file": next(iter(facts)), "notes": [], "properties": _together(spec, facts)}
 
 
 def _together(spec: EngineSpec, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -121,7 +120,10 @@ def _run(
             raise failures.died(status, log.read().strip()[-_TAIL_CHARACTERS:], log_path)
     values: dict[str, Any] = json.loads(result.read_text())
     if "failure" in values:
-        raise failures.error(values["failure"], flavour, log_path)
+        error = failures.error(values["failure"], flavour, log_path)
+        if _TURING in error.found:
+            error.hint = "remove sm_75 from `engine.gpus`, or leave nothing in fp32: `repair: off`, and no `keep_fp32`"
+        raise error
     return values
 
 
@@ -151,10 +153,8 @@ def _follow(child: subprocess.Popen[bytes], log_path: Path, start: int, timeout_
                 )
 
 
-def _proven(
-    result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path, log_path: Path
-) -> tuple[dict[str, Any], list[str]]:
-    """The sidecar's facts of an engine that is what was asked for, and the notes on it.
+def _proven(result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path, log_path: Path) -> dict[str, Any]:
+    """The sidecar's facts of an engine that is what was asked for.
 
     Raises:
         StageError: it is not.
@@ -178,9 +178,15 @@ def _proven(
     wrong = layers.judge(table, spec.precision, kept=spec.kept_nodes, quantized=result["quantized"])
     if wrong:
         raise _wrong_precision(wrong, table, spec, log)
-    lost = layers.narrowed(table, set(spec.kept_nodes) & set(result["products"]))
-    notes = [f"kept in fp32 in the graph, but not by the engine's builder: {', '.join(lost)}"] if lost else []
-    return _facts(result, spec, table, sha256_tree(onnx), plan), notes
+    if lost := layers.narrowed(table, set(spec.kept_nodes) & set(result["products"])):
+        raise StageError(
+            "engine: nodes that stay fp32 in the graph do not in the engine, so it is not what the gates judged",
+            found=", ".join(lost),
+            hint="keep the node before or after each in fp32 too, as `keep_fp32: {nodes: […]}`: the builder narrows "
+            "a product that stands alone between casts",
+            log=log,
+        )
+    return _facts(result, spec, table, sha256_tree(onnx), plan)
 
 
 def _wrong_precision(wrong: list[str], table: tuple[layers.Layer, ...], spec: EngineSpec, log: str) -> StageError:

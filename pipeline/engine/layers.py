@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.engine.interface import Port
@@ -150,6 +150,15 @@ def summary(layers: Sequence[Layer]) -> dict[str, dict[str, int]]:
     """The same for each type of layer: ``{"correlation": {"Half": 20}, …}``; equal for builds of the same graph."""
     types = sorted({layer.type for layer in layers if layer.dtype})
     return {kind: counts([layer for layer in layers if layer.type == kind]) for kind in types}
+
+
+def product_counts(kinds: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Of a ``summary``: the layers whose type says that they compute a convolution or a matrix product."""
+    total: Counter[str] = Counter()
+    for kind, found in kinds.items():
+        if _PRODUCT_TYPE.search(kind):
+            total.update(found)
+    return dict(total)
 
 
 def judge(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.artifacts import Dim, Signature
-from pipeline.engine.spec import OptimizationProfile, Profile, Shape
+from pipeline.artifacts import Dim, GoldenSamples, Signature
+from pipeline.engine.spec import EngineSpec, OptimizationProfile, Profile, Shape
 from pipeline.errors import ConfigError
+from pipeline.runtimes import checks
+from pipeline.runtimes.engine_session import Range
 
 Ranges = Mapping[str, Sequence[int]]
 """``[min, opt, max]`` by dimension letter."""
@@ -59,6 +61,25 @@ def problems(signature: Signature, given: Sequence[Ranges], max_batch_size: int)
         missing = [letter for letter in letters if letter not in ranges and letter not in default]
         found += [((index,), f"expected [min, opt, max] for {letter}") for letter in missing]
     return found
+
+
+def check(golden: GoldenSamples, spec: EngineSpec, where: str) -> None:
+    """Check that an engine will take every golden sample: it is asked with all of them, and warmed up with one.
+
+    Args:
+        golden: the samples, one row each; ``resolve`` has seen to larger batches.
+        spec: of the engine.
+        where: of the profiles in the YAML.
+
+    Raises:
+        StageError: no profile takes one of them.
+    """
+    spans = {
+        index: {name: Range(shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
+        for index, profile in enumerate(spec.profiles)
+    }
+    for sample in golden.samples:
+        checks.profile(spec.flavour, spans, {name: array.shape for name, array in sample.inputs.items()}, where)
 
 
 def _letters(signature: Signature) -> list[str]:

@@ -41,7 +41,8 @@ class EngineSpec:
             NVIDIA's documentation of 1.7 it runs on 8.0, 8.6, 8.9, 12.0 and later.
         workspace_bytes: limit on the scratch memory of a layer; None for the library's own.
         optimization_level: 0 to 5; None for the library's own.
-        kept_nodes: names of the graph's nodes that were left in a higher precision on purpose.
+        kept_nodes: names of the graph's nodes that were left in fp32 on purpose, by the YAML, by repair, or because the
+            precision cannot hold their values; the products among them must be Float in the engine.
     """
 
     flavour: FlavourName

@@ -87,8 +87,7 @@ class Switchboard:
         self, source: Path, reduced: Path, samples: GoldenSamples, work_dir: Path, *, runnable: Runnable
     ) -> None:
         fp32, made = _load(source), _load(reduced, weights=False)
-        for node in fp32.model.graph.node:
-            node.name = node.name or node.output[0]  # what half.py and int8.py call a node without a name
+        graph.name_nodes(fp32.model)  # as half.py and qdq.py have named those of the reduced graph
         (work_dir / "runnable").mkdir()
         run = _load(runnable(reduced, work_dir / "runnable"))
         self.nodes = tuple(_converted(fp32, made))

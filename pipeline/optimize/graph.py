@@ -150,6 +150,23 @@ def _rename_scoped(model: onnx.ModelProto) -> None:
             part.name = renamed.get(part.name, part.name)
 
 
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node without a name that of its first output, made unique; in sub-graphs too.
+
+    Whoever changes or compares graphs does this first, so that a node has one name in all that is made of its graph.
+    TensorRT's parser would make up names of its own (``node_of_<output>``).
+    """
+    nodes = [item for item in _messages(model.graph) if isinstance(item, onnx.NodeProto)]
+    taken = {node.name for node in nodes}
+    for node in nodes:
+        if not node.name:
+            name = next((output for output in node.output if output), node.op_type)
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            node.name = name
+
+
 def name_constants(model: onnx.ModelProto) -> None:
     """Number the constants by first use, in a graph whose converter orders and names them as it happens to.
 

@@ -41,7 +41,7 @@ def convert(
     In float32 stay the operators that lose too much (sums, normalisations, exponentials), those ONNX does not define
     for the type, ``keep_ops``, ``keep_nodes``, nodes that read a constant the type has no finite number for, or nothing
     but zeros, with what moves or adds its values on, and arithmetic on integers (sizes, positions). Bodies of Loop, If
-    and Scan are converted too.
+    and Scan are converted too. A node without a name gets one, as by ``graph.name_nodes``.
     For bf16 the graph is brought to opset 22.
 
     Args:
@@ -82,9 +82,10 @@ def convert(
 
 
 def _loaded(source: Path, least_opset: int, stage: str) -> onnx.ModelProto:
-    """The model at ``least_opset`` or above; weights outside the file join last, so that their size is no limit."""
+    """The model at ``least_opset`` or above, its nodes named; weights in other files, however large, join last."""
     file = graph.file_of(source)
     model = onnx.load(str(file), load_external_data=False)
+    graph.name_nodes(model)
     found = graph.opset(model)
     known = {item.name for item in (*model.graph.value_info, *model.graph.output)}
     if any(name not in known for node in model.graph.node for name in node.output if name):
@@ -93,6 +94,7 @@ def _loaded(source: Path, least_opset: int, stage: str) -> onnx.ModelProto:
     if found < least_opset:
         try:
             model = onnx.version_converter.convert_version(model, least_opset)
+            graph.name_nodes(model)  # those it has added
             model = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
             raise StageError(
@@ -172,8 +174,8 @@ class _Converter:
         Raises:
             StageError: as for ``half.convert``.
         """
-        labels = {_label(node) for node in _nodes(self.model.graph)}
-        if unknown := sorted(self._keep_nodes - labels):
+        named = {node.name for node in _nodes(self.model.graph)}
+        if unknown := sorted(self._keep_nodes - named):
             raise StageError(
                 f"{self.stage}: no node has a name that is to stay float32",
                 found=_listed(unknown),
@@ -256,7 +258,7 @@ class _Converter:
         if kind is None or (_is_tensor(kind) and not kind.tensor_type.elem_type):
             raise StageError(
                 f"{self.stage}: the type of a tensor is not known",
-                found=f"{name}, an output of {_label(node)} ({node.op_type})",
+                found=f"{name}, an output of {node.name} ({node.op_type})",
                 hint="use precision: fp32; only graphs of standard ONNX operators are converted",
             )
         return _is_float(kind)
@@ -264,7 +266,7 @@ class _Converter:
     def _stays(self, node: onnx.NodeProto, scope: _Scope, unfit: bool) -> bool:
         """Whether a node stays float32; unusual reasons are written down."""
         reason = ""
-        if _label(node) in self._keep_nodes:
+        if node.name in self._keep_nodes:
             reason = "named"
         elif node.op_type in self._keep_ops:
             reason = "operator named"
@@ -275,7 +277,7 @@ class _Converter:
         elif half_rules.schema(node, self._opsets) is None:
             reason = "no standard operator"
         if reason:
-            self._kept.setdefault(reason, []).append(_label(node))
+            self._kept.setdefault(reason, []).append(node.name)
             return True
         kinds = [scope.type(name) for name in (*node.input, *node.output)]
         return any(kind is not None and not _is_tensor(kind) for kind in kinds)  # sequences keep their type
@@ -388,10 +390,6 @@ def _names(proto: onnx.GraphProto) -> Iterator[str]:
         yield from (node.name, *node.output)
         for body in half_rules.bodies(node):
             yield from _names(body)
-
-
-def _label(node: onnx.NodeProto) -> str:
-    return str(node.name or next((name for name in node.output if name), node.op_type))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -107,8 +107,8 @@ def quantize(
 
     Returns:
         ``{"file", "notes", "properties"}``; the properties are those of ``graph.save`` with ``precision``, ``recipe``,
-        ``tool``, ``reduce_range``, ``calibration`` and ``nodes_int8``, the number of Conv, Gemm and MatMul nodes that
-        read int8.
+        ``tool``, ``reduce_range``, ``calibration``, ``nodes_int8``, the number of Conv, Gemm and MatMul nodes that
+        read int8, and ``kept``: names of the nodes that were left in fp32 on purpose, an Add of a constant aside.
 
     Raises:
         StageError: no node can be quantised, a name in ``keep_nodes`` is not a node's, a sample was not used, or the
@@ -142,6 +142,7 @@ def quantize(
         "reduce_range": reduce_range,
         "calibration": {**measured, "percentile": percentile} if method == "percentile" else measured,
         "nodes_int8": layers,
+        "kept": _kept(model, keep_ops, made.left_out),
     }
     return {"file": graph.FILE, "notes": notes, "properties": properties}
 
@@ -297,6 +298,11 @@ def _quantized(
         return graph.load(out)
     except Exception as error:
         raise StageError("int8: onnxruntime.quantization failed", found=f"{type(error).__name__}: {error}") from error
+
+
+def _kept(model: onnx.ModelProto, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:
+    by_operator = {node.name for node in model.graph.node if node.op_type in keep_ops}
+    return sorted(by_operator | {name for name, reason in left_out.items() if reason != _BIAS})
 
 
 def _notes(model: onnx.ModelProto, layers: int, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ def prepare(model: onnx.ModelProto, keep_ops: Sequence[str], keep_nodes: Collect
             found=f"opset {graph.opset(model)}, expected {_MIN_OPSET} or later",
             hint="export with a later `opset`",
         )
+    graph.name_nodes(model)
     proto = model.graph
     nodes = list(proto.node)
     del proto.node[:]
@@ -41,14 +42,7 @@ def prepare(model: onnx.ModelProto, keep_ops: Sequence[str], keep_nodes: Collect
             proto.initializer[-1].name = node.output[0]
         else:
             proto.node.append(node)
-    taken = {node.name for node in proto.node}
-    for node in proto.node:
-        if not node.name:
-            node.name = next(name for name in node.output if name)
-            while node.name in taken:
-                node.name += "_"
-            taken.add(node.name)
-    if unknown := sorted(set(keep_nodes) - taken):
+    if unknown := sorted(set(keep_nodes) - {node.name for node in proto.node}):
         raise StageError(
             "int8: no node has a name that is to stay fp32",
             found=listed(unknown),

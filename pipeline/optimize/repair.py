@@ -77,7 +77,8 @@ def reduce(
         make: writes ``model.onnx`` into a folder, with the named nodes of the fp32 graph kept in fp32, and returns
             ``{"file", "notes", "properties"}``.
         judge: runs the gates on a model file (or directory).
-        samples: calibration samples, 8 of which are compared on; never those the gates judge by.
+        samples: 8 of them are compared on, by their inputs alone: calibration samples for int8, golden ones for fp16
+            and bf16, which have no others. They rank the nodes; how many are kept is up to the gates.
         budget: None makes one graph and asks no one.
         progress: told of each attempt.
         runnable: a graph for ONNX Runtime's CPU that rounds as the reduced one; see blame.Runnable.

@@ -12,7 +12,7 @@ from pipeline.engine import profiles
 from pipeline.engine.spec import EngineSpec, to_json
 from pipeline.environment import Environment
 from pipeline.errors import Problem
-from pipeline.plan.inheritance import chain, inherited
+from pipeline.plan.inheritance import inherited, owner
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
 from pipeline.store import Step
@@ -31,7 +31,6 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
         return
     settings, flavour = _flavour(subject, key)
     precision = inherited(variants, key, "precision") or "fp32"
-    owner = next((name for name in chain(variants, key) if variants[name].engine is not None), key)
     found = [
         (("profiles", *path), message)
         for path, message in profiles.problems(
@@ -53,7 +52,7 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
     if flavour.name == "tensorrt" and settings.gpus and settings.hardware_compatibility == "ampere_plus":
         found.append((("gpus",), _NOT_FOR_ALL))
     for path, message in found:
-        place = ("variants", owner, "engine", *path)
+        place = ("variants", owner(variants, key, "engine"), "engine", *path)
         where = subject.loaded.where(*place)
         yield Problem(where=where, key=".".join(str(part) for part in place), message=message)
 
@@ -82,7 +81,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
         signature=replace(subject.signature, image=None),
         max_batch_size=limit,
         profiles=profiles.resolve(subject.signature, settings.profiles, limit),
-        gpus=settings.gpus or _all_capabilities(flavour, precision),
+        gpus=settings.gpus or _all_capabilities(flavour),
         **settings.model_dump(include=set(_BUILDER_OPTIONS)),
     )
     step = Step(
@@ -126,12 +125,15 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     )
 
 
-def _all_capabilities(flavour: tensorrt_flavours.Flavour, precision: Precision) -> tuple[str, ...]:
-    """Every capability that this flavour builds this precision for ahead of time; none for one that needs the GPU."""
+def _all_capabilities(flavour: tensorrt_flavours.Flavour) -> tuple[str, ...]:
+    """Every capability that this flavour builds for ahead of time, in any precision; none for one that needs the GPU.
+
+    Each must take fp32: whatever the precision, `keep_fp32` and repair may leave products in it.
+    """
     return tuple(
         name
         for name in (() if flavour.needs_gpu else flavour.capabilities or ())
-        if not tensorrt_flavours.refusals(flavour.name, precision=precision, gpus=(name,), options={})
+        if not tensorrt_flavours.refusals(flavour.name, precision="fp32", gpus=(name,), options={})
     )
 
 

@@ -20,3 +20,8 @@ def inherited(variants: Mapping[str, Variant], key: str, setting: str) -> Any:
     """The nearest value along ``from``; None where nobody sets it."""
     values = (getattr(variants[name], setting) for name in chain(variants, key))
     return next((value for value in values if value is not None), None)
+
+
+def owner(variants: Mapping[str, Variant], key: str, setting: str) -> str:
+    """The variant that sets what ``inherited`` finds; the one asked about where nobody does."""
+    return next((name for name in chain(variants, key) if getattr(variants[name], setting) is not None), key)

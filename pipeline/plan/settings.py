@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline import model_config
 from pipeline.config import images
 from pipeline.config.schema import Variant
 from pipeline.plan.values import Subject
@@ -23,9 +24,11 @@ def max_batch_size(subject: Subject, variant: Variant) -> int:
     return DEFAULT_MAX_BATCH_SIZE if common is None else common
 
 
-def fields(subject: Subject, variant: Variant) -> dict[str, Any]:
-    """The variant's ModelConfig fields, laid over the common ones."""
+def fields(subject: Subject, variant: Variant, *, engine: bool) -> dict[str, Any]:
+    """The variant's ModelConfig fields, laid over the common ones; of these, an engine's instances are not on a CPU."""
     common = _overlay(_image_parameters(subject), subject.loaded.config.triton.model_config_fields)
+    if engine and common.get("instance_group"):
+        common["instance_group"] = _on_gpus(common["instance_group"])
     own = {key: value for key, value in variant.triton.items() if key != "max_batch_size"}
     return _overlay(common, own)
 
@@ -37,6 +40,12 @@ def _image_parameters(subject: Subject) -> dict[str, Any]:
     if how is None and data is not None and (data.images or data.dataset):
         how = images.of_data(data, subject.signature)
     return {"parameters": {"preprocess": {"string_value": how.to_json()}}} if how else {}
+
+
+def _on_gpus(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The groups an engine can run in; where there is none, all of them with a GPU in place of their CPU."""
+    usable = [group for group in groups if group.get("kind") not in model_config.NOT_FOR_ENGINES]
+    return usable or [{**group, "kind": "KIND_GPU"} for group in groups]
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

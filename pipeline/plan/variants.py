@@ -55,7 +55,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         reduction=reduction,
         engine=engine,
         max_batch_size=max_batch_size,
-        fields=settings.fields(subject, variant),
+        fields=settings.fields(subject, variant, engine=engine is not None),
         tolerance=tolerance,
         accuracy_gate=gates.accuracy,
         export=export,

@@ -77,7 +77,8 @@ def describe(
         fields: ModelConfig fields from the YAML, laid over the defaults; None removes a default.
         warmup: a golden sample that the server runs before a version is ready.
         engines: file name by compute capability (``{"8.0": "model_sm80.plan"}``), for engines that are named so.
-        profiles: optimization profiles of a TensorRT engine; without a word Triton uses the first alone.
+        profiles: optimization profiles of a TensorRT engine; an instance group that names none gets all of them, since
+            Triton would use the first alone.
 
     Raises:
         ConfigError: a field has a wrong type, or refines a tensor that the model does not have.
@@ -95,8 +96,6 @@ def describe(
         "output": _outputs(signature.outputs, batched, extra),
         "instance_group": [{"count": 1, "kind": backend.instance_kind}],
     }
-    if profiles > 1:
-        defaults["instance_group"][0]["profile"] = [str(index) for index in range(profiles)]
     if engines:
         defaults["cc_model_filenames"] = dict(engines)
     if batched and not any(fields.get(name) for name in _SCHEDULERS[1:]):
@@ -105,6 +104,9 @@ def describe(
     if warmup is not None and not fields.get("sequence_batching"):
         defaults["model_warmup"] = [_warmup(signature.inputs, warmup, batched, extra)]
     merged = merge(defaults, {key: value for key, value in fields.items() if key not in ("input", "output")})
+    if profiles > 1 and merged.get("instance_group"):
+        every = [str(index) for index in range(profiles)]
+        merged["instance_group"] = [{"profile": every, **group} for group in merged["instance_group"]]
     for key in ("input", "output"):
         merged[key] = _refined(key, defaults[key], fields.get(key) or ())
     if "model_warmup" not in merged:

@@ -8,7 +8,7 @@ from pipeline import tensorrt_flavours
 from pipeline.artifacts import Array, Signature, Tensors
 from pipeline.errors import MissingError, StageError
 from pipeline.runtimes import checks
-from pipeline.runtimes.engine_session import Session, SessionError, UnavailableError, fitting, misfit
+from pipeline.runtimes.engine_session import Session, SessionError, UnavailableError
 from pipeline.tensorrt_flavours import FlavourName
 
 
@@ -60,20 +60,7 @@ class TensorRtRuntime:
         """
         feeds = {spec.name: inputs[spec.name] for spec in self._signature.inputs}
         shapes = {name: array.shape for name, array in feeds.items()}
-        profiles = self._session.profiles
-        chosen = fitting(profiles, shapes)
-        if chosen is None:
-            wrong = [
-                f"profile {index}, {name}: {reason}"
-                for index, profile in profiles.items()
-                for name, shape in shapes.items()
-                if (reason := misfit(shape, profile[name]))
-            ]
-            raise StageError(
-                f"{self._flavour}: no optimization profile takes a sample",
-                found="\n".join(wrong),
-                hint="widen `engine.profiles`, or name samples that fit them",
-            )
+        chosen = checks.profile(self._flavour, self._session.profiles, shapes)
         try:
             outputs = self._session.run(feeds, chosen)
         except SessionError as error:

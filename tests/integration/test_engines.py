@@ -21,6 +21,7 @@ from pipeline.engine.build import build
 from pipeline.engine.profiles import resolve
 from pipeline.engine.spec import EngineSpec
 from pipeline.errors import MissingError, PipelineError, StageError
+from pipeline.optimize import half
 
 CHANNELS = 8
 IMAGES = Signature(
@@ -251,11 +252,35 @@ def test_a_node_kept_in_float_is_accepted_only_where_it_was_kept_on_purpose(tmp_
     assert (types["correlation"], types["runtime_fusion"]) == ({"Float": 1}, {"Half": 2})
 
 
-def test_a_lone_node_that_the_library_narrows_against_the_graph_is_noted(tmp_path: Path) -> None:
+def test_a_lone_node_that_the_library_narrows_against_the_graph_is_refused(tmp_path: Path) -> None:
     source = image_net(tmp_path, "fp16", in_float="conv2")
-    values = built(source, engine_spec("fp16", kept_nodes=("conv2",)))
-    assert values["notes"] == ["kept in fp32 in the graph, but not by the engine's builder: conv2"]
-    assert values["properties"]["layer_types"]["correlation"] == {"Half": 2}
+    error = refused(source, engine_spec("fp16", kept_nodes=("conv2",)))
+    assert isinstance(error, StageError)
+    assert error.what == (
+        "engine: nodes that stay fp32 in the graph do not in the engine, so it is not what the gates judged"
+    )
+    assert error.found == "conv2"
+    assert error.hint.startswith("keep the node before or after each in fp32 too")
+    assert built(source, engine_spec("fp16"))["properties"]["layer_types"]["correlation"] == {"Half": 2}
+
+
+@pytest.mark.parametrize("beside", ["relu1", "pool"])
+def test_weights_beyond_fp16_are_not_rounded_to_infinity_by_an_engine(beside: str, tmp_path: Path) -> None:
+    """The conversion keeps their node in float by itself; the library narrows it unless another stays beside it."""
+    source = image_net(tmp_path)
+    model = onnx.load(str(source))
+    weights = next(item for item in model.graph.initializer if item.name == "w2")
+    weights.CopyFrom(numpy_helper.from_array(np.float32(1e6) * numpy_helper.to_array(weights), "w2"))
+    onnx.save(onnx.shape_inference.infer_shapes(model), str(source))
+
+    def halved(folder: str, keep: set[str]) -> tuple[Path, EngineSpec]:
+        (tmp_path / folder).mkdir()
+        kept = half.convert(source, tmp_path / folder, precision="fp16", keep_nodes=keep)["properties"]["kept"]
+        return tmp_path / folder / "model.onnx", engine_spec("fp16", kept_nodes=tuple(kept))
+
+    assert refused(*halved("alone", set())).found == "conv2"
+    facts = built(*halved("beside", {beside}))["properties"]
+    assert facts["layer_types"]["correlation"] == {"Float": 1}
 
 
 def test_int8_with_one_float_convolution_that_was_never_quantised(tmp_path: Path) -> None:
@@ -330,6 +355,20 @@ def test_the_facts_about_turing_are_still_true(
     error = refused(image_net(tmp_path, precision), engine_spec(precision, gpus=("sm_75",)))
     assert error.what == "engine: unsupported by this flavour (tensorrt_rtx)"
     assert reason in error.found
+
+
+def test_an_fp32_product_in_an_fp16_engine_for_turing_is_told_with_the_way_out(tmp_path: Path) -> None:
+    weights = {"w": np.ones((768, 4), np.float32), "v": np.ones((4, 4), np.float16)}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["kept"], name="kept"),
+        helper.make_node("Cast", ["kept"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["half", "v"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+    ]
+    error = refused(saved(nodes, weights, tmp_path), engine_spec("fp16", kept_nodes=("kept",), gpus=("sm_75", "sm_80")))
+    assert error.what == "engine: unsupported by this flavour (tensorrt_rtx)"
+    assert error.hint.startswith("remove sm_75 from `engine.gpus`")
 
 
 def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from rich.console import Console
 
 from pipeline import build as building
@@ -23,6 +23,7 @@ from pipeline.optimize import half, int8
 from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS
+from tests.integration.test_engines import TOKENS, saved
 
 YAML = """
 name: digits
@@ -48,6 +49,9 @@ class Bench:
     def build(self, other: str, *overrides: str) -> BuildReport:
         config = self.folder / "digits.yaml"
         config.write_text(YAML % other)
+        return self.run(config, *overrides)
+
+    def run(self, config: Path, *overrides: str) -> BuildReport:
         options = Options(repository=self.repository, work_dir=self.folder / "work", serve=False)
         return building.build(load(config, overrides), options, Terminal(Console(file=io.StringIO())))
 
@@ -115,6 +119,9 @@ def test_too_little_to_calibrate_on_is_no_int8(bench: Bench) -> None:
     bad = bench.refused(f"{{from: onnx, precision: int8, calibration: {{from: {few}}}}}")
     assert bad.exit_code == 4
     assert "calibration: 1 samples are left to calibrate on; 16 are the least" in bad.error
+    assert "found: 1 in all\n  where: " in bad.error
+    assert "digits.yaml:9:54" in bad.error
+    assert "name a larger data set under `calibration.from`" in bad.error
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,38 @@ def test_repair_keeps_what_is_to_blame_and_says_what_it_bought(bench: Bench) -> 
     assert repair["after"]["max_abs"] < repair["before"]["max_abs"]
 
 
+def test_an_fp16_graph_whose_nodes_have_no_names_is_repaired(bench: Bench) -> None:
+    strict = "gates: {parity: {max_abs: 0.004, max_rel: 0.0, max_scaled: 0.0}}"
+    bad = bench.refused(f"{{from: onnx, precision: fp16, repair: off, {strict}}}")
+    assert "refused by a gate" in bad.error
+    report = bench.build(f"{{from: onnx, precision: fp16, {strict}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    repair = manifest["properties"]["repair"]
+    assert (repair["passed"], repair["convertible"]) == (True, 4)
+    assert {item["node"] for item in repair["kept"]} == {"hidden", "logits"}
+
+
+@pytest.mark.parametrize(("precision", "max_abs"), [("fp16", 0.007), ("int8", 0.1)])
+def test_an_engine_of_a_repaired_graph(bench: Bench, precision: str, max_abs: float) -> None:
+    strict = f"gates: {{parity: {{max_abs: {max_abs}, max_rel: 0.0, max_scaled: 0.0}}}}"
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: {precision}, {strict}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    assert any(note.startswith("repair: kept ") for note in report.variants[1].notes)
+    manifest = read_manifest(bench.repository, "digits_other", 1)
+    assert manifest is not None
+    assert manifest["properties"]["layers"]["Float"] > 0
+
+
+@pytest.mark.parametrize("kept", ["hidden", "logits"])
+def test_what_is_to_stay_fp32_does_so_in_an_engine_for_the_default_gpus(bench: Bench, kept: str) -> None:
+    """The nodes of this graph have no names: they go by their outputs'."""
+    report = bench.build(f"{{from: onnx, format: tensorrt, precision: fp16, keep_fp32: {{nodes: [{kept}]}}}}")
+    assert report.exit_code == 0, report.variants[1].error
+    assert not any("not by the engine's builder" in note for note in report.variants[1].notes)
+
+
 def test_an_engine_records_what_it_is(bench: Bench) -> None:
     report = bench.build("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80, sm_89]}}")
     assert report.exit_code == 0, report.variants[1].error
@@ -177,3 +216,26 @@ def test_an_engine_records_what_it_is(bench: Bench) -> None:
     assert facts["plan_sha256"] == manifest["files"]["model_sm80_sm89.engine"] == manifest["sha256"]
     assert facts["layers"]["Half"] > 0
     assert facts["profiles"] == [{"image": {"min": [1, 1, 8, 8], "opt": [16, 1, 8, 8], "max": [16, 1, 8, 8]}}]
+
+
+def test_golden_samples_outside_of_the_profiles_are_no_engine_without_a_gpu_too(bench: Bench) -> None:
+    saved([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.eye(8, 4, dtype=np.float32)}, bench.folder, TOKENS)
+    np.savez(bench.folder / "long.npz", x=np.random.default_rng(0).random((4, 40, 8), np.float32))
+    config = bench.folder / "tokens.yaml"
+    config.write_text("""
+name: tokens
+source: {onnx: {file: model.onnx}}
+inputs: {x: {shape: [N, L, 8]}}
+outputs: {y: {shape: [N, L, 4]}}
+samples: {from: {arrays: long.npz}}
+variants:
+  onnx: {format: onnx}
+  trt: {from: onnx, format: tensorrt, engine: {flavour: tensorrt_rtx, profiles: [{L: [1, 4, 16]}]}}
+""")
+    report = bench.run(config)
+    good, bad = report.variants
+    assert (good.error, bad.exit_code, report.exit_code) == ("", 4, 4)
+    assert "tensorrt_rtx: no optimization profile takes a sample" in bad.error
+    assert "dimension 1 to be between 1 and 16 but received 40" in bad.error
+    assert "tokens.yaml:9:71" in bad.error
+    assert [item.name for item in bench.repository.iterdir()] == ["tokens_onnx"]

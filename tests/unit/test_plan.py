@@ -79,6 +79,24 @@ def test_variant_settings_are_laid_over_the_common_ones(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("common", "own", "expected"),
+    [
+        ("[{count: 2, kind: KIND_CPU}]", "{}", {"count": 2, "kind": "KIND_GPU"}),
+        ("[{count: 2, kind: KIND_CPU}, {gpus: [1], kind: KIND_GPU}]", "{}", {"gpus": [1], "kind": "KIND_GPU"}),
+        ("[{count: 2}]", "{}", {"count": 2}),
+        ("[{count: 2, kind: KIND_CPU}]", "{instance_group: [{count: 3}]}", {"count": 3}),
+    ],
+)  # fmt: skip
+def test_a_common_instance_group_keeps_an_engine_on_the_gpu(
+    tmp_path: Path, common: str, own: str, expected: Any
+) -> None:
+    overrides = (f"triton.instance_group={common}", f"variants.trt_fp16.triton={own}")
+    made = by_key(plan(tmp_path, *overrides, text=PRECISIONS))
+    assert made["trt_fp16"].fields["instance_group"] == [expected]
+    assert made["onnx"].fields["instance_group"][0]["count"] == 2
+
+
 def test_variants_of_one_file_share_its_steps(tmp_path: Path) -> None:
     made = plan(tmp_path)
     assert made.variants[0].export.key == made.variants[1].export.key
@@ -127,6 +145,14 @@ def test_an_engine_is_built_from_the_judged_graph(tmp_path: Path) -> None:
     assert later.kind == "tensorrt_rtx"
     assert later.reduce.key == made["trt_int8"].reduce.key
     assert later.engine.spec.profiles[0]["x"].max == (2, 4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_the_default_gpus_of_an_engine_can_compute_what_stays_fp32(tmp_path: Path, precision: str) -> None:
+    overrides = ("variants.trt_fp16.engine={flavour: tensorrt_rtx}", f"variants.trt_fp16.precision={precision}")
+    measured = {"trt_fp16": {"x.npy": "bb"}, **DEPENDENCIES.calibration_digests}
+    made = by_key(plan(tmp_path, *overrides, text=PRECISIONS, calibration_digests=measured))
+    assert made["trt_fp16"].engine.spec.gpus == ("sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 
 
 @pytest.mark.parametrize(

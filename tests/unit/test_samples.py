@@ -207,20 +207,24 @@ def test_unbatched_shapes_are_checked_too(folder: Path) -> None:
     assert samples.read(folder / "out" / samples.FILE_NAME).samples[0].outputs["y"].tolist() == [2.0] * 5
 
 
-def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool = True, data: str = "many.py:data"):
+def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool = True, own: str = ""):
     (folder / "many.py").write_text(
         "import numpy as np\n"
         "def data():\n"
         "    rows = [{'x': np.full(3, n, np.float32)} for n in range(60)]\n"
         "    return {'train': (rows[:40], np.zeros(40, np.int64)), 'test': (rows[20:], np.zeros(40, np.int64))}\n"
+        "def few():\n"
+        "    return {'test': ([{'x': np.full(3, n, np.float32)} for n in range(6)], None)}\n"
     )
     out = folder / "calibration"
     out.mkdir(exist_ok=True)
     values = samples.make_calibration(
-        Data(callable=data),
+        Data(callable=own or "many.py:data"),
         golden,
         count=count,
         trained=trained,
+        own=bool(own),
+        where="m.yaml:9:5",
         signature=SIGNATURE,
         resolve=lambda name: folder / name,
         seed=3,
@@ -250,6 +254,24 @@ def test_too_few_calibration_samples_are_an_error_and_leave_nothing(folder: Path
     with pytest.raises(StageError, match="15 samples are left to calibrate on; 16 are the least"):
         calibrate(folder, count=128, golden=judging(*range(25)))
     assert list((folder / "calibration").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "golden", "found", "hint"),
+    [
+        ("many.py:few", judging(100), "6 in all", "name a larger data set under `calibration.from`"),
+        ("many.py:few", judging(3), "6 in all, 1 of them golden samples", "name a larger data set"),
+        ("", judging(*range(25)), "40 in all, 25 of them golden samples", "give the variant data of its own"),
+    ],
+)
+def test_too_few_calibration_samples_are_told_as_what_they_are(
+    folder: Path, own: str, golden: GoldenSamples, found: str, hint: str
+) -> None:
+    with pytest.raises(StageError) as caught:
+        calibrate(folder, count=20, golden=golden, own=own, trained=not own)
+    assert caught.value.found.partition(":")[0] == found
+    assert caught.value.hint.startswith(hint)
+    assert caught.value.where == "m.yaml:9:5"
 
 
 def test_chunks_hold_every_sample_once_in_runs_of_equal_shape() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.target import limits, releases, tensorrt_conflict, tensorrt_image
+from pipeline.target import has_later_tensorrt, limits, releases, tensorrt_conflict, tensorrt_image
 
 
 def test_the_default_release_has_the_limits_of_its_onnx_runtime() -> None:
@@ -69,6 +69,21 @@ def test_an_engine_loads_in_the_tensorrt_that_built_it(has: str, built: str, loa
     assert (conflict == "") is loads
     if not loads:
         assert f"the engine was built by TensorRT {built}, and Triton 26.07's container has {has};" in conflict
+
+
+@pytest.mark.parametrize(
+    ("has", "built", "later"),
+    [
+        ("10.14.1", "10.9.0", True),
+        ("11.0.0", "10.14.1", True),
+        ("10.14.1", "10.14.1", False),
+        ("10.14.1", "10.14.2", False),
+        ("10.14.1", "11.0.0", False),
+        (None, "10.14.1", False),
+    ],
+)
+def test_a_later_tensorrt_loads_what_is_version_compatible(has: str | None, built: str, later: bool) -> None:
+    assert has_later_tensorrt(replace(limits("26.07"), tensorrt=has), built) is later
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,9 @@ class KeepFp32(Section):
     """What stays in fp32 whatever the precision."""
 
     ops: tuple[str, ...] = Field((), description="ONNX operator types: Softmax, Conv, …")
-    nodes: tuple[str, ...] = Field((), description="node names in the exported ONNX file")
+    nodes: tuple[str, ...] = Field(
+        (), description="node names in the exported ONNX file; a node without one goes by its first output"
+    )
 
 
 class Repair(Section):
@@ -75,7 +77,8 @@ class Engine(Section):
         None, description="default: tensorrt where it is installed and there is a GPU, else tensorrt_rtx"
     )
     gpus: tuple[Annotated[str, Field(pattern=r"^sm_\d{2,3}$")], ...] = Field(
-        (), description="compute capabilities (sm_80); default: tensorrt_rtx all it builds for, tensorrt this GPU's"
+        (),
+        description="compute capabilities (sm_80); default: tensorrt_rtx all it knows but sm_75, tensorrt this GPU's",
     )
     profiles: tuple[dict[DimLetter, Annotated[tuple[DimSize, ...], Field(min_length=3, max_length=3)]], ...] = Field(
         (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from pipeline import model_config
 from pipeline.repository.lint.model import (
     AOTI_PLATFORM,
     AOTI_SINCE,
@@ -341,7 +342,7 @@ def tensorrt_instances(model: Model) -> Iterator[Finding]:
     """Engines run on GPUs, and profiles belong to engines."""
     for group in model.config.instance_group:
         kind, backend = enum_name(group, "kind"), backend_of(model)
-        if backend in ENGINE_BACKENDS and kind in ("KIND_CPU", "KIND_MODEL"):
+        if backend in ENGINE_BACKENDS and kind in model_config.NOT_FOR_ENGINES:
             yield error(
                 model.config_path,
                 "tensorrt-needs-gpu",

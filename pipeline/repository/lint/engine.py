@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline import tensorrt_flavours
+from pipeline.engine import layers
 from pipeline.files import sha256_file
 from pipeline.repository.lint.engine_shapes import SHAPE_RULES
 from pipeline.repository.lint.engine_sidecar import Engine, EngineRule, compute_capability, open_engine
@@ -26,7 +27,7 @@ from pipeline.repository.lint.model import (
     warning,
 )
 from pipeline.repository.versions import read_manifest
-from pipeline.target import tensorrt_conflict, tensorrt_image
+from pipeline.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
 
 _RTX = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 # Layout of a TensorRT-RTX engine, measured with 1.7.1: a header that starts with the magic and holds the length of the
@@ -104,6 +105,8 @@ def tensorrt_version(model: Model, engine: Engine) -> Iterator[Finding]:
     version, at, image = engine.sidecar.version, model.where(engine.path), tensorrt_image(model.target)
     if engine.sidecar.flavour != "tensorrt" or version is None:
         return
+    if engine.sidecar.options.version_compatible and has_later_tensorrt(model.target, version):
+        return
     if conflict := tensorrt_conflict(model.target, version):
         yield error(at, "engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
     elif model.target.tensorrt is None and _built_for(model, engine) != model.target.release:
@@ -113,6 +116,23 @@ def tensorrt_version(model: Model, engine: Engine) -> Iterator[Finding]:
             f"TensorRT {version} built the engine, and the TensorRT of Triton {model.target.release}'s container is "
             "not known here.",
             f"build it in {image}, the same month, or name the release it was built for as the target",
+        )
+
+
+def precision(model: Model, engine: Engine) -> Iterator[Finding]:
+    """The types of the layers are those of the precision, as far as their numbers tell."""
+    claimed, found = engine.sidecar.precision, engine.sidecar.layers
+    if claimed is None:
+        return
+    asked, known = layers.TYPE_OF[claimed], [kind for kind in layers.PRECISION_OF if found.get(kind)]
+    others = [kind for kind in layers.product_counts(engine.sidecar.layer_types) if kind != asked]
+    if (known and asked not in known) or (claimed == "fp32" and others):
+        counted = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(found.items()))
+        yield error(
+            model.where(engine.sidecar_path),
+            "engine-precision",
+            f"the sidecar says {claimed}, and the engine's layers are {counted}.",
+            "build the engine again from a graph in that precision",
         )
 
 
@@ -186,5 +206,5 @@ def rtx_backend(model: Model) -> Iterator[Finding]:
         )
 
 
-FILE_RULES: tuple[EngineRule, ...] = (header, digest, flavour, tensorrt_version, capabilities, *SHAPE_RULES)
+FILE_RULES: tuple[EngineRule, ...] = (header, digest, flavour, tensorrt_version, precision, capabilities, *SHAPE_RULES)
 ENGINE_RULES: tuple[Rule, ...] = (rtx_backend, engines)

@@ -6,15 +6,17 @@ Numbers such as server#4445 are issues of github.com/triton-inference-server/ser
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.artifacts import NUMPY_DTYPES
 from pipeline.repository.config_pbtxt import data_type
 from pipeline.repository.lint.engine_sidecar import Engine, EngineRule, Range, Tensor
 from pipeline.repository.lint.model import (
+    RTX_BACKEND,
     Finding,
     Model,
+    backend_of,
     dims_text,
     enum_name,
     error,
@@ -32,8 +34,7 @@ def _wanted(model: Model, item: Any) -> list[int]:
 
 def profiles(model: Model, engine: Engine) -> Iterator[Finding]:
     """Every profile takes the batches and the sizes that the configuration promises."""
-    # The ranges of a shape tensor are of its values, and a ragged input's are of all requests together.
-    plain = {item.name: item for item in model.config.input if not item.is_shape_tensor and not item.allow_ragged_batch}
+    plain = {item.name: item for item in _plain(model)}
     spans: dict[str, list[Range]] = {name: [] for name in plain}
     for index, profile in enumerate(engine.sidecar.profiles or ()):
         for name in sorted(profile.keys() - fed_inputs(model.config)):
@@ -48,6 +49,11 @@ def profiles(model: Model, engine: Engine) -> Iterator[Finding]:
     for name, found in sorted(spans.items()):
         if found:
             yield from _fixed(model, engine, plain[name], found)
+
+
+def _plain(model: Model) -> list[Any]:
+    """Inputs whose shapes profiles limit; a shape tensor's ranges are of values, a ragged input's of all requests."""
+    return [item for item in model.config.input if not item.is_shape_tensor and not item.allow_ragged_batch]
 
 
 def _span(model: Model, engine: Engine, what: str, item: Any, span: Range) -> Iterator[Finding]:
@@ -114,6 +120,49 @@ def profile_index(model: Model, engine: Engine) -> Iterator[Finding]:
                     "numbered from 0.",
                     "name profiles the engine has, or build it with more",
                 )
+
+
+def warmup(model: Model, engine: Engine) -> Iterator[Finding]:
+    """Every instance has a profile that takes the warmup samples; the load fails with the first that is refused."""
+    batched = int(model.config.max_batch_size > 0)
+    plain = {item.name: item for item in _plain(model) if not item.HasField("reshape")}
+    for sample in model.config.model_warmup if engine.sidecar.profiles else ():
+        shapes = {
+            name: [sample.batch_size] * batched + list(item.dims)
+            for name, item in sample.inputs.items()
+            if name in plain and len(item.dims) == len(plain[name].dims)  # else another rule's finding
+        }
+        if sample.batch_size and any(not _taken(usable, shapes) for usable in _usable(model, engine)):
+            given = ", ".join(f"{printable(name)} {dims_text(shape)}" for name, shape in sorted(shapes.items()))
+            yield error(
+                model.config_path,
+                "warmup-profile",
+                f"warmup sample {printable(sample.name)!r} has {given}, and no profile of {model.where(engine.path)} "
+                "that an instance group uses takes that; the model fails to load.",
+                "warm up with a size the engine takes, or build it for that one",
+            )
+
+
+def _usable(model: Model, engine: Engine) -> Iterator[list[dict[str, Range]]]:
+    """The profiles that each instance group's instances choose from, where the engine has them."""
+    profiles = engine.sidecar.profiles or []
+    for group in model.config.instance_group:
+        named = set(group.profile or ["0"])  # Triton's tensorrt backend takes the first alone where none is named
+        every = backend_of(model) == RTX_BACKEND
+        if usable := [span for index, span in enumerate(profiles) if every or str(index) in named]:
+            yield usable
+
+
+def _taken(profiles: Sequence[Mapping[str, Range]], shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether one of the profiles takes all these shapes; inputs and ranks it does not have are other findings."""
+    return any(
+        all(
+            low <= size <= high
+            for name in profile.keys() & shapes.keys()
+            for low, size, high in zip(profile[name].min, shapes[name], profile[name].max, strict=False)
+        )
+        for profile in profiles
+    )
 
 
 def tensors(model: Model, engine: Engine) -> Iterator[Finding]:
@@ -192,4 +241,4 @@ def _shape(model: Model, engine: Engine, what: str, item: Any, found: list[int])
         )
 
 
-SHAPE_RULES: tuple[EngineRule, ...] = (profiles, profile_index, tensors)
+SHAPE_RULES: tuple[EngineRule, ...] = (profiles, profile_index, warmup, tensors)

@@ -29,6 +29,7 @@ def sidecar_names(engine: str) -> tuple[str, str]:
 # Bounds that no engine reaches; they keep a hostile sidecar from filling the screen.
 _Size = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
 _Sizes = Annotated[list[_Size], Field(max_length=64)]
+_Counts = dict[str, Annotated[int, Field(ge=0, le=INT64_MAX)]]
 _Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){1,3}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -63,12 +64,22 @@ class Tensor(_Part):
     shape: Annotated[list[_Size | str], Field(max_length=64)] | None = None
 
 
+class Options(_Part):
+    """The settings an engine was built with that are not at their default."""
+
+    version_compatible: bool = False
+
+
 class Sidecar(_Part):
     """The facts in a sidecar; any may be missing."""
 
     flavour: Literal["tensorrt", "tensorrt_rtx"] | None = None
     version: _Version | None = None
     compute_capabilities: list[str] = []
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    layers: _Counts = {}
+    layer_types: dict[str, _Counts] = {}
+    options: Options = Options()
     profiles: list[dict[str, Range]] | None = None
     inputs: list[Tensor] | None = None
     outputs: list[Tensor] | None = None

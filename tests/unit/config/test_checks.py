@@ -239,6 +239,17 @@ samples:"""
     ]  # fmt: skip
 
 
+def test_an_engine_of_its_own_wish_on_a_cpu_is_refused(tmp_path: Path) -> None:
+    more = "{from: trt, triton: {instance_group: [{kind: KIND_CPU}]}}"
+    trt = f"{{format: onnx}}\n  trt: {{from: onnx, format: tensorrt}}\n  more: {more}"
+    (line,) = _check(tmp_path, ("{format: onnx}", trt))
+    assert line == (
+        "11:54: variants.more.triton.instance_group[0].kind: an engine runs on a GPU: expected KIND_GPU; found KIND_CPU"
+    )
+    common = ("samples:", "triton: {instance_group: [{kind: KIND_CPU}]}\nsamples:")
+    assert _check(tmp_path, common, ("{format: onnx}", trt.replace("KIND_CPU", "KIND_GPU"))) == []
+
+
 def test_two_schedulers_laid_over_each_other_are_told(tmp_path: Path) -> None:
     triton = ("samples:", "triton: {dynamic_batching: {}}\nsamples:")
     variant = ("{format: onnx}", "{format: onnx, triton: {sequence_batching: {}}}")

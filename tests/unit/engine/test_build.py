@@ -28,7 +28,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def proven(result: Mapping[str, Any], one: EngineSpec, onnx: Path, plan: Path, log: Path) -> Any:
         assert plan.name == one.file_name
-        return {"compute_capabilities": [result["gpu"]], "identity": f"id {result['gpu']}"}, ["a note"]
+        return {"compute_capabilities": [result["gpu"]], "identity": f"id {result['gpu']}"}
 
     monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "11.4.0")
     monkeypatch.setattr(build, "_run", run)
@@ -57,7 +57,7 @@ def test_classic_tensorrt_gives_a_plan_and_a_sidecar_per_capability(out: Path) -
         "model_sm89.plan": "plan for sm_89",
     }
     assert json.loads((out / "model_sm89.plan.json").read_text())["compute_capabilities"] == ["sm_89"]
-    assert (values["file"], values["notes"]) == ("model_sm80.plan", ["a note"])
+    assert (values["file"], values["notes"]) == ("model_sm80.plan", [])
     assert values["properties"]["compute_capabilities"] == ["sm_80", "sm_89"]
     assert values["properties"]["engines"]["model_sm89.plan"]["identity"] == "id sm_89"
     assert values["properties"]["identity"] == fleet(out, "sm_89", "sm_80")["properties"]["identity"]

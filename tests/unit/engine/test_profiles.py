@@ -1,11 +1,12 @@
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.engine.profiles import problems, resolve
-from pipeline.engine.spec import OptimizationProfile
-from pipeline.errors import ConfigError
+from pipeline.artifacts import GoldenSamples, Sample, Signature, TensorSpec
+from pipeline.engine.profiles import check, problems, resolve
+from pipeline.engine.spec import EngineSpec, OptimizationProfile
+from pipeline.errors import ConfigError, StageError
 
 
 def signature(*shapes: tuple[int | str, ...], batch: str | None = "N") -> Signature:
@@ -65,3 +66,24 @@ def test_without_batching_by_the_server_the_letter_is_like_any_other() -> None:
     assert problems(signature((1, 4), batch=None), [{"N": [1, 1, 1]}], 0) == [
         ((0, "N"), "no input has a dimension N; no dimension is dynamic")
     ]
+
+
+def test_a_golden_sample_outside_of_all_profiles_is_told_with_its_place() -> None:
+    given = [{"L": [1, 4, 16]}, {"L": [64, 64, 64]}]
+    spec = EngineSpec(
+        flavour="tensorrt", precision="fp32", signature=TEXT, max_batch_size=8, profiles=resolve(TEXT, given, 8)
+    )  # fmt: skip
+
+    def golden(*lengths: int) -> GoldenSamples:
+        rows = [{"x0": np.zeros((1, size)), "x1": np.zeros((1, size, 4))} for size in lengths]
+        return GoldenSamples(samples=tuple(Sample(inputs=row, outputs={}) for row in rows), batched=True, sha256="")
+
+    check(golden(1, 16, 64), spec, "m.yaml:7:3")
+    with pytest.raises(StageError, match="tensorrt: no optimization profile takes a sample") as caught:
+        check(golden(16, 40), spec, "m.yaml:7:3")
+    assert caught.value.found.splitlines()[::2] == [
+        "profile 0, x0: model expected the shape of dimension 1 to be between 1 and 16 but received 40",
+        "profile 1, x0: model expected the shape of dimension 1 to be between 64 and 64 but received 40",
+    ]
+    assert caught.value.where == "m.yaml:7:3"
+    assert "widen `engine.profiles`" in caught.value.hint

@@ -208,3 +208,17 @@ def test_constants_named_and_ordered_by_chance_give_the_same_bytes(tmp_path: Pat
     assert written[0] == written[1]
     runtime = OnnxRuntime(tmp_path / "a/out/model.onnx", XY)
     assert (runtime.run({"x": np.ones((1, 4), np.float32)})["y"] == 5).all()
+
+
+def test_nodes_without_names_get_those_of_their_first_outputs_made_unique() -> None:
+    result = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Neg", ["a"], ["b"])], "branch", [], [result])
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="y"),
+        helper.make_node("If", ["c"], ["b"], then_branch=branch, else_branch=branch),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [], []))
+    graph.name_nodes(proto)
+    assert [node.name for node in proto.graph.node] == ["y", "b", "y_"]
+    assert [attribute.g.node[0].name for attribute in proto.graph.node[1].attribute] == ["b_", "b__"]

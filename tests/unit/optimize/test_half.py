@@ -137,9 +137,10 @@ def test_what_is_kept_on_demand_is_noted(tmp_path: Path) -> None:
 def test_a_node_without_a_name_goes_by_its_output(tmp_path: Path) -> None:
     layers = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])]))
-    values, _ = convert(source, keep_nodes={"a"})
+    values, model = convert(source, keep_nodes={"a"})
     assert values["notes"] == ["kept in float32: a (named)"]
     assert values["properties"]["nodes_fp32"] == 1
+    assert (computes_in(model, "a"), computes_in(model, "y")) == (FLOAT, FP16)
 
 
 def test_an_unknown_node_is_an_error(tmp_path: Path) -> None:

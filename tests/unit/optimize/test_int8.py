@@ -161,6 +161,7 @@ def test_kept_nodes_and_operators(tmp_path: Path, consumer: str) -> None:
     assert "second" not in reads_int8(model)
     assert {"first", "linear"} <= reads_int8(model)
     assert values["notes"] == ["2 of 3 Conv, Gemm and MatMul nodes are int8", "kept in fp32: second (as asked for)"]
+    assert values["properties"]["kept"] == ["second"]
     assert np.array_equal(constants(model)["w2"], constants(convnet())["w2"])
     assert inputs_of(model, "second")[1:] == ["w2", "b2"]
     if consumer == "tensorrt":
@@ -169,6 +170,7 @@ def test_kept_nodes_and_operators(tmp_path: Path, consumer: str) -> None:
     assert values["properties"]["nodes_int8"] == 2
     assert not {"linear", *(["residual"] if consumer == "tensorrt" else [])} & reads_int8(model)
     assert values["notes"][1:] == ["no Softmax in the graph to keep in fp32"]
+    assert values["properties"]["kept"] == ["linear", "residual"]
 
 
 def test_a_name_that_is_no_nodes(tmp_path: Path) -> None:

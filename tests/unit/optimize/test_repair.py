@@ -1,13 +1,15 @@
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from pipeline import files
 from pipeline.artifacts import GoldenSamples
 from pipeline.errors import StageError
-from pipeline.optimize import blame, repair
+from pipeline.optimize import blame, half, repair, simulate
 from pipeline.optimize.blame import Suspect
 from pipeline.optimize.repair import Budget, Verdict
 from tests.unit.optimize import blame_nets as nets
@@ -140,6 +142,33 @@ def test_a_cancellation_in_half_precision_needs_both_its_nodes(tmp_path: Path) -
         "repair: attempt 2 of 4, 2 nodes in fp32",
     ]
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_nodes_without_names_are_repaired_too(precision: Any, tmp_path: Path) -> None:
+    samples = nets.golden(5)
+    source = nets.cancellation(tmp_path / "fp32.onnx")
+    model = onnx.load(str(source))
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, str(source))
+    (tmp_path / "out").mkdir()
+
+    def make(folder: Path, keep: frozenset[str]) -> Mapping[str, Any]:
+        return half.convert(source, folder, precision=precision, keep_nodes=keep)
+
+    def judge(path: Path) -> Verdict:
+        played = Path(tempfile.mkdtemp(dir=tmp_path))
+        return close(source, samples, 30)(simulate.half(path, played))
+
+    values = repair.reduce(
+        source, tmp_path / "out", make=make, judge=judge, samples=samples, budget=BUDGET, progress=quiet,
+        runnable=simulate.half,
+    )  # fmt: skip
+    done = values["properties"]["repair"]
+    assert (done["passed"], done["convertible"]) == (True, 5)
+    assert [item["node"] for item in done["kept"]] == ["sub", "add"]
+    assert values["properties"]["kept"] == ["add", "sub"]
 
 
 def test_a_graph_that_passes_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,3 +127,14 @@ def test_engines_run_on_a_gpu_and_are_named_by_capability() -> None:
     assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}]
     assert (config["backend"], config["platform"]) == ("tensorrt", "tensorrt_plan")
     assert "cc_model_filenames" not in config
+
+
+def test_instance_groups_of_the_yaml_have_all_profiles_but_where_they_name_some() -> None:
+    groups = [{"count": 2, "kind": "KIND_GPU"}, {"count": 1, "kind": "KIND_GPU", "profile": ["1"]}]
+    given = {"instance_group": groups}
+    config = fields(describe(kind="tensorrt", engines={}, profiles=2, fields=given))
+    assert [group["profile"] for group in config["instance_group"]] == [["0", "1"], ["1"]]
+    assert [group["count"] for group in config["instance_group"]] == [2, 1]
+    assert "profile" not in groups[0]
+    config = fields(describe(kind="tensorrt", engines={}, profiles=2, fields={"instance_group": None}))
+    assert "instance_group" not in config

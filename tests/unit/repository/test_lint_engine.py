@@ -185,6 +185,35 @@ def test_a_plan_of_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "nvcr.io/nvidia/tensorrt:26.07-py3" in found.fix
     assert findings(tmp_path / "good", plain(facts=sidecar(version="10.14.1")), release="24.10") == []
     assert findings(tmp_path / "rtx", rtx()) == []  # its own versions are no TensorRT's
+    compatible = {"options": {"version_compatible": True}}
+    assert findings(tmp_path / "later", plain(facts=sidecar(version="10.9.0", **compatible))) == []
+    assert only(findings(tmp_path / "earlier", plain(facts=sidecar(**compatible))))[0] == "engine-tensorrt-version"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "layers", "types", "agree"),
+    [
+        ("fp16", {"Half": 12, "Float": 2}, {"gemm": {"Float": 2}}, True),
+        ("fp16", {"Float": 12, "Int64": 1}, {}, False),
+        ("bf16", {"Half": 12}, {}, False),
+        ("int8", {"Int8": 2, "Float": 12}, {}, True),
+        ("int8", {"Float": 12}, {}, False),
+        ("fp32", {"Float": 2, "Half": 1}, {"kgen": {"Half": 1}, "correlation": {"Float": 2}}, True),
+        ("fp32", {"Float": 2, "Half": 1}, {"kgen": {"Float": 2}, "correlation": {"Half": 1}}, False),
+        ("fp32", {"Half": 1}, {}, False),
+        ("fp32", {"Int64": 1}, {}, True),
+        ("fp16", {}, {}, True),
+    ],
+)
+def test_a_precision_that_the_layers_contradict(
+    tmp_path: Path, claimed: str, layers: dict[str, int], types: dict[str, Any], agree: bool
+) -> None:
+    found = findings(tmp_path, plain(facts=sidecar(precision=claimed, layers=layers, layer_types=types)))
+    if agree:
+        assert found == []
+    else:
+        assert only(found) == ("engine-precision", "trt/1/engine.json", "error")
+        assert f"the sidecar says {claimed}, and the engine's layers are " in found[0].reason
 
 
 @pytest.mark.parametrize("release", ["26.06", None, 26.07])
@@ -364,6 +393,33 @@ def test_a_profile_the_engine_does_not_have(tmp_path: Path) -> None:
     assert "names profile 1;" in found[0].reason
     found = findings(tmp_path / "c", plain(replaced(CONFIG, '"1"', f'"{"9" * 5000}"')))
     assert only(found)[0] == "engine-profile-index"
+
+
+def warmed(size: int, config: str = CONFIG, batch_size: int = 1) -> str:
+    """A configuration with a warmup sample of so many columns."""
+    data = f"data_type: TYPE_FP32 dims: [ 3, {size} ] zero_data: true"
+    return f'{config} model_warmup {{ name: "w" batch_size: {batch_size} inputs {{ key: "x" value {{ {data} }} }} }}'
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "fits"),
+    [(15, '"0", "1"', False), (16, '"0", "1"', True), (64, '"0", "1"', True), (65, '"0", "1"', False),
+     (64, '"0"', False), (64, "", False), (16, "", True), (16, '"1"', False)],
+)  # fmt: skip
+def test_a_warmup_sample_that_the_engine_must_refuse(tmp_path: Path, size: int, profile: str, fits: bool) -> None:
+    config = replaced(CONFIG, '"0", "1"', profile) if profile else replaced(CONFIG, 'profile: [ "0", "1" ]', "")
+    found = findings(tmp_path, plain(warmed(size, config)))
+    if fits:
+        assert found == []
+    else:
+        assert only(found) == ("warmup-profile", "trt/config.pbtxt", "error")
+        assert f"warmup sample 'w' has x [1, 3, {size}], and no profile of trt/1/model.plan" in found[0].reason
+
+
+def test_rtx_instances_use_all_profiles_and_a_skipped_warmup_is_no_request(tmp_path: Path) -> None:
+    assert findings(tmp_path / "rtx", rtx(warmed(64, RTX_CONFIG))) == []
+    assert only(findings(tmp_path / "bad", rtx(warmed(65, RTX_CONFIG))))[0] == "warmup-profile"
+    assert only(findings(tmp_path / "none", plain(warmed(65, batch_size=0))))[0] == "warmup-skipped"
 
 
 def test_profiles_that_fix_different_sizes_leave_the_dimension_open(tmp_path: Path) -> None:
