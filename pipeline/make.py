@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__, files, samples
-from pipeline.artifacts import AccuracyResult, Artifact, GoldenSamples, ParityResult, Progress, Runtime, SourceModel
+from pipeline import __version__, files, gate, samples
+from pipeline.artifacts import Artifact, GoldenSamples, Progress, SourceModel
 from pipeline.engine.failures import UnavailableError
-from pipeline.errors import GateError, MissingError
+from pipeline.errors import MissingError
 from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
 from pipeline.report.units import human_bytes
 from pipeline.repository import config_pbtxt, versions
 from pipeline.run import Run
-from pipeline.store import TIMING_CACHES, Entry, Step, tool_versions
+from pipeline.store import TIMING_CACHES, Step, tool_versions
 from pipeline.target import tensorrt_image
 
 
@@ -37,14 +36,18 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
         graph = _export(run, variant, source_model)
         if variant.reduction is not None:
             graph = _reduce(run, variant, variant.reduction, graph)
-        _judge(run, variant, variant.parity, lambda: _open(run, variant, graph.path))
+        gate.judge(run, variant, variant.parity, lambda: gate.open_graph(run, variant, graph.path))
         artifact = _engine(run, variant, variant.engine, graph) if variant.engine else graph
         if artifact is None:
             return
         if variant.engine and variant.engine.parity:
-            _judge(run, variant, variant.engine.parity, lambda: _open_engine(run, variant, artifact.path.parent))
+            gate.judge(
+                run, variant, variant.engine.parity, lambda: gate.open_engine(run, variant, artifact.path.parent)
+            )
         if variant.server == "triton":
             _emit(run, variant, artifact)
+        elif variant.server == "tfserving":  # its deployment emits it
+            run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
 
 
 def _skipped(run: Run, variant: Variant, engine: EnginePlan) -> bool:
@@ -106,7 +109,7 @@ def _reduce(run: Run, variant: Variant, reduction: Reduction, exported: Artifact
             exported.path,
             folder,
             make=lambda place, kept: _reduced(reduction, exported.path, place, kept, measured, progress),
-            judge=lambda path: _verdict(run, variant, path),
+            judge=lambda path: gate.verdict(run, variant, path),
             samples=measured or run.golden,
             budget=budget,
             progress=progress,
@@ -252,7 +255,8 @@ def _made(run: Run, variant: Variant, step: Step, produce: Callable[[Path, Progr
     before = run.results[variant.key]
     run.update(variant, artifact=artifact, cached=entry.cached and (before.artifact is None or before.cached))
     if done is None:  # else its first variant has told
-        run.note(variant, *artifact.notes, *_rebuilt(step, entry))
+        run.note(variant, *artifact.notes)
+        run.note_rebuilt(variant, step, entry)
     return artifact
 
 
@@ -261,105 +265,10 @@ def _relative(run: Run, note: str) -> str:
     return note.replace(f"{run.plan.loaded.path.parent.resolve()}/", "")
 
 
-def _rebuilt(step: Step, entry: Entry) -> tuple[str, ...]:
-    return (f"{step.name} was run again: {entry.rebuilt}",) if entry.rebuilt else ()
-
-
-# ---- the verdict --------------------------------------------------------------------------------------------------
-
-
-def _judge(run: Run, variant: Variant, step: Step, opened: Callable[[], Runtime]) -> None:
-    """In-process parity and accuracy of a graph or an engine, and the gates; an engine's replace its graph's.
-
-    Raises:
-        GateError: the numbers are refused; they are kept in the result.
-    """
-    with run.stage(step.name, variant.identifier) as stage:
-        entry = run.step(step, stage, lambda _: _measure(run, variant, opened()))
-        parity = _parity_of(entry.values["parity"], variant)
-        accuracy = AccuracyResult(**entry.values["accuracy"]) if entry.values["accuracy"] else None
-        cached = run.results[variant.key].cached and entry.cached
-        run.update(variant, parity=parity, accuracy=accuracy, cached=cached)
-        run.note(variant, *_rebuilt(step, entry))
-        stage.result = f"max abs {parity.max_abs:.1e}" + (f" · accuracy {accuracy.value:.2%}" if accuracy else "")
-        for verdict in (parity, accuracy):
-            if verdict and not verdict.passed:
-                raise GateError(
-                    f"{step.name}: refused by a gate",
-                    found=verdict.reason,
-                    where=run.plan.loaded.where("variants", variant.key),
-                    hint="nothing was emitted; try another exporter, method or calibration, keep nodes in fp32, "
-                    "or loosen `gates` if you accept it",
-                )
-
-
-def _measure(run: Run, variant: Variant, runtime: Runtime) -> Mapping[str, Any]:
-    from pipeline import parity
-
-    sizes = parity.batch_sizes(variant.max_batch_size)
-    measured = parity.measure(runtime, run.golden, batch_sizes=sizes, tolerance=variant.tolerance)
-    accuracy = parity.accuracy(runtime, run.golden, gate=variant.accuracy_gate)
-    return {"parity": asdict(measured), "accuracy": asdict(accuracy) if accuracy else None}
-
-
-def _verdict(run: Run, variant: Variant, path: Path) -> Any:
-    """The gates' word on one try of a repair."""
-    from pipeline.optimize.repair import Verdict
-
-    measured = _measure(run, variant, _open(run, variant, path))
-    parity, accuracy = measured["parity"], measured["accuracy"]
-    figures = {"accuracy": accuracy["value"]} if accuracy else {}
-    figures |= {name: parity[name] for name in ("max_abs", "cosine")}
-    refused = [verdict["reason"] for verdict in (parity, accuracy) if verdict and not verdict["passed"]]
-    return Verdict(passed=not refused, figures=figures, reason="; ".join(refused))
-
-
-def _parity_of(values: Mapping[str, Any], variant: Variant) -> ParityResult:
-    typed = {**values, "batch_sizes": tuple(values["batch_sizes"]), "tolerance": variant.tolerance}
-    return ParityResult(**typed)
-
-
-def _open(run: Run, variant: Variant, path: Path) -> Runtime:
-    """The runtime a graph is judged in: as it will be served or, where it is bound for TensorRT, with its rounding.
-
-    TensorRT's own arithmetic needs a GPU; ONNX Runtime's CPU would add faults of its own: 8-bit sums that saturate
-    without VNNI, and float16 operators computed in float32.
-    """
-    signature = run.plan.signature
-    if variant.kind == "torchscript":
-        from pipeline.runtimes.torchscript import TorchScriptRuntime
-
-        return TorchScriptRuntime(path, signature)
-    if variant.kind == "saved_model":
-        from pipeline.runtimes.saved_model import SavedModelRuntime
-
-        return SavedModelRuntime(path, signature)
-    from pipeline.runtimes.onnxruntime import OnnxRuntime
-
-    if variant.engine is None or variant.reduction is None:
-        return OnnxRuntime(path, signature)
-    if variant.precision == "int8":
-        return OnnxRuntime(path, signature, float_qdq=True)
-    from pipeline.optimize import simulate
-
-    with tempfile.TemporaryDirectory() as folder:
-        return OnnxRuntime(simulate.half(path, Path(folder)), signature)
-
-
-def _open_engine(run: Run, variant: Variant, folder: Path) -> Runtime:
-    from pipeline.runtimes.tensorrt import TensorRtRuntime
-
-    assert variant.engine is not None
-    return TensorRtRuntime(folder / variant.engine.file_here, run.plan.signature, variant.engine.spec.flavour)
-
-
 # ---- the repository -----------------------------------------------------------------------------------------------
 
 
 def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
-    if variant.server != "triton":  # its deployment emits it
-        run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
-        return
     if variant.engine:
         file_name, *others = (one.file_name for one in variant.engine.spec.each)
         others += [f"{name}.json" for name in (file_name, *others)]

@@ -78,6 +78,11 @@ class Run:
         """Add lines a person should read at the end."""
         self.update(row, notes=(*self.results[row.key].notes, *notes))
 
+    def note_rebuilt(self, row: Row, step: Step, entry: Entry) -> None:
+        """Say why a step was run again although its result was stored, where that was so."""
+        if entry.rebuilt:
+            self.note(row, f"{step.name} was run again: {entry.rebuilt}")
+
     def fail(self, row: Row, failure: PipelineError, command: str) -> None:
         """Keep a row's failure, with the command that repeats just that."""
         failure.log = failure.log or str(self.directory / f"{row.identifier}.log")
