@@ -31,6 +31,7 @@ HOW = Preprocessing(
     dtype="float32",
     layout="NHWC",
 )
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, of what is wrong with EXIF
 Job = tuple[Path, int, int, str]
 
 
@@ -107,14 +108,20 @@ def test_lossy_files_give_the_same_input_within_what_decoders_may_differ(prepare
 
 def test_what_python_refuses_is_refused(prepare, tmp_path: Path) -> None:
     picture_files.refused(tmp_path)
+    picture_files.too_large(tmp_path)
     files = sorted(tmp_path.iterdir())
+    reasons = {}
     for file in files:
-        with pytest.raises(preprocessing.RefusedImage):
+        with pytest.raises(preprocessing.RefusedImage) as caught:
             preprocessing.tensor(file.read_bytes(), HOW)
+        reasons[file.name] = str(caught.value)
     found, refusals = prepare([(file, 0, 0, "-") for file in files])
     assert sorted(refusals) == [file.name for file in files]
     assert set(found) == {b""}
     assert refusals["empty.png"] == "no bytes; expected an image file"
     assert refusals["gif.png"].endswith("that are no image in jpeg, png, webp")
     assert refusals["bomb.png"] == "60000 x 60000 pixels; at most 1000000 are accepted"
+    assert refusals["strip.png"] == "700 x 1 pixels would be resized to 28000 x 40; at most 1000000 are accepted"
+    for name in ("wide.png", "strip.png", "upright_strip.png", "scans.jpg"):
+        assert refusals[name] == reasons[name]
     assert refusals["cut.jpg"] == "truncated: the JPEG has no end marker"
