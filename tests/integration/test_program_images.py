@@ -31,6 +31,12 @@ HOW = Preprocessing(
     dtype="float32",
     layout="NHWC",
 )
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 37, 45, 3), layout="NHWC"),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("N", 2)),),
+    batch="N",
+    image=HOW,
+)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, of what is wrong with EXIF
 Job = tuple[Path, int, int, str]
 
@@ -39,11 +45,8 @@ Job = tuple[Path, int, int, str]
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Job]], tuple[list[bytes], dict[str, str]]]:
     """Compiles the image code once; gives a function from jobs to their results and to refusals by file name."""
     folder = tmp_path_factory.mktemp("prepare")
-    spec = TensorSpec(name="x", dtype="float32", shape=("N", 37, 45, 3), layout="NHWC")
-    scores = TensorSpec(name="y", dtype="float32", shape=("N", 2))
-    signature = Signature(inputs=(spec,), outputs=(scores,), batch="N", image=HOW)
     answers = Postprocessing(activation="softmax", labels=("a", "b"), top_k=2, threshold=0.0)
-    for name, content in program.sources("x", signature, "y", answers, torch_version="2.13").items():
+    for name, content in program.sources("x", SIGNATURE, "y", answers, torch_version="2.13").items():
         (folder / name).write_bytes(content)
     sources = [f"{name}.cpp" for name in ("image_file", "image_header", "resample", "preprocessing")]
     here = environment.probe(folder).cpp
