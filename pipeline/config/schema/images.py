@@ -33,7 +33,7 @@ class Preprocess(Section):
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), description="per channel, of scaled pixels")
     max_pixels: Annotated[PositiveInt, Field(le=MOST_PIXELS)] = Field(
         50_000_000,
-        description="larger images are refused before they are decoded, and narrow ones that `resize` would make larger",
+        description="larger images are refused before they are decoded, narrow ones before `resize` makes them larger",
     )
 
 
