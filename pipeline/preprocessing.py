@@ -178,7 +178,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
     image.load()  # metadata may lie behind the pixels
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # noqa: BLE001 - whatever Pillow finds in damaged EXIF, the pixels are sound
         turn = None
     return image.transpose(Image.Transpose[turn]) if turn else image

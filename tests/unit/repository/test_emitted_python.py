@@ -1,4 +1,4 @@
-"""Python files that are emitted run where this project is not installed: on Python 3.10, as in Triton 24.10's container."""
+"""Python files that are emitted run without this project, on Python 3.10: that of Triton 24.10's container."""
 
 from __future__ import annotations
 
