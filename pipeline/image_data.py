@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +16,6 @@ from pipeline.config import images
 from pipeline.config.schema import Data
 from pipeline.errors import ConfigError, MissingError, StageError
 from pipeline.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _DOWNLOADED = {
@@ -100,6 +98,32 @@ def downloaded(name: str, root: Path) -> tuple[Array, Array, Array, Array, tuple
     return parts[0], parts[1], parts[2], parts[3], labels
 
 
+def encoded(pixels: Array, formats: Sequence[str]) -> bytes:
+    """uint8 ``[H, W, 1 or 3]`` pixels as a file of one of the formats, without loss unless all there is is JPEG.
+
+    Raises:
+        OSError: the format holds no image of this size.
+    """
+    if not formats or "png" in formats:
+        return preprocessing.png(pixels)
+    from PIL import Image
+
+    image, stream = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), io.BytesIO()
+    try:
+        if "webp" in formats:
+            image.save(stream, "WEBP", lossless=True)
+        else:
+            image.save(stream, "JPEG", quality=95, subsampling="4:4:4")
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    return stream.getvalue()
+
+
+def _all_lossy(formats: Sequence[str]) -> bool:
+    """Whether an encoded image is another image, so that a sample must be made of its file."""
+    return set(formats) == {"jpeg"}
+
+
 class ImageArrays:
     """Images held as pixels, made into samples when asked for."""
 
@@ -112,11 +136,14 @@ class ImageArrays:
 
     def __getitem__(self, index: int) -> dict[str, Array]:
         """One sample, named as the input."""
-        return self._target.sample(preprocessing.of_pixels(self._pixels[index], self._target.how))
+        how = self._target.how
+        if _all_lossy(how.formats):
+            return self._target.sample(preprocessing.tensor(self.file(index), how))
+        return self._target.sample(preprocessing.of_pixels(self._pixels[index], how))
 
     def file(self, index: int) -> bytes:
-        """The same image as a PNG file."""
-        return preprocessing.png(self._pixels[index])
+        """The same image as a file of a format that is served."""
+        return encoded(self._pixels[index], self._target.how.formats)
 
     def take(self, rows: Array) -> ImageArrays:
         """The images of the given numbers, in that order."""
@@ -140,35 +167,38 @@ class ImageFiles:
         Raises:
             StageError: the file is no readable image.
         """
-        return self._target.sample(preprocessing.normalised(self._sized(index), self._how))
+        with _readable(self.paths[index]):
+            data = self.file(index) if _all_lossy(self._target.how.formats) else self.paths[index].read_bytes()
+            return self._target.sample(preprocessing.tensor(data, self._how))
 
     def file(self, index: int) -> bytes:
-        """The image as it is on disk or, where its format is not among those to be served, as PNG.
+        """The image as it is on disk or, where its format is not among those to be served, in one of those.
 
         Raises:
             StageError: the file is no readable image.
         """
-        try:
-            preprocessing.decoded(self.paths[index].read_bytes(), self._target.how)
-        except preprocessing.RefusedImage:
-            return preprocessing.png(np.atleast_3d(np.asarray(self._decoded(index))))
-        return self.paths[index].read_bytes()
-
-    def _sized(self, index: int) -> Image.Image:
-        return preprocessing.sized(self._decoded(index), self._how)
-
-    def _decoded(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        try:
-            return preprocessing.decoded(path.read_bytes(), self._how)
-        except (OSError, preprocessing.RefusedImage) as error:
-            raise StageError(
-                "datasets: not a readable image", found=str(error), where=str(path), hint="replace or remove the file"
-            ) from error
+        with _readable(self.paths[index]):
+            data, served = self.paths[index].read_bytes(), self._target.how
+            try:
+                preprocessing.decoded(data, served)
+            except preprocessing.RefusedImage:
+                image = preprocessing.decoded(data, self._how)
+                return encoded(np.atleast_3d(np.asarray(image)), served.formats)
+            return data
 
     def take(self, rows: Array) -> ImageFiles:
         """The files of the given numbers, in that order."""
         return ImageFiles([self.paths[row] for row in rows], self._target)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, preprocessing.RefusedImage) as error:
+        raise StageError(
+            "datasets: not a readable image", found=str(error), where=str(path), hint="replace or remove the file"
+        ) from error
 
 
 def image_paths(folder: Path) -> list[Path]:

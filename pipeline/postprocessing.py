@@ -17,6 +17,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+class UnusableScores(ValueError):  # noqa: N818 - what they are, in the words of whoever asked for labels
+    """Scores that give no probabilities: NaN or infinity is among them, or they overflow."""
+
+
 @dataclass(frozen=True)
 class Postprocessing:
     """How one row of scores becomes an answer.
@@ -56,15 +60,22 @@ def probabilities(scores: Array, activation: str) -> Array:
     values = scores.astype(np.float64)
     if activation == "none":
         return values
-    if activation == "exp":
-        return np.asarray(np.exp(values))
-    powers = np.exp(values - values.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    with np.errstate(over="ignore", invalid="ignore"):  # the result shows it
+        if activation == "exp":
+            return np.asarray(np.exp(values))
+        powers = np.exp(values - values.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def ranked(scores: Array, how: Postprocessing) -> list[dict[str, Any]]:
-    """One row of scores ``[classes]`` as ``[{"label", "probability"}]``, best first; equals in the order of classes."""
+    """One row of scores ``[classes]`` as ``[{"label", "probability"}]``, best first; equals in the order of classes.
+
+    Raises:
+        UnusableScores: a probability is NaN or infinite. A score of -inf is none of these: its class is impossible.
+    """
     row = probabilities(scores, how.activation)
+    if (np.isnan(row) | (row == np.inf)).any():
+        raise UnusableScores("the model's scores give no probabilities: NaN or infinity is among them")
     best: Sequence[int] = np.argsort(-row, kind="stable")[: how.top_k].tolist()
     return [
         {"label": how.labels[index] if how.labels else str(index), "probability": round(float(row[index]), 6)}
@@ -74,5 +85,9 @@ def ranked(scores: Array, how: Postprocessing) -> list[dict[str, Any]]:
 
 
 def answer(scores: Array, how: Postprocessing) -> str:
-    """The same as JSON text."""
+    """The same as JSON text.
+
+    Raises:
+        UnusableScores: see ranked.
+    """
     return json.dumps(ranked(scores, how), ensure_ascii=False)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
-import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,20 @@ if TYPE_CHECKING:  # Pillow is imported where it is used: a plan knows these set
 
 Array = npt.NDArray[Any]
 
-# what Pillow raises over damaged files; the second line is mostly EXIF blocks (found by altering bytes, Pillow 13.0)
+MOST_PIXELS = 178_956_970
+"""Pillow opens no larger image: the greatest ``max_pixels``."""
+
+_MOST_SCANS = 100  # of a JPEG, each a pass over all its pixels; a progressive one usually has about ten
+# what starts a segment of a JPEG: not the stuffed 0xff of pixels, nor a marker without a segment
+_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_END, _SCAN = 0xD9, 0xDA
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+    6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
+
+# what Pillow raises over damaged files (found by altering bytes, Pillow 13.0)
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, MemoryError,
     TypeError, struct.error, IndexError, KeyError, OverflowError,
@@ -49,7 +62,7 @@ class Preprocessing:
         scale: pixels of 0..255 are divided by it; not for a ``uint8`` input, which keeps them.
         mean: of scaled pixels, one number or one per channel.
         std: likewise.
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: larger images are refused before they are decoded, and those that ``resize`` would make larger.
         dtype: numpy's name of the input's dtype.
         layout: ``NCHW``, ``NHWC``, or ``flat`` for one vector of all pixels in C, H, W order.
     """
@@ -94,9 +107,12 @@ def tensor(data: bytes, how: Preprocessing) -> Array:
     """One image file as one sample of the input, without the batch dimension.
 
     Raises:
-        RefusedImage: see decoded.
+        RefusedImage: see decoded and sized; or there is not enough memory for it.
     """
-    return normalised(sized(decoded(data, how), how), how)
+    try:
+        return normalised(sized(decoded(data, how), how), how)
+    except MemoryError as error:
+        raise RefusedImage("there is not enough memory for it") from error
 
 
 def of_pixels(pixels: Array, how: Preprocessing) -> Array:
@@ -109,35 +125,63 @@ def decoded(data: bytes, how: Preprocessing) -> Image.Image:
     """The first frame of an image file, upright by its EXIF tag, of 8 bits per channel, in mode L or RGB.
 
     Raises:
-        RefusedImage: empty, of another format, damaged, truncated, or of more than ``max_pixels``.
+        RefusedImage: empty, of another format, damaged, truncated, of more than ``max_pixels`` or of too many scans.
     """
     if not data:
         raise RefusedImage("no bytes; expected an image file")
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     accepted = [name.upper() for name in how.formats] or None
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd palettes and EXIF blocks that it reads all the same, and of sizes, judged here
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=accepted) as opened:
-                if opened.width * opened.height > how.max_pixels:
-                    raise RefusedImage(
-                        f"{opened.width} x {opened.height} pixels; at most {how.max_pixels} are accepted"
-                    )
-                image: Image.Image = ImageOps.exif_transpose(opened)
-                if image.mode.startswith("I;16"):
-                    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-                elif image.mode in ("I", "F"):
-                    raise RefusedImage(f"pixels of mode {image.mode}; expected 8 or 16 bits per channel")
-                return image.convert(_mode(how))
+        with Image.open(io.BytesIO(data), formats=accepted) as opened:
+            if opened.width * opened.height > how.max_pixels:
+                raise RefusedImage(f"{opened.width} x {opened.height} pixels; at most {how.max_pixels} are accepted")
+            if data.startswith(b"\xff\xd8") and _scans(data) > _MOST_SCANS:
+                raise RefusedImage(f"a JPEG of more than {_MOST_SCANS} scans")
+            image = _upright(opened)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow makes colours of 16 bits
+            elif image.mode in ("I", "F"):
+                raise RefusedImage(f"pixels of mode {image.mode}; expected 8 or 16 bits per channel")
+            image.info.pop("transparency", None)  # it is left out, and Pillow warns of some kinds of it
+            return image.convert(_mode(how))
+    except RefusedImage:
+        raise
     except UnidentifiedImageError as error:
         named = ", ".join(accepted) if accepted else "a format that Pillow reads"
         raise RefusedImage(f"{len(data)} bytes that are no image in {named}") from error
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
-        if isinstance(error, RefusedImage):
-            raise
+    except Image.DecompressionBombError as error:  # before its size is known here
+        raise RefusedImage(f"more than {MOST_PIXELS} pixels; at most {how.max_pixels} are accepted") from error
+    except _DAMAGE as error:
         raise RefusedImage(f"damaged or truncated: {error}") from error
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has; counting ends where they are too many.
+
+    The segments are followed to the end marker, as a decoder does, because 0xff 0xda may occur in metadata and in what
+    follows the image (a phone's short film). In a scan's data it cannot: 0xff is stuffed with 0x00 there.
+    """
+    count, at = 0, 2
+    while count <= _MOST_SCANS and (found := _SEGMENT.search(data, at)) and found[1][0] != _END:
+        count += found[1][0] == _SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return count
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned by EXIF's orientation, or XMP's where that has none, as ImageOps.exif_transpose does.
+
+    That one writes the whole EXIF block anew, which fails for readable images; here damaged EXIF counts as upright.
+    """
+    from PIL import Image
+
+    image.load()  # metadata may lie behind the pixels
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # noqa: BLE001 - whatever Pillow finds in damaged EXIF, the pixels are sound
+        turn = None
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def _mode(how: Preprocessing) -> str:
@@ -145,9 +189,18 @@ def _mode(how: Preprocessing) -> str:
 
 
 def sized(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """Resized, then cropped (torchvision.transforms.functional ``resize``, ``center_crop``, 0.28)."""
+    """Resized, then cropped (torchvision.transforms.functional ``resize``, ``center_crop``, 0.28).
+
+    Raises:
+        RefusedImage: a narrow image, of which resizing its shorter side would make more than ``max_pixels``.
+    """
     if how.resize is not None:
         height, width = _resized(image.height, image.width, how.resize)
+        if isinstance(how.resize, int) and height * width > how.max_pixels:
+            raise RefusedImage(
+                f"{image.width} x {image.height} pixels would be resized to {width} x {height}; "
+                f"at most {how.max_pixels} are accepted"
+            )
         if (image.height, image.width) != (height, width):
             from PIL import Image
 

@@ -38,6 +38,12 @@ def of_section(section: Preprocess, signature: Signature) -> Preprocessing:
             found="`resize` gives the shorter side only",
             hint="add `crop`, or give `resize` as [height, width]",
         )
+    if isinstance(resize, int) and resize**2 > section.max_pixels:
+        raise ConfigError(
+            "`resize` makes every image larger than `max_pixels`",
+            found=f"{resize} x {resize} pixels at least, of {section.max_pixels} at most",
+            hint="raise `max_pixels`, or resize to fewer",
+        )
     _check_values(spec, section.mean, section.std, channels)
     if spec.dtype == "uint8" and section.scale != 255.0:
         raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `scale`, `mean` and `std`")

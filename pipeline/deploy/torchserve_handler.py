@@ -21,6 +21,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from postprocessing import Postprocessing, ranked
-from preprocessing import Preprocessing, RefusedImage, tensor
+from preprocessing import Preprocessing, tensor
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +48,7 @@ class Handler:
 
     def initialize(self, context: Any) -> None:
         """Open the model; an exception here is the worker's end, and is told in the server's log."""
+        warnings.filterwarnings("ignore", module="PIL")  # of odd files that it reads all the same
         folder = Path(context.system_properties["model_dir"])
         config = context.model_yaml_config
         settings = config["handler"]
@@ -81,9 +83,8 @@ class Handler:
                 if isinstance(outputs, str):
                     answers[index] = self._refused(context, index, read[index][0], 500, outputs)
                     continue
-                context.set_response_content_type(index, "application/json")
                 context.set_response_header(index, "x-batch-size", str(len(members)))
-                answers[index] = self._told(context, index, read[index][0], outputs)
+                answers[index] = self._answered(context, index, read[index][0], outputs)
         return answers
 
     # ---- in
@@ -102,8 +103,8 @@ class Handler:
             elif len(values) == len(self._inputs) == 1 and name in _ANONYMOUS:
                 values = {next(iter(self._inputs)): body}
             return question, self._checked(values)
-        except (RefusedImage, ValueError, TypeError, OverflowError, RecursionError) as error:
-            return question, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - one request shall not fail the others of its batch
+            return question, _reason(error)
 
     def _decoded(self, value: Any) -> Any:
         """What bytes stand for, by how they begin; TorchServe decodes JSON itself where its content type is given.
@@ -158,15 +159,16 @@ class Handler:
                 for name in self._inputs
             }
             outputs = self._forward(joined)
-        except (RuntimeError, ValueError, torch.jit.Error) as error:  # what TorchScript raises
+            if len(requests) == 1:
+                return [outputs]
+            ends = np.cumsum([len(next(iter(request.values()))) for request in requests])[:-1]
+            parts = {name: np.split(array, ends) for name, array in outputs.items()}
+            return [{name: rows[index] for name, rows in parts.items()} for index in range(len(requests))]
+        except Exception as error:  # noqa: BLE001 - whatever the model raises on one sample
             if len(requests) > 1:  # each alone, so that only the guilty one fails
                 return [answer for request in requests for answer in self._run([request])]
-            return [f"the model failed: {str(error).strip().splitlines()[-1]}"]
-        if len(requests) == 1:
-            return [outputs]
-        ends = np.cumsum([len(next(iter(request.values()))) for request in requests])[:-1]
-        parts = {name: np.split(array, ends) for name, array in outputs.items()}
-        return [{name: rows[index] for name, rows in parts.items()} for index in range(len(requests))]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return [f"the model failed: {lines[-1]}"]
 
     def _forward(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
@@ -175,6 +177,14 @@ class Handler:
         return {spec["name"]: value.cpu().numpy() for spec, value in zip(self._outputs, values, strict=True)}
 
     # ---- out
+
+    def _answered(self, context: Any, index: int, question: Any, outputs: Mapping[str, Array]) -> str:
+        try:
+            answer = self._told(context, index, question, outputs)
+        except Exception as error:  # noqa: BLE001 - one answer that cannot be told shall not cost the others
+            return self._refused(context, index, question, 500, _reason(error))
+        context.set_response_content_type(index, "application/json")
+        return answer
 
     def _told(self, context: Any, index: int, question: Any, outputs: Mapping[str, Array]) -> str:
         if question is not None:
@@ -202,6 +212,11 @@ class Handler:
         return {"id": identity, "model_name": self._name, "model_version": self._version}
 
 
+def _reason(error: Exception) -> str:
+    """What an error says; its name too, unless it was raised for whoever asks."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
 def _with_labels(answer: Postprocessing, folder: Path) -> Postprocessing:
     path = folder / "index_to_name.json"
     if not path.is_file():
@@ -224,8 +239,8 @@ def _npy(data: bytes) -> Array:
     try:
         array: Array = np.load(io.BytesIO(data), allow_pickle=False)
         return array
-    except (ValueError, EOFError, MemoryError) as error:
-        raise ValueError(f"no readable .npy: {error}") from error
+    except Exception as error:  # numpy reads a header as Python, so it may raise whatever that parser does
+        raise ValueError(f"no readable .npy: {_reason(error)}") from error
 
 
 def _as_dtype(name: str, value: Any, dtype: str) -> Array:

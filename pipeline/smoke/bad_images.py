@@ -7,23 +7,28 @@ import struct
 import zlib
 from collections.abc import Mapping
 
+from pipeline.preprocessing import Preprocessing
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def bad_images(good: bytes, max_pixels: int) -> Mapping[str, bytes]:
+def bad_images(good: bytes, how: Preprocessing) -> Mapping[str, bytes]:
     """Bytes by what is wrong with them.
 
     Args:
         good: an image file that is accepted.
-        max_pixels: larger images are refused.
+        how: images become the input; says what is too large.
     """
-    return {
+    bad = {
         "no bytes": b"",
         "text": b"<html>404 Not Found</html>",
         "a truncated image": good[: len(good) // 2],
         "an image of another format": _gif(),
-        "an image of too many pixels": _huge(max_pixels),
+        "an image of too many pixels": _huge(how.max_pixels),
     }
+    if isinstance(how.resize, int):
+        bad["a strip that becomes too many pixels"] = _strip(how.resize, how.max_pixels)
+    return bad
 
 
 def _gif() -> bytes:
@@ -37,9 +42,18 @@ def _gif() -> bytes:
 def _huge(max_pixels: int) -> bytes:
     """A PNG file of a few bytes that says it has just too many pixels: nothing may be decoded to refuse it."""
     width = 2**15
-    height = max_pixels // width + 1
+    return _png(width, max_pixels // width + 1, bytes(64))
+
+
+def _strip(shorter: int, max_pixels: int) -> bytes:
+    """A PNG file one pixel high, whole, that has just too many pixels once its height is ``shorter``."""
+    width = max_pixels // shorter**2 + 1
+    return _png(width, 1, bytes(1 + width))
+
+
+def _png(width: int, height: int, rows: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(64))) + _chunk(b"IEND", b"")
+    return _PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

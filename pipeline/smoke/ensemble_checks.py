@@ -239,7 +239,7 @@ class _Suite:
     # ---- refusals
 
     def _bad_images(self, connection: Connection) -> str:
-        bad = bad_images(self.images[0], self.expectation.before.max_pixels)
+        bad = bad_images(self.images[0], self.expectation.before)
         for what, image in bad.items():
             self._refused(partial(connection.infer, self._request([image])), what)
             if connection.protocol == "http":

@@ -171,7 +171,10 @@ def _scores(
 def _labels(program: Program, answer: dict[str, Any]) -> tuple[bool, str]:
     """Labels and probabilities are those that the scores mean."""
     for image in answer["images"]:
-        wanted = postprocessing.ranked(np.asarray(image["scores"], dtype=np.float64), program.answers)
+        try:
+            wanted = postprocessing.ranked(np.asarray(image["scores"], dtype=np.float64), program.answers)
+        except postprocessing.UnusableScores as error:
+            return False, f"{Path(image['file']).name}: {error}"
         same = [row["label"] for row in wanted] == [row["label"] for row in image["labels"]] and all(
             abs(one["probability"] - two["probability"]) <= 2e-6
             for one, two in zip(wanted, image["labels"], strict=True)

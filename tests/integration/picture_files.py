@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -46,6 +47,8 @@ def lossless(folder: Path) -> None:
         Image.fromarray(pixels(height, width)).save(folder / f"size_{height}x{width}.png")
     turned(picture, folder, "png")
     turned(picture, folder, "webp", lossless=True)
+    damaged_exif(picture, folder, "png")
+    damaged_exif(picture, folder, "webp", lossless=True)
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     picture.save(folder / "xmp.png", pnginfo=info)
@@ -62,6 +65,8 @@ def lossy(folder: Path) -> None:
     picture.save(folder / "xmp.jpg", xmp=_XMP.encode())
     picture.save(folder / "rgb.webp")
     turned(picture, folder, "jpg")
+    damaged_exif(picture, folder, "jpg")
+    (folder / "scans_100.jpg").write_bytes(scans(picture, 100))
     (folder / "bytes_behind.jpg").write_bytes((folder / "progressive.jpg").read_bytes() + b"and more")
 
 
@@ -73,8 +78,31 @@ def turned(picture: Image.Image, folder: Path, suffix: str, **how: bool) -> None
         picture.save(folder / f"turned{orientation}.{suffix}", exif=exif, **how)
 
 
+def damaged_exif(picture: Image.Image, folder: Path, suffix: str, **how: bool) -> None:
+    """EXIF that Pillow reads in part or not at all, around an orientation: bytes altered, and cut."""
+    exif = Image.Exif()
+    exif[_ORIENTATION], exif[0x010F], exif[0x0131] = 6, "the maker of it", "the program"
+    block = exif.tobytes()
+    blocks = [block[: len(block) * part // 8] for part in range(2, 8)]
+    for number in range(60):
+        altered, random = bytearray(block), np.random.default_rng(number)
+        altered[random.integers(6, len(block))] = random.choice([0, 1, 3, 4, 5, 7, 42, 255])
+        blocks.append(bytes(altered))
+    for number, one in enumerate(blocks):
+        picture.save(folder / f"damaged_exif{number}.{suffix}", exif=one, **how)
+
+
+def scans(picture: Image.Image, count: int) -> bytes:
+    """A progressive JPEG whose last scan comes as often as to make ``count`` of them."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    last, have = data.rindex(b"\xff\xda"), data.count(b"\xff\xda")
+    return data[:-2] + data[last:-2] * (count - have) + data[-2:]
+
+
 def refused(folder: Path) -> None:
-    """Damaged, truncated, empty, of other formats, and a decompression bomb."""
+    """Damaged, truncated, empty, of other formats, and what costs far more than its bytes: each in its own way."""
     picture = Image.fromarray(pixels(61, 83))
     for suffix in ("png", "jpg", "webp"):
         picture.save(folder / f"whole.{suffix}")
@@ -87,6 +115,13 @@ def refused(folder: Path) -> None:
     picture.save(folder / "gif.gif")
     (folder / "gif.gif").rename(folder / "gif.png")
     (folder / "bomb.png").write_bytes(png(np.zeros((1, 1, 3)), depth=8, kind=2, size=(60_000, 60_000)))
+    (folder / "scans.jpg").write_bytes(scans(picture, 101))
+
+
+def too_large(folder: Path) -> None:
+    """Of more than a million pixels: by themselves, and once their shorter side is resized to 40."""
+    for name, height, width in (("wide", 1001, 1000), ("strip", 1, 700), ("upright_strip", 20_000, 1)):
+        (folder / f"{name}.png").write_bytes(png(np.zeros((height, width, 3)), depth=8, kind=2))
 
 
 def png(values: np.ndarray, *, depth: int, kind: int, size: tuple[int, int] | None = None) -> bytes:

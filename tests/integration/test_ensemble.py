@@ -227,6 +227,25 @@ def test_equal_content_makes_no_new_version_and_other_settings_make_one(digits: 
     assert 'model_name: "digits_other"' in (copied.repository / "digits" / "config.pbtxt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "example", "refused"),
+    [
+        (("formats=[jpeg]",), "example.jpg", "an image of another format"),
+        (("resize=8", "crop=[8,8]"), "example.png", "a strip that becomes too many pixels"),
+    ],
+)
+def test_other_preprocessing_is_proven_as_well(
+    digits: Built, tmp_path: Path, changes: tuple[str, ...], example: str, refused: str
+) -> None:
+    words = [word for change in changes for word in ("--set", f"preprocess.{change}")]
+    done = digits.copy(tmp_path / "copy").again("--variant", "onnx", *words)
+    assert done.exit_code == 0, done.output
+    details = checks(done)
+    assert "images at batch 1, 4, 8: first label as the reference's" in details["images", "http"]
+    assert refused in details["bad images", "http"]
+    assert any((done.repository / "digits").glob(f"*/{example}"))
+
+
 def test_without_its_variant_there_is_no_ensemble(copied: Built) -> None:
     done = copied.again("--no-serve", "--variant", "other")
     assert [row["name"] for row in done.report["variants"]] == ["digits_other"]

@@ -25,6 +25,7 @@ from tests.integration import picture_files
 from tests.integration.conftest import CONFIGS, Built
 
 NAME = "mnist_convnet_cpp"
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, of what is wrong with EXIF
 
 
 @pytest.fixture(scope="module")

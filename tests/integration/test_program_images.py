@@ -31,6 +31,13 @@ HOW = Preprocessing(
     dtype="float32",
     layout="NHWC",
 )
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 37, 45, 3), layout="NHWC"),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("N", 2)),),
+    batch="N",
+    image=HOW,
+)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow's own, of what is wrong with EXIF
 Job = tuple[Path, int, int, str]
 
 
@@ -38,11 +45,8 @@ Job = tuple[Path, int, int, str]
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Job]], tuple[list[bytes], dict[str, str]]]:
     """Compiles the image code once; gives a function from jobs to their results and to refusals by file name."""
     folder = tmp_path_factory.mktemp("prepare")
-    spec = TensorSpec(name="x", dtype="float32", shape=("N", 37, 45, 3), layout="NHWC")
-    scores = TensorSpec(name="y", dtype="float32", shape=("N", 2))
-    signature = Signature(inputs=(spec,), outputs=(scores,), batch="N", image=HOW)
     answers = Postprocessing(activation="softmax", labels=("a", "b"), top_k=2, threshold=0.0)
-    for name, content in program.sources("x", signature, "y", answers, torch_version="2.13").items():
+    for name, content in program.sources("x", SIGNATURE, "y", answers, torch_version="2.13").items():
         (folder / name).write_bytes(content)
     sources = [f"{name}.cpp" for name in ("image_file", "image_header", "resample", "preprocessing")]
     here = environment.probe(folder).cpp
@@ -107,14 +111,20 @@ def test_lossy_files_give_the_same_input_within_what_decoders_may_differ(prepare
 
 def test_what_python_refuses_is_refused(prepare, tmp_path: Path) -> None:
     picture_files.refused(tmp_path)
+    picture_files.too_large(tmp_path)
     files = sorted(tmp_path.iterdir())
+    reasons = {}
     for file in files:
-        with pytest.raises(preprocessing.RefusedImage):
+        with pytest.raises(preprocessing.RefusedImage) as caught:
             preprocessing.tensor(file.read_bytes(), HOW)
+        reasons[file.name] = str(caught.value)
     found, refusals = prepare([(file, 0, 0, "-") for file in files])
     assert sorted(refusals) == [file.name for file in files]
     assert set(found) == {b""}
     assert refusals["empty.png"] == "no bytes; expected an image file"
     assert refusals["gif.png"].endswith("that are no image in jpeg, png, webp")
     assert refusals["bomb.png"] == "60000 x 60000 pixels; at most 1000000 are accepted"
+    assert refusals["strip.png"] == "700 x 1 pixels would be resized to 28000 x 40; at most 1000000 are accepted"
+    for name in ("wide.png", "strip.png", "upright_strip.png", "scans.jpg"):
+        assert refusals[name] == reasons[name]
     assert refusals["cut.jpg"] == "truncated: the JPEG has no end marker"

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from pipeline import image_data, torchvision_compat
+from pipeline import image_data, preprocessing, torchvision_compat
 from pipeline.artifacts import Signature, TensorSpec
 from pipeline.config import images
 from pipeline.config.schema import Data, Preprocess
@@ -90,6 +90,46 @@ def test_files_become_samples_and_stay_files(tmp_path: Path) -> None:
     assert len(rows.take(np.asarray([1]))) == 1
     flat = image_data.ImageFiles(paths, target((3, 4, 6), batch=None))
     assert flat[0]["image"].shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("formats", "kind"),
+    [(("jpeg", "png", "webp"), "PNG"), (("webp",), "WEBP"), (("jpeg", "webp"), "WEBP"), (("jpeg",), "JPEG")],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_are_of_an_accepted_format_and_make_the_very_sample(tmp_path: Path, formats, kind, channels) -> None:
+    waves = np.random.default_rng(0).integers(0, 256, (5, 9, 7, channels), np.uint8)
+    plain = target(("N", channels, 4, 6))
+    given = replace(plain, how=replace(plain.how, formats=formats))
+    paths = [save(tmp_path / f"{number}.bmp", np.squeeze(one)) for number, one in enumerate(waves)]
+    for rows in (image_data.ImageArrays(waves, given), image_data.ImageFiles(paths, given)):
+        for index in range(len(waves)):
+            assert Image.open(io.BytesIO(rows.file(index))).format == kind
+            assert_array_equal(preprocessing.tensor(rows.file(index), given.how), rows[index]["image"][0])
+
+
+def test_an_accepted_jpeg_stays_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    path, plain = save(tmp_path / "a.jpg", pixels), target()
+    rows = image_data.ImageFiles([path], replace(plain, how=replace(plain.how, formats=("jpeg",))))
+    assert rows.file(0) == path.read_bytes()
+    assert_array_equal(rows[0]["image"], image_data.ImageFiles([path], plain)[0]["image"])
+
+
+def test_what_no_accepted_format_can_hold_is_told(tmp_path: Path) -> None:
+    path, plain = save(tmp_path / "long.png", np.zeros((1, 16_384), np.uint8)), target()
+    rows = image_data.ImageFiles([path], replace(plain, how=replace(plain.how, formats=("webp",))))
+    assert rows[0]["image"].shape == (1, 3, 4, 6)
+    with pytest.raises(StageError, match="not a readable image"):
+        rows.file(0)
+
+
+def test_a_strip_that_resizing_would_blow_up_is_named(tmp_path: Path) -> None:
+    path, plain = save(tmp_path / "strip.png", np.zeros((1, 5000), np.uint8)), target()
+    rows = image_data.ImageFiles([path], replace(plain, how=replace(plain.how, resize=8, max_pixels=10_000)))
+    with pytest.raises(StageError, match="not a readable image") as caught:
+        rows[0]
+    assert "would be resized to 40000 x 8" in caught.value.found
 
 
 def test_pixels_become_samples_and_files() -> None:

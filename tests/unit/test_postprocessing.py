@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from pipeline import postprocessing
-from pipeline.postprocessing import Postprocessing
+from pipeline.postprocessing import Postprocessing, UnusableScores
 
 HOW = Postprocessing(activation="softmax", labels=("cat", "dog", "owl"), top_k=2, threshold=0.0)
 
@@ -30,6 +31,26 @@ def test_threshold_ties_and_no_labels() -> None:
         {"label": index, "probability": 0.3} for index in ("0", "2", "3")
     ]
     assert postprocessing.answer(np.asarray([0.1]), how) == "[]"
+
+
+@pytest.mark.parametrize("activation", ["softmax", "exp", "none"])
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_scores_that_give_no_probabilities_are_no_answer(activation: str, score: float) -> None:
+    for scores in ([0.1, score, 0.2], [score, score, score]):
+        with pytest.raises(UnusableScores, match="NaN or infinity"):
+            postprocessing.answer(np.asarray(scores, np.float32), replace(HOW, activation=activation))
+
+
+def test_impossible_classes_are_an_answer_and_an_overflow_is_none() -> None:
+    scores = np.asarray([-np.inf, 0.0, -np.inf], np.float32)
+    for activation, probability in (("softmax", 1.0), ("exp", 1.0), ("none", 0.0)):
+        how = replace(HOW, activation=activation, threshold=0.0)
+        found = postprocessing.ranked(scores, how)
+        assert found[0] == {"label": "dog", "probability": probability}
+    with pytest.raises(UnusableScores):
+        postprocessing.ranked(np.asarray([1000.0, 0.0]), replace(HOW, activation="exp"))
+    with pytest.raises(UnusableScores):  # of nothing but impossible classes softmax knows no sum
+        postprocessing.ranked(np.full(3, -np.inf), HOW)
 
 
 def test_json_keeps_everything() -> None:

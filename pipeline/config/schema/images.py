@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.schema.base import DimSize, Fraction, Name, PositiveInt, Section
+from pipeline.preprocessing import MOST_PIXELS
 
 Size = Annotated[tuple[DimSize, DimSize], Field(description="[height, width] in pixels")]
 
@@ -30,7 +31,10 @@ class Preprocess(Section):
     scale: Annotated[float, Field(gt=0)] = Field(255.0, description="pixels (0..255) are divided by this")
     mean: tuple[float, ...] = Field((0.0,), description="per channel, of scaled pixels")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), description="per channel, of scaled pixels")
-    max_pixels: PositiveInt = Field(50_000_000, description="larger images are refused before they are decoded")
+    max_pixels: Annotated[PositiveInt, Field(le=MOST_PIXELS)] = Field(
+        50_000_000,
+        description="larger images are refused before they are decoded, narrow ones before `resize` makes them larger",
+    )
 
 
 class Postprocess(Section):

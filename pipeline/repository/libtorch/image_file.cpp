@@ -10,6 +10,8 @@
 
 namespace {
 
+constexpr int kMostScans = 100;  // of a JPEG, each a pass over all its pixels; a progressive one usually has about ten
+
 void check(const ImageHeader& header, std::size_t size) {
   bool accepted = false;
   std::string names;
@@ -22,6 +24,8 @@ void check(const ImageHeader& header, std::size_t size) {
   if (header.width == 0 || header.height == 0) throw RefusedImage("damaged: " + dimensions);
   if (header.width * header.height > settings::max_pixels)
     throw RefusedImage(dimensions + "; at most " + std::to_string(settings::max_pixels) + " are accepted");
+  if (header.scans > kMostScans)
+    throw RefusedImage("a JPEG of more than " + std::to_string(kMostScans) + " scans");
   if (!header.ended) throw RefusedImage("truncated: the JPEG has no end marker");
 }
 
@@ -44,11 +48,10 @@ std::uint8_t luma(int red, int green, int blue) {
   return static_cast<std::uint8_t>((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16);
 }
 
-// 16 bits to 8: grey is scaled (65535 / 257 = 255), of colours Pillow keeps the high byte.
-template <typename Value, bool kGrey>
+// Of 16 bits Pillow keeps the high byte.
+template <typename Value>
 std::uint8_t narrowed(Value value) {
-  if (sizeof(Value) == 1) return static_cast<std::uint8_t>(value);
-  return static_cast<std::uint8_t>(kGrey ? value / 257 : value >> 8);
+  return static_cast<std::uint8_t>(sizeof(Value) == 1 ? value : value >> 8);
 }
 
 // OpenCV's grey, or blue, green, red, in the model's colours.
@@ -57,9 +60,9 @@ void convert(const cv::Mat& image, std::uint8_t* out) {
   for (int row = 0; row < image.rows; ++row) {
     const Value* in = image.ptr<Value>(row);
     for (int column = 0; column < image.cols; ++column, in += kGrey ? 1 : 3) {
-      const std::uint8_t blue = narrowed<Value, kGrey>(in[0]);
-      const std::uint8_t green = kGrey ? blue : narrowed<Value, kGrey>(in[1]);
-      const std::uint8_t red = kGrey ? blue : narrowed<Value, kGrey>(in[2]);
+      const std::uint8_t blue = narrowed(in[0]);
+      const std::uint8_t green = kGrey ? blue : narrowed(in[1]);
+      const std::uint8_t red = kGrey ? blue : narrowed(in[2]);
       if (settings::channels == 1) {
         *out++ = luma(red, green, blue);
       } else {

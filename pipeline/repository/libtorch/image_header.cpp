@@ -1,5 +1,6 @@
 #include "image_header.hpp"
 
+#include <iterator>
 #include <string_view>
 
 namespace {
@@ -36,21 +37,40 @@ Bytes without_prefix(Bytes data, Bytes prefix) {
 const Bytes kExif("Exif\0\0", 6);
 const Bytes kXmp("http://ns.adobe.com/xap/1.0/\0", 29);
 
-// Tag 0x0112 of the first directory of a TIFF block; 0 where there is none.
+constexpr int kUpright = 1;
+
+// How many bytes a value of a TIFF type takes; 0 for types that there are none of.
+std::uint64_t size_of_type(std::uint32_t type) {
+  constexpr std::uint64_t kSizes[] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8};
+  return type < std::size(kSizes) ? kSizes[type] : 0;
+}
+
+// Tag 0x0112 of the first directory of a TIFF block, as Pillow finds it: of several the last, and nothing behind an
+// entry whose value lies outside. 0 where there is none; a block that is none, or a value that is no number, is upright.
 int exif_orientation(Bytes tiff) {
-  const bool is_little = starts(tiff, "II");
-  if (!is_little && !starts(tiff, "MM")) return 0;
+  if (tiff.empty()) return 0;
+  const bool is_little = starts(tiff, Bytes("II*\0", 4)) || starts(tiff, Bytes("II\0*", 4));
+  const bool is_big = starts(tiff, Bytes("MM\0*", 4)) || starts(tiff, Bytes("MM*\0", 4));
+  if (tiff.size() < 8 || !(is_little || is_big)) return kUpright;
   const auto number = [&](std::size_t at, int count) {
     return is_little ? little(tiff, at, count) : big(tiff, at, count);
   };
   const std::size_t directory = number(4, 4);
   const std::uint32_t entries = number(directory, 2);
+  std::uint32_t found = 0;
   for (std::uint32_t entry = 0; entry < entries; ++entry) {
     const std::size_t at = directory + 2 + 12 * static_cast<std::size_t>(entry);
     if (at + 12 > tiff.size()) break;
-    if (number(at, 2) == 0x0112) return static_cast<int>(number(at + 8, number(at + 2, 2) == 4 ? 4 : 2));
+    const std::uint32_t type = number(at + 2, 2);
+    const std::uint64_t size = size_of_type(type) * number(at + 4, 4);
+    const std::size_t value = size > 4 ? number(at + 8, 4) : at + 8;
+    if (value + size > tiff.size()) break;
+    if (number(at, 2) != 0x0112 || size == 0) continue;
+    const bool is_short = type == 3 || type == 8, is_long = type == 4 || type == 9 || type == 13;
+    found = is_short ? number(value, 2) : is_long ? number(value, 4) : type == 6 ? number(value, 1) : 0;
+    if (found == 0) found = kUpright;
   }
-  return 0;
+  return found <= 8 ? static_cast<int>(found) : kUpright;
 }
 
 // tiff:Orientation="6" or <tiff:Orientation>6<, which Pillow honours where EXIF has none.
@@ -72,11 +92,11 @@ bool is_frame_header(std::uint32_t marker) {
   return marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC;
 }
 
-// Where the next marker after entropy-coded data is: 0xFF that is neither stuffed (00) nor a restart (D0 to D7).
-std::size_t end_of_scan(Bytes data, std::size_t at) {
+// Where the next segment starts: not at the stuffed 0xFF of pixels, nor at a marker without a segment.
+std::size_t next_segment(Bytes data, std::size_t at) {
   for (at = data.find('\xFF', at); at != Bytes::npos; at = data.find('\xFF', at + 1)) {
-    const std::uint32_t next = byte(data, at + 1);
-    if (next != 0x00 && next != 0xFF && (next < 0xD0 || next > 0xD7)) return at;
+    const std::uint32_t marker = byte(data, at + 1);
+    if (marker >= 0xC0 && marker != 0xFF && (marker < 0xD0 || marker > 0xD7)) return at;
   }
   return data.size();
 }
@@ -85,14 +105,10 @@ ImageHeader read_jpeg(Bytes data) {
   ImageHeader header;
   header.format = "jpeg";
   header.ended = false;
-  Bytes exif, xmp;
-  std::size_t at = 2;
-  while (at + 1 < data.size()) {
+  std::string exif;
+  Bytes xmp;
+  for (std::size_t at = next_segment(data, 2); at + 1 < data.size();) {
     const std::uint32_t marker = byte(data, at + 1);
-    if (byte(data, at) != 0xFF || marker == 0xFF) {  // stray or fill bytes
-      ++at;
-      continue;
-    }
     if (marker == 0xD9) {
       header.ended = true;
       break;
@@ -102,13 +118,14 @@ ImageHeader read_jpeg(Bytes data) {
     if (is_frame_header(marker)) {
       header.height = big(segment, 1, 2);
       header.width = big(segment, 3, 2);
+    } else if (marker == 0xDA) {
+      ++header.scans;
     } else if (marker == 0xE1 && starts(segment, kExif)) {
-      exif = segment.substr(kExif.size());
+      exif += segment.substr(kExif.size());  // a long one comes in parts
     } else if (marker == 0xE1 && starts(segment, kXmp)) {
       xmp = segment;
     }
-    at += 2 + length;
-    if (marker == 0xDA) at = end_of_scan(data, at);
+    at = next_segment(data, at + 2 + length);
   }
   header.orientation = orientation(exif, xmp);
   return header;

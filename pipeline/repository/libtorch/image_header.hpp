@@ -10,6 +10,7 @@ struct ImageHeader {
   std::uint64_t width = 0;
   std::uint64_t height = 0;
   int orientation = 1;  // EXIF's, 1 to 8
+  int scans = 0;        // of a JPEG
   bool ended = true;    // false for a JPEG without its end marker, which OpenCV would fill up with grey
 };
 

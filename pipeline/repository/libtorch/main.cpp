@@ -63,8 +63,7 @@ class Program {
       try {
         take(file);
       } catch (const RefusedImage& refusal) {
-        std::cerr << file << ": refused: " << refusal.what() << std::endl;
-        refused_.push_back("{\"file\":" + json::text(file) + ",\"reason\":" + json::text(refusal.what()) + "}");
+        refuse(file, refusal.what());
       }
     }
     flush();
@@ -96,6 +95,11 @@ class Program {
     std::string file;
     Pixels pixels;
   };
+
+  void refuse(const std::string& file, const std::string& reason) {
+    std::cerr << file << ": refused: " << reason << std::endl;
+    refused_.push_back("{\"file\":" + json::text(file) + ",\"reason\":" + json::text(reason) + "}");
+  }
 
   void take(const std::string& file) {
     auto start = Clock::now();
@@ -159,17 +163,24 @@ class Program {
   void answer(const at::Tensor& scores) {
     for (std::size_t at = 0; at < waiting_.size(); ++at) {
       const auto* row = scores.data_ptr<double>() + static_cast<std::int64_t>(at) * scores.size(1);
-      const std::vector<double> values(row, row + scores.size(1));
-      const std::vector<Answer> best = ranked(values);
-      std::vector<std::string> labels, written;
-      for (const Answer& one : best)
-        labels.push_back("{\"label\":" + json::text(one.label) + ",\"probability\":" + json::number(one.probability, 9) + "}");
-      for (const double value : values) written.push_back(json::number(value, 9));
-      answers_.push_back("{\"file\":" + json::text(waiting_[at].file) + ",\"labels\":" + json::list(labels) +
-                         ",\"scores\":" + json::list(written) + "}");
-      if (best.empty()) std::printf("%s\t(no label)\n", waiting_[at].file.c_str());
-      else std::printf("%s\t%s\t%.6f\n", waiting_[at].file.c_str(), best[0].label.c_str(), best[0].probability);
+      try {
+        answer(waiting_[at].file, std::vector<double>(row, row + scores.size(1)));
+      } catch (const UnusableScores& error) {
+        refuse(waiting_[at].file, error.what());
+      }
     }
+  }
+
+  void answer(const std::string& file, const std::vector<double>& scores) {
+    const std::vector<Answer> best = ranked(scores);
+    std::vector<std::string> labels, written;
+    for (const Answer& one : best)
+      labels.push_back("{\"label\":" + json::text(one.label) + ",\"probability\":" + json::number(one.probability, 9) + "}");
+    for (const double score : scores) written.push_back(json::number(score, 9));
+    answers_.push_back("{\"file\":" + json::text(file) + ",\"labels\":" + json::list(labels) +
+                       ",\"scores\":" + json::list(written) + "}");
+    if (best.empty()) std::printf("%s\t(no label)\n", file.c_str());
+    else std::printf("%s\t%s\t%.6f\n", file.c_str(), best[0].label.c_str(), best[0].probability);
   }
 
   Options options_;

@@ -22,6 +22,9 @@ std::vector<double> probabilities(std::vector<double> scores) {
 
 std::vector<Answer> ranked(const std::vector<double>& scores) {
   const std::vector<double> shares = probabilities(scores);
+  for (const double share : shares)
+    if (std::isnan(share) || share == HUGE_VAL)
+      throw UnusableScores("the model's scores give no probabilities: NaN or infinity is among them");
   std::vector<std::size_t> order(shares.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return shares[a] > shares[b]; });

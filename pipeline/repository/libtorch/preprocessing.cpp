@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <string>
 
 #include "resample.hpp"
 #include "settings.hpp"
@@ -27,17 +29,28 @@ Pixels cropped(const Pixels& image, int height, int width) {
   return result;
 }
 
+std::string dimensions(std::int64_t height, std::int64_t width) {
+  return std::to_string(width) + " x " + std::to_string(height);
+}
+
 }  // namespace
 
 Pixels sized(const Pixels& image) {
-  int height = settings::resize_height, width = settings::resize_width;
+  std::int64_t height = settings::resize_height, width = settings::resize_width;
   if (settings::resize_shorter > 0) {
     const int shorter = std::min(image.height, image.width), longer = std::max(image.height, image.width);
-    const int other = std::max(1, static_cast<int>(static_cast<double>(settings::resize_shorter) * longer / shorter));
+    const double scaled = static_cast<double>(settings::resize_shorter) * longer / shorter;
+    const std::int64_t other = std::max<std::int64_t>(1, static_cast<std::int64_t>(scaled));
     height = image.height <= image.width ? settings::resize_shorter : other;
     width = image.height <= image.width ? other : settings::resize_shorter;
+    if (static_cast<std::uint64_t>(height * width) > settings::max_pixels)
+      throw RefusedImage(dimensions(image.height, image.width) + " pixels would be resized to " +
+                         dimensions(height, width) + "; at most " + std::to_string(settings::max_pixels) +
+                         " are accepted");
   }
-  const Pixels fitted = height > 0 ? resized(image, height, width, settings::interpolation) : image;
+  const Pixels fitted = height > 0 ? resized(image, static_cast<int>(height), static_cast<int>(width),
+                                             settings::interpolation)
+                                   : image;
   const bool crops = settings::crop_height > 0 &&
                      (fitted.height != settings::crop_height || fitted.width != settings::crop_width);
   return crops ? cropped(fitted, settings::crop_height, settings::crop_width) : fitted;

@@ -55,6 +55,7 @@ def test_the_input_decides_what_is_left_out() -> None:
     [
         (Preprocess(resize=(9, 8)), ("N", 3, 8, 8), "float32", "is 8x8; images are made 9x8"),
         (Preprocess(resize=8), ("N", 3, 8, 8), "float32", "shorter side only"),
+        (Preprocess(resize=12, crop=(8, 8), max_pixels=143), ("N", 3, 8, 8), "float32", "12 x 12 pixels at least"),
         (Preprocess(crop=(4, 4)), ("N", 3, 8, 8), "float32", "images are made 4x4"),
         (Preprocess(color="gray"), ("N", 3, 8, 8), "float32", "has 3 channels"),
         (Preprocess(mean=(0.0, 1.0)), ("N", 3, 8, 8), "float32", "one per channel; 3 channels"),
@@ -105,6 +106,12 @@ def test_problems_are_located(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, section)
     assert found.startswith("8:")
     assert "one output of scores" in found
+
+
+def test_max_pixels_is_no_more_than_pillow_opens(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, ("samples:", "preprocess: {max_pixels: 178956971}\nsamples:"))
+    assert found.startswith("7:")
+    assert "178956970" in found
 
 
 def test_what_preprocess_says_is_not_said_twice(tmp_path: Path) -> None:

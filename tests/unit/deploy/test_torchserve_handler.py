@@ -105,6 +105,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         assert spec is not None
         assert spec.loader is not None
         loaded = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "served_handler", loaded)
         spec.loader.exec_module(loaded)
         return Served(loaded, tmp_path)
 
@@ -171,6 +172,8 @@ def test_a_batch_is_one_pass_and_each_request_keeps_its_own_rows(make: Make) -> 
         ({"body": {"z": [[1, 2, 3]]}}, "inputs are z; expected x"),
         ({"body": npy(np.zeros((1, 3)))}, "input x is float64; expected float32"),
         ({"body": npy(np.zeros((1, 3), np.float32))[:-4]}, "no readable .npy"),
+        ({"body": b"\x93NUMPY\x01\x00\x10\x00((((((((((((((((("}, "no readable .npy"),
+        ({"body": npy(np.zeros((1, 3), np.float32))[:9]}, "no readable .npy"),
         ({"body": b"\x00\x01"}, "2 bytes that are neither .npy nor JSON"),
         ({"body": b"[1, 2"}, "Expecting"),
         ({}, "0 bytes that are neither .npy nor JSON"),
@@ -253,6 +256,66 @@ def test_images_become_labels(make: Make) -> None:
     assert answers[4]["message"].startswith("damaged or truncated")
     assert answers[5]["outputs"][0]["data"] == [0.0, 0.0, 1.0]  # tensors in, tensors out
     assert served.passes == 1
+
+
+def test_what_nobody_foresaw_in_one_request_costs_the_others_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = make(Scale(), Signature(inputs=(X,), outputs=(Y,), batch="N", image=GRAY), LABELLED)
+    module = sys.modules["served_handler"]
+    real = module.tensor
+
+    def tensor(data: bytes, how: Preprocessing) -> np.ndarray:
+        if data == b"odd":
+            raise AttributeError("'IFDRational' object has no attribute 'encode'")
+        return real(data, how)
+
+    monkeypatch.setattr(module, "tensor", tensor)
+    first, odd, last = served.ask({"body": png(0, 255, 128)}, {"body": b"odd"}, {"body": png(0, 255, 128)})
+    assert first == last == [{"label": "one", "probability": 2.0}, {"label": "two", "probability": 1.003922}]
+    assert odd["message"] == "AttributeError: 'IFDRational' object has no attribute 'encode'"
+    assert served.context.statuses == {1: 400}
+
+
+def test_scores_that_give_no_probabilities_fail_their_own_request(make: Make) -> None:
+    served = make(Scale(), SCALE, LABELLED)
+    rows = [[np.nan, 0, 0], [1, 0, 0], [np.inf, 0, 0], [-np.inf, 1, 0]]
+    nan, right, infinite, impossible = served.ask(*({"body": npy(np.array([row], np.float32))} for row in rows))
+    for failed in (nan, infinite):
+        assert (failed["code"], failed["type"]) == (500, "ModelException")
+        assert failed["message"] == "the model's scores give no probabilities: NaN or infinity is among them"
+    assert right == [{"label": "zero", "probability": 2.0}]
+    assert impossible == [{"label": "one", "probability": 2.0}]
+    assert served.context.statuses == {0: 500, 2: 500}
+    assert served.passes == 1
+
+
+class Raising:
+    """A model that raises what TorchScript is not known to raise, with no words, on a negative sample."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if (x < 0).any():
+            raise IndexError
+        return x
+
+
+def test_whatever_the_model_raises_stays_with_its_sample(make: Make) -> None:
+    served = make(Scale())
+    served.handler._model = Raising()
+    first, failed, last = served.ask({"body": [[1, 1, 1]]}, {"body": [[-1, 0, 0]]}, {"body": [[2, 2, 2]]})
+    assert (first["y"], last["y"]) == ([[1, 1, 1]], [[2, 2, 2]])
+    assert (failed["code"], failed["message"]) == (500, "the model failed: IndexError")
+    assert served.context.statuses == {1: 500}
+
+
+class Pooled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum()
+
+
+def test_an_output_that_cannot_be_parted_is_asked_for_sample_by_sample(make: Make) -> None:
+    served = make(Pooled(), Signature(inputs=(X,), outputs=(Y,), batch="N"))
+    assert served.ask({"body": [[1, 1, 1]]}, {"body": [[2, 2, 2]]}) == [{"y": 3.0}, {"y": 6.0}]
 
 
 def test_labels_are_those_of_the_file_in_the_archive(make: Make, tmp_path: Path) -> None:

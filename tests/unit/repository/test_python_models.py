@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy import testing
+from PIL import Image
 
 from pipeline import postprocessing, preprocessing
 from pipeline.deploy.ensemble import PYTHON_MODELS
@@ -170,8 +173,23 @@ def test_without_any_pillow_it_does_not_load_and_says_what_to_install(
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(RuntimeError) as caught:
         load("preprocess", HOW.to_json(), [1, 2, 3], vendored=("cp399-x86_64",))
-    assert f"published for {PYTHON}" in str(caught.value)
+    assert f"none is published for {PYTHON}" in str(caught.value)
     assert str(caught.value).endswith("(No module named 'PIL'); pip install 'pillow<=9.9'")
+
+
+def test_a_published_pillow_that_does_not_load_is_told_as_that(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def broken(name: str, package: str | None = None) -> ModuleType:
+        if name.startswith("PIL"):
+            raise ImportError("libc.so.6: version `GLIBC_2.99' not found")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(RuntimeError) as caught:
+        load("preprocess", HOW.to_json(), [1, 2, 3], vendored=(PYTHON,))
+    assert f"vendor/{PYTHON} cannot be imported here (libc.so.6" in str(caught.value)
+    assert "published for" not in str(caught.value)
 
 
 def test_scores_become_json_text_per_row(load: Load) -> None:
@@ -192,3 +210,22 @@ def test_scores_that_are_no_numbers_are_an_error_of_their_request(load: Load) ->
     assert bad.error.code == TritonError.INTERNAL
     assert "NaN" in bad.error.message
     assert good.error is None
+    infinite, impossible = model.execute(
+        [{"in": Tensor("in", np.array([[np.inf, 0.9]]))}, {"in": Tensor("in", np.array([[-np.inf, 0.9]]))}]
+    )
+    assert "infinity" in infinite.error.message
+    assert json.loads(impossible.outputs["out"][0, 0]) == [{"label": "ü", "probability": 0.9}]
+
+
+def test_pillows_warnings_of_odd_files_do_not_fill_the_servers_log(load: Load) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((2, 3), np.uint8)).save(stream, "PNG", exif=exif.tobytes()[:-9])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        preprocessing.tensor(stream.getvalue(), HOW)
+        assert [str(one.message) for one in told] == ["Truncated File Read"]
+        (answer,) = load("preprocess", HOW.to_json(), [1, 2, 3]).execute([request(stream.getvalue())])
+    assert answer.error is None
+    assert len(told) == 1

@@ -13,13 +13,14 @@ from pipeline.smoke.bad_images import bad_images
 GOOD = png(np.random.default_rng(0).integers(0, 255, (16, 16, 1), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("max_pixels", [256, 50_000_000])
-def test_each_is_refused_for_its_own_reason(max_pixels: int) -> None:
+@pytest.mark.parametrize(("max_pixels", "resize"), [(256, (8, 8)), (50_000_000, (8, 8)), (256, 8), (50_000_000, 224)])
+def test_each_is_refused_for_its_own_reason(max_pixels: int, resize: tuple[int, int] | int) -> None:
     how = Preprocessing(
-        formats=("jpeg", "png", "webp"), color="gray", resize=(8, 8), crop=None, interpolation="bilinear", scale=255.0,
+        formats=("jpeg", "png", "webp"), color="gray", resize=resize, crop=None, interpolation="bilinear", scale=255.0,
         mean=(0.0,), std=(1.0,), max_pixels=max_pixels, dtype="float32", layout="NCHW",
     )  # fmt: skip
-    assert tensor(GOOD, how).shape == (1, 8, 8)
+    shorter = resize if isinstance(resize, int) else resize[0]
+    assert tensor(GOOD, how).shape == (1, shorter, shorter)
     reasons = {
         "no bytes": "no bytes",
         "text": "no image in JPEG, PNG, WEBP",
@@ -27,7 +28,9 @@ def test_each_is_refused_for_its_own_reason(max_pixels: int) -> None:
         "an image of another format": "no image in JPEG, PNG, WEBP",
         "an image of too many pixels": "pixels; at most",
     }
-    bad = bad_images(GOOD, max_pixels)
+    if isinstance(resize, int):
+        reasons["a strip that becomes too many pixels"] = "pixels would be resized to"
+    bad = bad_images(GOOD, how)
     assert set(bad) == set(reasons)
     for name, data in bad.items():
         assert len(data) < 1000, name

@@ -114,6 +114,11 @@ def test_labels_are_those_that_the_scores_mean() -> None:
     passed, detail = program._labels(SUBJECT, wrong)
     assert not passed
     assert detail.startswith("2.png")
+    nothing = answer()
+    nothing["images"][3]["scores"][0] = None
+    assert program._labels(SUBJECT, nothing) == (
+        False, "3.png: the model's scores give no probabilities: NaN or infinity is among them",
+    )  # fmt: skip
     near = answer()
     near["images"][1]["labels"][0]["probability"] += 1e-4
     assert not program._labels(SUBJECT, near)[0]

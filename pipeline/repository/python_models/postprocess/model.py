@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-sys.dont_write_bytecode = True  # a version directory stays as it was published
+sys.dont_write_bytecode = True  # of postprocessing.py; Triton's stub has written __pycache__ for this file already
 
 
 class TritonPythonModel:
@@ -33,8 +33,9 @@ class TritonPythonModel:
         return [self._response(scores.reshape(len(scores), -1)) for scores in given]
 
     def _response(self, scores):
-        if np.isnan(scores).any():
-            error = pb_utils.TritonError("the model's scores are not numbers (NaN)", pb_utils.TritonError.INTERNAL)
+        try:
+            texts = [[self._code.answer(row, self._how).encode()] for row in scores]
+        except self._code.UnusableScores as unusable:
+            error = pb_utils.TritonError(str(unusable), pb_utils.TritonError.INTERNAL)
             return pb_utils.InferenceResponse(error=error)
-        texts = [[self._code.answer(row, self._how).encode()] for row in scores]
         return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, np.array(texts, np.object_))])

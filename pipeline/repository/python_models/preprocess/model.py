@@ -9,13 +9,14 @@ import json
 import os
 import platform
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-sys.dont_write_bytecode = True  # a version directory stays as it was published
+sys.dont_write_bytecode = True  # of all that lies here; Triton's stub has written __pycache__ for this file already
 
 
 class TritonPythonModel:
@@ -25,6 +26,7 @@ class TritonPythonModel:
         """Find Pillow and read the settings; without Pillow the model does not load."""
         folder = Path(args["model_repository"]) / args["model_version"]
         _require_pillow(folder)
+        warnings.filterwarnings("ignore", module="PIL")  # of odd files that it reads all the same
         sys.path.insert(0, str(folder))
         self._code = importlib.import_module("preprocessing")
         self._how = self._code.Preprocessing.from_json((folder / "settings.json").read_text())
@@ -75,8 +77,13 @@ def _require_pillow(folder):
     try:
         importlib.import_module("PIL.Image")
     except ImportError as error:
+        if published.is_dir():
+            raise RuntimeError(
+                f"images need Pillow: the one in {published} cannot be imported here ({error}); "
+                "build the repository again, on a machine like this one"
+            ) from error
         wanted = (folder / "vendor" / "pillow.txt").read_text().strip()
         raise RuntimeError(
-            f"images need Pillow: neither is it published for {python} nor can an installed one be imported ({error}); "
+            f"images need Pillow: none is published for {python}, and no installed one can be imported ({error}); "
             f"pip install {wanted}"
         ) from error
