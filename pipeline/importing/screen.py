@@ -15,11 +15,14 @@ from pipeline.repository.lint.model import MAX_TEXT_BYTES
 
 _OPERATORS = frozenset({"save", "from_file", "read_file", "write_file"})  # of torch; the last two of torchvision
 _NAMESPACES = frozenset({"torch", "ops", "aten"})
-# the tokens of TorchScript's own lexer (torch/csrc/jit/frontend/lexer.h); a backslash continues a line
+_MAX_CODE_BYTES = 32 * 2**20  # of all members; large models have a few
+# the tokens of TorchScript's own lexer (torch/csrc/jit/frontend/lexer.h): a backslash continues a line, and a text
+# without an end, which it refuses, is one here too, so that nothing is looked at twice
 _TOKEN = re.compile(
     r"""
       (?P<skipped> \s+ | \\\r?\n | \#[^\n]* )
-    | (?P<text> \"{3}(?:\\.|[^\\])*?\"{3} | '{3}(?:\\.|[^\\])*?'{3} | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
+    | (?P<text> (?P<quote> "{3} | '{3} ) (?: \\.?+ | [^\\] )*? (?: (?P=quote) | \Z )
+              | " (?: \\. | [^"\\\n] )*+ "? | ' (?: \\. | [^'\\\n] )*+ '? )
     | (?P<word> \w+ )
     | (?P<mark> . )
     """,
@@ -35,13 +38,15 @@ def finding(inner: zipfile.ZipFile) -> str:
         ValueError: code too long to read, or in the form of torch before 1.2.
         zipfile.BadZipFile: damaged; or what else reading a member raises.
     """
+    left = _MAX_CODE_BYTES
     for info in inner.infolist():
         name = info.orig_filename.casefold()  # torch finds a member by its name in any case
         if name.endswith("/model.json"):  # may name any member as code
             raise ValueError(f"{info.filename}, the form of torch before 1.2")
         if not name.endswith(".py"):
             continue
-        if info.file_size > MAX_TEXT_BYTES:
+        left -= info.file_size
+        if info.file_size > MAX_TEXT_BYTES or left < 0:
             raise ValueError(f"{info.filename}, code too long to read")
         if found := _search(lint.read_member(inner, info).decode(errors="replace")):
             return f"the code in {info.filename} {found}"

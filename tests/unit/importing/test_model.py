@@ -225,6 +225,21 @@ def test_code_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         found(tmp_path, "model.pt", torchscript_bytes())
 
 
+def test_much_code_in_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "_MAX_CODE_BYTES", len(CODE) + 10)
+    stream = io.BytesIO(torchscript_bytes())
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("model/code/more.py", "#" * 11)
+    with pytest.raises(ConfigError, match="too long to read"):
+        found(tmp_path, "model.pt", stream.getvalue())
+
+
+@pytest.mark.parametrize("start", ['"', "'", '"""', "'''"])
+def test_a_text_without_an_end_is_looked_at_once(start: str) -> None:
+    """Were each escaped quote the start of another look, this took days."""
+    assert screen._search(start + rf"\{start}" * 500_000 + "\\") == ""
+
+
 def test_a_checkpoint_names_its_only_class(tmp_path: Path) -> None:
     result = found(tmp_path, "w.pth", state(), NET)
     assert (result.kind, result.callable, result.todo) == ("checkpoint", "net.py:Net", "")
