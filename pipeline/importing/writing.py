@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.printing import printable
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _OTHER_MEANINGS = ("null", "true", "false", "yes", "no", "on", "off")
@@ -60,4 +61,4 @@ def _no_name(value: str, why: str) -> ConfigError:
 
 def comment(text: str) -> str:
     """Text that cannot end its comment."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return printable(text)
