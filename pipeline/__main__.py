@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.errors import PipelineError
+from pipeline.printing import printable
 
 
 def main() -> int:
@@ -17,7 +18,8 @@ def main() -> int:
     try:
         app()
     except PipelineError as error:
-        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        lines = (printable(line) for line in f"error: {error}".expandtabs().split("\n"))  # it may quote anything
+        Console(stderr=True).print(Text("\n".join(lines)), soft_wrap=True)
         return error.exit_code
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 2

@@ -27,6 +27,7 @@ from pipeline.config.load import LoadedConfig
 from pipeline.engine.spec import to_json as engine_json
 from pipeline.errors import ConfigError, Problem
 from pipeline.plan import BuildPlan
+from pipeline.printing import printable
 from pipeline.report.summary import run_report, table
 from pipeline.report.terminal import Terminal
 from pipeline.report.units import human_bytes
@@ -311,11 +312,13 @@ def import_mar(
     """
     from pipeline import importing
 
-    done = importing.import_mar(path, out, inputs=inputs, outputs=outputs, samples=samples)
+    with interruptible():
+        done = importing.import_mar(path, out, inputs=inputs, outputs=outputs, samples=samples)
     rows = Table("", "", Column("", overflow="fold"), box=None, show_header=False, padding=(0, 1))
     colours = {"carried": "green", "kept": "cyan", "not carried": "yellow", "to do": "red"}
     for line in done.lines:
-        rows.add_row(f"[{colours[line.outcome]}]{line.outcome}[/]", escape(line.what), escape(line.detail))
+        told = (escape(printable(text)) for text in (line.what, line.detail))  # the archive's words
+        rows.add_row(f"[{colours[line.outcome]}]{line.outcome}[/]", *told)
     console = Console()
     console.print(rows)
     console.print(f"\n  wrote {escape(str(done.config))}", highlight=False, soft_wrap=True)

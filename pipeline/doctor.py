@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import command, tensorrt_flavours
 from pipeline.environment import (
     MAX_PYTHON,
+    MIN_JAVA,
     MIN_PYTHON,
     OPTIONAL,
     REQUIRED,
@@ -146,7 +147,9 @@ def lacks_to_archive(environment: Environment) -> tuple[str, ...]:
 
 def lacks_to_serve_torchserve(environment: Environment) -> tuple[str, ...]:
     """What running TorchServe needs and this machine does not have, each with its remedy."""
-    return (*lacks_to_archive(environment), *(() if environment.java else (f"Java: none; {JAVA_FIX}",)))
+    java = _java(environment)
+    gap = () if java and not environment.java_too_old else (f"Java: {java or 'none'}; {JAVA_FIX}",)
+    return (*lacks_to_archive(environment), *gap)
 
 
 def checks(environment: Environment) -> list[Check]:
@@ -281,10 +284,30 @@ def _optional_checks(environment: Environment) -> list[Check]:
         ),
         _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
         _cpp_check(environment),
-        _optional("Java", environment.java, JAVA_FIX, "TorchServe, which runs on Java 17"),
+        _java_check(environment),
         _torchserve_check(environment),
         _docker_check(environment.docker),
     ]
+
+
+def _java(environment: Environment) -> str:
+    """The Java there is, and what is wrong with it; empty where there is none."""
+    if environment.java is None:
+        return ""
+    old = f", older than {MIN_JAVA}" if environment.java_too_old else ""
+    version = "" if environment.java_version == "unknown" else f"{environment.java_version} at "
+    return f"{version}{environment.java}{old}"
+
+
+def _java_check(environment: Environment) -> Check:
+    found = _java(environment)
+    return Check(
+        name="Java",
+        ok=True,
+        found=f"{found or 'none'} (optional)" if not found or environment.java_too_old else found,
+        fix=JAVA_FIX if not found or environment.java_too_old else "",
+        needed_for=f"TorchServe, which runs on Java {MIN_JAVA} or later",
+    )
 
 
 def _torchserve_check(environment: Environment) -> Check:

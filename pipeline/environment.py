@@ -20,6 +20,8 @@ from pipeline import store
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)  # numpy < 2, which the server pins, ends there
 
+MIN_JAVA = 17  # what TorchServe's frontend is compiled for (0.12.0)
+
 REQUIRED = (
     "numpy",
     "onnx",
@@ -114,6 +116,7 @@ class Environment:
         distributions: installed versions of what the pipeline uses, ``absent`` where not installed.
         shm_free_bytes: free in /dev/shm, through which the server passes tensors to its stubs; None: no /dev/shm.
         disk_free_bytes: free where the work directory is, or will be.
+        java_version: as it calls itself, ``17.0.15`` or ``1.8.0_392``; ``unknown`` where its files do not tell.
         work_dir: as given.
     """
 
@@ -131,10 +134,17 @@ class Environment:
     cpu: Cpu
     gpu: Gpu | None
     java: Path | None
+    java_version: str = "unknown"
     docker: Path | None
     work_dir: Path
     cpp: Cpp = Cpp()
     cuda_bindings: bool = False
+
+    @property
+    def java_too_old(self) -> bool:
+        """Whether the Java there is, is known to be one that TorchServe does not run on."""
+        major = re.match(r"(?:1\.)?(\d+)", self.java_version)  # up to Java 8 it came second
+        return major is not None and int(major[1]) < MIN_JAVA
 
 
 def probe(work_dir: Path) -> Environment:
@@ -146,6 +156,7 @@ def probe(work_dir: Path) -> Environment:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     distributions = store.tool_versions((*REQUIRED, *OPTIONAL, *TENSORFLOW, *TORCHSERVE, SERVER))
     home = _pytriton_server()
+    java = _java()
     stubs = {path.parent.name: path for path in home.glob("python_backend_stubs/*/triton_python_backend_stub")}
     return Environment(
         python_version=platform.python_version(),
@@ -161,7 +172,8 @@ def probe(work_dir: Path) -> Environment:
         disk_free_bytes=_free_bytes(work_dir),
         cpu=_cpu(Path("/proc/cpuinfo")),
         gpu=_gpu(Path("/dev"), Path("/proc/driver/nvidia")),
-        java=_java(),
+        java=java,
+        java_version=_java_version(java) if java else "unknown",
         docker=_program("docker"),
         work_dir=work_dir,
         cpp=_cpp(),
@@ -194,6 +206,13 @@ def _program(name: str) -> Path | None:
 def _java() -> Path | None:
     home = os.environ.get("JAVA_HOME")
     return (_existing(Path(home) / "bin" / "java") if home else None) or _program("java")
+
+
+def _java_version(java: Path) -> str:
+    """As its ``release`` file has it, since to ask Java itself takes longer than all else here."""
+    home = java.resolve().parent.parent
+    found = (_search(r'^JAVA_VERSION="([^"]+)"', place / "release") for place in (home, home.parent))  # 8 has jre/bin
+    return next((version for version in found if version != "unknown"), "unknown")
 
 
 def _cpp() -> Cpp:

@@ -8,8 +8,10 @@ changed nothing makes no new version.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -20,11 +22,15 @@ from typing import Any
 
 from pipeline import command, postprocessing, preprocessing
 from pipeline.artifacts import Signature
+from pipeline.errors import StageError
 from pipeline.postprocessing import Postprocessing
 
 ARCHIVE_TIMEOUT_S = 120.0
 MODEL_VERSION = "1.0"
+CONFIG = "model-config.yaml"
 LABELS = "index_to_name.json"
+_MANIFEST = "MAR-INF/MANIFEST.json"
+_ARCHIVER = "0.12.0"  # as in pyproject.toml
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
 _CREATED = "01/01/1980 00:00:00"  # TorchServe warns of an archive without a date, and reads no more of it
 _MODE = 0o644 << 16
@@ -49,8 +55,8 @@ disable_system_metrics=true
 # open to this machine's users: the addresses above are loopback; remove the line, and clients need the keys that
 # TorchServe then writes to key_file.json
 disable_token_authorization=true
-# archives are only taken from the model store
-allowed_urls=file://.*
+# archives are only taken from the model store: this pattern fits no URL
+allowed_urls=(?!)
 # bytes of the largest request, and answer: tensors as JSON are large
 max_request_size=67108864
 max_response_size=67108864
@@ -125,33 +131,53 @@ def archive(folder: Path, *, name: str, module: Path, config: str, labels: tuple
 
     Raises:
         MissingError: torch-model-archiver is not installed.
-        StageError: it failed.
+        StageError: it failed, or laid out other files than it was given.
     """
     with tempfile.TemporaryDirectory(dir=folder) as place:
         work = Path(place)
-        inputs, laid_out = work / "inputs", work / "laid_out"
-        inputs.mkdir()
+        settings, laid_out = work / CONFIG, work / "laid_out"
+        settings.write_text(config, encoding="utf-8")
         laid_out.mkdir()
-        (inputs / "model-config.yaml").write_text(config, encoding="utf-8")
-        extra = [preprocessing.__file__, postprocessing.__file__]
-        if labels:
-            names = {str(index): label for index, label in enumerate(labels)}
-            (inputs / LABELS).write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            extra.append(str(inputs / LABELS))
         options = {
             "model-name": name,
             "version": MODEL_VERSION,
             "serialized-file": module,
             "handler": _HANDLER,
-            "extra-files": ",".join(extra),
-            "config-file": inputs / "model-config.yaml",
+            "config-file": settings,
             "export-path": laid_out,
             "archive-format": "no-archive",
         }
         _run_archiver([word for key, value in options.items() for word in (f"--{key}", str(value))], work)
+        content = laid_out / name
+        added = _add(content, labels)
+        _check(content, {_MANIFEST, module.name, _HANDLER.name, CONFIG, *added})
         target = folder / f"{name}.mar"
-        _zip(laid_out / name, target)
+        _zip(content, target)
     return target
+
+
+def _add(content: Path, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Put the handler's modules and the labels beside it; their names.
+
+    Not by the archiver's --extra-files: it splits them at commas and takes `*`, `?` and `[` in a path for a pattern.
+    """
+    modules = [Path(inspect.getfile(module)) for module in (preprocessing, postprocessing)]
+    for path in modules:
+        shutil.copyfile(path, content / path.name)
+    if labels:
+        names = {str(index): label for index, label in enumerate(labels)}
+        (content / LABELS).write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return (*(path.name for path in modules), *((LABELS,) if labels else ()))
+
+
+def _check(content: Path, expected: set[str]) -> None:
+    found = {path.relative_to(content).as_posix() for path in content.rglob("*") if path.is_file()}
+    if found != expected:
+        raise StageError(
+            "torchserve: torch-model-archiver laid out other files",
+            found=f"{', '.join(sorted(found))}; expected {', '.join(sorted(expected))}",
+            hint=f"pip install 'torch-model-archiver=={_ARCHIVER}'",
+        )
 
 
 def _run_archiver(options: list[str], work: Path) -> None:
@@ -168,7 +194,7 @@ def _zip(source: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as made:
         for path in sorted(item for item in source.rglob("*") if item.is_file()):
             data = path.read_bytes()
-            if path.name == "MANIFEST.json":
+            if path == source / _MANIFEST:
                 data = _undated(data)
             entry = zipfile.ZipInfo(path.relative_to(source).as_posix(), _EPOCH)
             entry.external_attr = _MODE

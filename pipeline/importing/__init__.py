@@ -9,9 +9,10 @@ What is made::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from typing import Any, Literal
 from pipeline import files
 from pipeline.artifacts import NUMPY_DTYPES
 from pipeline.config import load as loading
-from pipeline.errors import ConfigError, Problem
+from pipeline.errors import ConfigError, MissingError, Problem
 from pipeline.importing import archive as archives
 from pipeline.importing import manifest as manifests
 from pipeline.importing import model, serving, tensors, writing
@@ -89,17 +90,14 @@ def import_mar(
 
     Raises:
         ConfigError: the archive, an argument or ``out`` is refused; nothing was written then.
-        MissingError: the disk is full.
+        MissingError: the disk is full, or nothing can be written beside ``out``.
     """
     told = [tensors.given(text, "--input") for text in inputs], [tensors.given(text, "--output") for text in outputs]
-    if samples is not None and not samples.exists():
-        raise ConfigError("import-mar: no such samples", where=str(samples))
-    parent = (out.absolute() if out else Path.cwd() / "x").parent
-    if not parent.is_dir():
-        raise ConfigError("import-mar: no such folder", where=str(parent))
-    _free(out)
-    with files.disk_errors(parent, "import-mar"), tempfile.TemporaryDirectory(dir=parent, prefix=".import-") as scratch:
-        staged = Path(scratch) / "staged"
+    if samples is not None and not os.path.exists(samples):  # noqa: PTH110 - Path.exists raises for a name too long
+        raise ConfigError("import-mar: no such samples", where=str(samples), hint="name others with --samples")
+    parent = _parent(out)
+    with files.disk_errors(parent, "import-mar"), _scratch(parent) as scratch:
+        staged = scratch / "staged"
         unpacked = staged / ARCHIVE
         unpacked.mkdir(parents=True)
         names = archives.unpack(path, unpacked)
@@ -123,6 +121,37 @@ def import_mar(
         problems=_problems(done),
         sample_key="" if draft.samples else f"samples.from.{'images' if draft.image else 'arrays'}",
     )
+
+
+def _parent(out: Path | None) -> Path:
+    """The folder that ``out``, which is not there yet, will be in."""
+    try:
+        parent = (out.absolute() if out else Path.cwd() / "x").parent
+        if not parent.is_dir():
+            raise ConfigError(
+                "import-mar: no such folder", where=str(parent), hint="make it, or name another with --out"
+            )
+        _free(out)
+    except OSError as error:  # a name too long
+        raise ConfigError(
+            "import-mar: no folder can be made there", found=str(error), where=str(out), hint="name another with --out"
+        ) from error
+    return parent
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    try:
+        made = tempfile.TemporaryDirectory(dir=parent, prefix=".import-")
+    except FileNotFoundError as error:  # what /proc says, where nobody can make one
+        raise MissingError(
+            "import-mar: no folder can be made there",
+            found=str(error),
+            where=str(parent),
+            hint="name another with --out",
+        ) from error
+    with made as name:
+        yield Path(name)
 
 
 def _free(out: Path | None) -> None:

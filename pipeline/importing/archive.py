@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import re
 import shutil
 import stat
@@ -25,9 +26,12 @@ from typing import IO
 
 from pipeline import files
 from pipeline.errors import ConfigError
+from pipeline.importing import zips
 
 MAX_BYTES = 16 * 2**30
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 10_000  # files and folders
+MAX_DEPTH = 32
+MAX_HEADER_BYTES = 64 * 2**20  # of a tar, all together; each member has 512, and a few hundred for a long name
 MAX_RATIO = 200  # weights hardly shrink; deflate ends at 1032
 _RATIO_FROM_BYTES = 64 * 2**20  # below that, no ratio is a danger
 _MAX_PART_BYTES = 255  # what a file name may have on Linux (NAME_MAX)
@@ -73,27 +77,34 @@ def unpack(path: Path, target: Path) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _opened(path: Path, scratch: Path) -> Iterator[list[_Member]]:
     """The files of an archive, told by how it starts, whatever its name."""
-    if path.is_dir():
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except IsADirectoryError as error:
         raise ConfigError(
             "import-mar: a folder, not an archive",
             where=str(path),
             hint="torch-model-archiver writes a .mar without `--archive-format no-archive`; "
             "or zip what the folder holds: cd FOLDER && zip -r ../model.mar .",
-        )
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
+        ) from error
     except OSError as error:
-        raise ConfigError("import-mar: cannot read the archive", found=str(error), where=str(path)) from error
+        raise ConfigError(
+            "import-mar: cannot read the archive", found=str(error), where=str(path), hint="check the path and its mode"
+        ) from error
     try:
         if start == b"PK\x03\x04":
+            if zips.count(path) > MAX_MEMBERS:
+                raise _too_many(path)
             with zipfile.ZipFile(path) as archive:
                 yield _of_zip(path, archive)
         elif start[:2] == b"\x1f\x8b":
             with tempfile.TemporaryFile(dir=scratch.parent) as plain:
                 _inflate(path, plain)
-                with tarfile.open(fileobj=plain, mode="r:") as tar:
-                    yield _of_tar(path, tar)
+                bounded = _Bounded(path, plain.fileno())
+                with tarfile.open(fileobj=bounded, mode="r:") as tar:
+                    members = _of_tar(path, tar)
+                    bounded.left = MAX_BYTES  # from here on content is read, whose sizes are judged
+                    yield members
         else:
             raise ConfigError(
                 "import-mar: not a TorchServe archive",
@@ -141,6 +152,20 @@ def _inflate(path: Path, target: IO[bytes]) -> None:
     target.seek(0)
 
 
+class _Bounded(io.FileIO):
+    """A tar's bytes, of which no more than ``left`` are read: tarfile takes a header into memory, however long."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        super().__init__(descriptor, closefd=False)
+        self._path, self.left = path, MAX_HEADER_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= self.left:
+            raise _too_large(self._path, f"headers of over {MAX_HEADER_BYTES} bytes")
+        self.left -= size
+        return super().read(size)
+
+
 def _of_tar(path: Path, tar: tarfile.TarFile) -> list[_Member]:
     members: list[_Member] = []
     for info in tar:
@@ -164,7 +189,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 def _judged(path: Path, members: Sequence[_Member]) -> list[str]:
     """The members' safe names, in order."""
     if len(members) > MAX_MEMBERS:
-        raise _too_large(path, f"over {MAX_MEMBERS} files")
+        raise _too_many(path)
     total, packed = sum(member.size_bytes for member in members), path.stat().st_size
     if total > MAX_BYTES or (total > _RATIO_FROM_BYTES and total > MAX_RATIO * packed):
         raise _too_large(path, f"{total} bytes from {packed}")
@@ -174,10 +199,14 @@ def _judged(path: Path, members: Sequence[_Member]) -> list[str]:
         if name in names:
             raise _refused(path, member.name, "there twice")
         names[name] = None
+    folders: set[str] = set()
     for name in names:
         for parent in Path(name).parents:
+            folders.add(parent.as_posix())
             if parent.as_posix() in names:
                 raise _refused(path, name, f"below {parent}, which is a file")
+    if len(names) + len(folders) > MAX_MEMBERS + 1:  # the archive's own folder is one of them
+        raise _too_many(path)
     return list(names)
 
 
@@ -196,17 +225,18 @@ def _checked_name(path: Path, name: str) -> str:
         ConfigError: it is none.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
-    if any(ord(sign) < 32 or ord(sign) == 127 or 0xD800 <= ord(sign) <= 0xDFFF for sign in name):
-        raise _refused(path, name, "a name with control characters or bytes that are no text")
+    if not name.isprintable():
+        raise _refused(path, name, "a name with control characters, invisible signs or bytes that are no text")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         raise _refused(path, name, "an absolute path")
     if "\\" in name:
         raise _refused(path, name, "a backslash in its name, which some systems take for a folder")
     if ".." in parts:
         raise _refused(path, name, "a path that leads out of the archive")
-    if not parts or max(map(len, encoded)) > _MAX_PART_BYTES or len(name) > 1024:
+    if not parts or max(len(part.encode()) for part in parts) > _MAX_PART_BYTES or len(name) > 1024:
         raise _refused(path, name, "no usable file name")
+    if len(parts) > MAX_DEPTH:
+        raise _refused(path, name, f"over {MAX_DEPTH} folders deep")
     return "/".join(parts)
 
 
@@ -227,10 +257,15 @@ def _refused(path: Path, name: str, why: str) -> ConfigError:
     )
 
 
+def _too_many(path: Path) -> ConfigError:
+    return _too_large(path, f"over {MAX_MEMBERS} files and folders")
+
+
 def _too_large(path: Path, found: str) -> ConfigError:
     return ConfigError(
         "import-mar: the archive unfolds to more than is safe",
-        found=f"{found}; at most {MAX_BYTES // 2**30} GiB, {MAX_RATIO} times its own size and {MAX_MEMBERS} files",
+        found=f"{found}; at most {MAX_BYTES // 2**30} GiB, {MAX_RATIO} times its own size "
+        f"(from {_RATIO_FROM_BYTES // 2**20} MiB on) and {MAX_MEMBERS} files and folders",
         where=str(path),
         hint="nothing was written; weights that really compress so well can be packed with --archive-format zip-store",
     )

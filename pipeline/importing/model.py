@@ -9,7 +9,6 @@ that touch files; a search is a screen and no proof, so a model of unknown origi
 from __future__ import annotations
 
 import ast
-import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError
-from pipeline.importing import tensors
+from pipeline.importing import screen, tensors, zips
 from pipeline.importing.manifest import MAX_TEXT_BYTES, Manifest
 from pipeline.importing.tensors import Tensor
 from pipeline.repository.lint import torchscript as lint
 from pipeline.source import onnx as given_onnx
 
-_FILE_OPERATOR = re.compile(r"\b(?:torch|aten)\s*\.\s*(save|from_file)\b")
+_MAX_RECORDS = 30_000  # of a file of torch: one for each tensor and each file of code
+_BROKEN = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error)
+"""What zipfile and pickletools raise for files that are damaged or exotic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,10 @@ def find(folder: Path, manifest: Manifest, archive: Path) -> Found:
     path = folder / name
     if path.suffix == ".onnx":
         return _onnx(folder, name, archive)
-    kind = _kind_of_torch_file(path)
+    try:
+        kind = _kind_of_torch_file(path)
+    except _BROKEN as error:
+        raise _damaged(archive, name, error) from error
     if kind == "torchscript":
         return _torchscript(path, name, archive)
     if kind == "checkpoint":
@@ -90,11 +94,10 @@ def _kind_of_torch_file(path: Path) -> str:
     with path.open("rb") as stream:
         start = stream.read(2)
     if start == b"PK":
-        try:
-            with zipfile.ZipFile(path) as inner:
-                names = inner.namelist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError):
-            return ""
+        if (count := zips.count(path)) > _MAX_RECORDS:
+            raise ValueError(f"{count} records; at most {_MAX_RECORDS}")
+        with zipfile.ZipFile(path) as inner:
+            names = [name.casefold() for name in inner.namelist()]
         if any(name.endswith("/constants.pkl") for name in names):
             return "torchscript"
         return "checkpoint" if any(name.endswith("data.pkl") for name in names) else ""
@@ -163,7 +166,7 @@ def _torchscript(path: Path, name: str, archive: Path) -> Found:
         with zipfile.ZipFile(path) as inner:
             _screen(inner, name, archive)
             forward = lint.read_forward(path, inner)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
+    except _BROKEN as error:
         raise _damaged(archive, name, error) from error
     if forward is None:
         return Found(kind="torchscript", file=name)
@@ -188,19 +191,13 @@ def _numbered(count: int) -> tuple[Tensor, ...]:
 
 def _screen(inner: zipfile.ZipFile, name: str, archive: Path) -> None:
     """Refuse TorchScript whose code touches files; see the module's docstring for what that proves."""
-    for info in inner.infolist():
-        if not info.filename.endswith(".py"):
-            continue
-        if info.file_size > MAX_TEXT_BYTES:
-            raise ConfigError("import-mar: TorchScript code too long to read", found=info.filename, where=str(archive))
-        hit = _FILE_OPERATOR.search(inner.read(info).decode(errors="replace"))
-        if hit:
-            raise ConfigError(
-                "import-mar: the archive is refused as unsafe",
-                found=f"{name}: the code in {info.filename} calls {hit[0]}, which touches files when it runs",
-                where=str(archive),
-                hint="no model needs that; ask where the archive comes from",
-            )
+    if found := screen.finding(inner):
+        raise ConfigError(
+            "import-mar: the archive is refused as unsafe",
+            found=f"{name}: {found}, which touches files when it runs",
+            where=str(archive),
+            hint="no model needs that; ask where the archive comes from",
+        )
 
 
 def _checkpoint(folder: Path, name: str, manifest: Manifest) -> Found:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.printing import printable
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _OTHER_MEANINGS = ("null", "true", "false", "yes", "no", "on", "off")
@@ -36,21 +37,28 @@ def scalar(value: Any) -> str:
     """One value; text is quoted where YAML would read something else into it.
 
     Raises:
-        ConfigError: text that the configuration would take for a reference to the environment.
+        ConfigError: text that the configuration would take for a reference to the environment, or that is none.
     """
     if not isinstance(value, str):
         return json.dumps(value)
     if "${" in value:
-        raise ConfigError(
-            "import-mar: a name that a configuration cannot have",
-            found=value,
-            hint="`${` starts a reference to an environment variable there; rename the file and pack it again",
-        )
+        raise _no_name(value, "`${` starts a reference to an environment variable there")
+    if any(0xD800 <= ord(sign) <= 0xDFFF for sign in value):
+        raise _no_name(value, "it has bytes that are no text in UTF-8")
     if _PLAIN.fullmatch(value) and value.lower() not in _OTHER_MEANINGS:
         return value
-    return json.dumps(value)
+    quoted = json.dumps(value, ensure_ascii=False)  # JSON's escapes are YAML's, but for signs beyond 16 bits
+    return "".join(sign if sign.isprintable() else f"\\U{ord(sign):08X}" for sign in quoted)
+
+
+def _no_name(value: str, why: str) -> ConfigError:
+    return ConfigError(
+        "import-mar: a name that a configuration cannot have",
+        found=repr(value),
+        hint=f"{why}; rename the file, and pack it again if it is the archive's",
+    )
 
 
 def comment(text: str) -> str:
     """Text that cannot end its comment."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return printable(text)

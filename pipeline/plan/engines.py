@@ -118,7 +118,7 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     gpu = subject.environment.gpu
     return Step(
         name=f"parity[{subject.loaded.config.name}_{key}.engine]",
-        code=("parity.py", "comparison.py", "samples.py", "artifacts.py", "runtimes"),
+        code=("gate.py", "parity.py", "comparison.py", "samples.py", "artifacts.py", "runtimes"),
         parameters={**judged, "gpu": asdict(gpu) if gpu else None},
         tools=("cuda-bindings", "numpy", *engine.tools),
         upstream={"engine": engine, "samples": subject.samples},

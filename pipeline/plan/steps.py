@@ -162,7 +162,7 @@ def reduce(
     modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
     return Step(
         name=f"{reduction.precision}[{identifier}]",
-        code=("optimize", "parity.py", "comparison.py", *SAMPLES_CODE),
+        code=("optimize", "gate.py", "parity.py", "comparison.py", *SAMPLES_CODE),
         parameters={
             "precision": reduction.precision,
             "consumer": reduction.consumer,
@@ -203,7 +203,7 @@ def parity(identifier: str, graph: Step, samples: Step, parameters: Mapping[str,
     """The step that judges a graph."""
     return Step(
         name=f"parity[{identifier}]",
-        code=("parity.py", "comparison.py", "optimize/simulate.py", *SAMPLES_CODE),
+        code=("gate.py", "parity.py", "comparison.py", "optimize/simulate.py", *SAMPLES_CODE),
         parameters=parameters,
         tools=("onnxruntime", "torch", "numpy"),
         upstream={"graph": graph, "samples": samples},

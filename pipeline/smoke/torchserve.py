@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 from pipeline import model_config, torchserve_api
 from pipeline.artifacts import (
@@ -78,7 +77,7 @@ def run(
     """Run every check; a wrong answer is a failed check, never an exception. One worker is killed at the end.
 
     Args:
-        server: where its inference API listens, over HTTP and gRPC.
+        server: where its inference API listens, over HTTP and gRPC; launched here.
         management_url: ``http://host:port``.
         expectation: what is right.
         request_timeout_s: longest wait for one answer.
@@ -88,7 +87,7 @@ def run(
         server.http_url, server.grpc_url, expectation.model, expectation.signature, request_timeout_s
     )
     with contextlib.closing(client):
-        suite = _Suite(expectation, client, management_url, server.metrics_url)
+        suite = _Suite(expectation, client, management_url, server.metrics_url, server.pid)
         plan = suite.plan()
         for position, (title, protocol, body) in enumerate(plan):
             progress(f"smoke[{expectation.model}]: {title} ({protocol})", position / len(plan))
@@ -124,6 +123,7 @@ class _Suite:
     client: TorchServeClient
     management_url: str
     metrics_url: str
+    server_pid: int
     checks: list[SmokeCheck] = field(default_factory=list)
     judge: Judge = field(init=False)
     largest: int = 0
@@ -325,19 +325,42 @@ class _Suite:
         A request that is under way when its worker dies may never be answered (0.12.0), so none is sent until the
         management API names another process.
         """
-        victim = self._described().workers[0].pid
+        victim = self._ready()[0]
         started = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        while True:
-            found = self._described()
-            if found.ready and victim not in {worker.pid for worker in found.workers}:
-                break
-            if time.monotonic() - started > _RECOVERY_S:
-                raise WrongError(f"no other worker is READY {_RECOVERY_S:.0f} s after one was killed: {found.workers}")
-            time.sleep(_POLL_S)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself, which is as good
+            victim.kill()
+        self._ready(without=victim.pid)
         sample = self.expectation.golden.samples[0]
         self._answered(self._predict(sample), sample)
         return f"answering again {time.monotonic() - started:.1f} s after kill -9"
+
+    def _ready(self, without: int | None = None) -> list[psutil.Process]:
+        """Wait until all workers are READY, and none of them is the process ``without``; their processes.
+
+        Only those of the launched server count: its frontend names process -1 for a worker that it has yet to start,
+        and for a while one that has ended.
+        """
+        started = time.monotonic()
+        while True:
+            found = self._described()
+            pids = {worker.pid for worker in found.workers}
+            workers = [process for process in _below(self.server_pid) if process.pid in pids]
+            if found.ready and workers and len(workers) == len(pids) and without not in pids:
+                return workers
+            if time.monotonic() - started > _RECOVERY_S:
+                what = "no worker" if without is None else "after one was killed, no other worker"
+                own = ", ".join(str(process.pid) for process in workers) or "none"
+                raise WrongError(
+                    f"{what} is READY within {_RECOVERY_S:.0f} s: {found.workers}, the server's own of them: {own}"
+                )
+            time.sleep(_POLL_S)
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # the server has ended, and is asked next
+        return []
 
 
 def _wrong_bodies(sample: Sample) -> list[tuple[str, bytes]]:

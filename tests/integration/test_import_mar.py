@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +125,34 @@ def test_an_unarchived_model_is_refused(folder: Path) -> None:
     assert done.returncode == 2
     assert "a folder, not an archive" in done.stdout
     assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped-from-a-mar", "a/../../escaped"])
+@pytest.mark.parametrize("kind", ["mar", "tar.gz"])
+def test_an_archive_whose_names_lead_out_is_refused_and_leaves_nothing(
+    folder: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    members = {"model.pt": (folder / "model.pt").read_bytes(), "MAR-INF/MANIFEST.json": b"{}", name: b"escaped"}
+    work = tmp_path / "a" / "b"
+    work.mkdir(parents=True)
+    path = work / f"bad.{kind}"
+    if kind == "mar":
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, data in members.items():
+                archive.writestr(member, data)
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for member, data in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    done = pipeline("import-mar", path, "--out", work / "out", env={"TMPDIR": str(work)})
+    assert done.returncode == 2
+    assert "error: import-mar: the archive is refused as unsafe" in done.stdout
+    assert f"found: '{name}': {'an absolute path' if name.startswith('/') else 'a path that leads out'}" in done.stdout
+    assert f"where: {path}" in done.stdout
+    assert "nothing was written" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert [item for item in tmp_path.rglob("*") if item.is_file()] == [path]
+    assert [item.name for item in work.iterdir()] == [path.name]
+    assert not Path("/tmp/escaped-from-a-mar").exists()

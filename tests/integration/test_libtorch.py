@@ -83,7 +83,7 @@ def test_the_build_compiled_it_and_proved_it_on_every_golden_image(build: Built)
     checks = {check["name"]: check for check in row["smoke"]["checks"]}
     sizes = [f"batch {size}" for size in (1, 32)]
     kinds = ("inputs", "scores", "labels", "a damaged file")
-    assert set(checks) == {"compiled", *(f"{kind}, {size}" for kind in kinds for size in sizes)}
+    assert set(checks) == {"manifest", "compiled", *(f"{kind}, {size}" for kind in kinds for size in sizes)}
     assert all(check["outcome"] == "passed" for check in checks.values())
     assert "OpenCV 4." in checks["compiled"]["detail"]
     assert f"libtorch {torch.__version__}" in checks["compiled"]["detail"]
@@ -211,7 +211,7 @@ def test_a_missing_file_is_refused_and_a_file_that_is_no_model_too(
 def test_a_rebuild_does_not_compile_again(build: Built, tmp_path: Path) -> None:
     again = build.copy(tmp_path / "copy").again("--variant", "cpp")
     assert again.exit_code == 0, again.output
-    assert re.search(rf"= program\[{NAME}\] .* cached · 9 checks", again.output)
+    assert re.search(rf"= program\[{NAME}\] .* cached · 10 checks", again.output)
     assert version_numbers(root(again) / NAME) == [1]
 
 

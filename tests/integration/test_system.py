@@ -1,8 +1,9 @@
-"""ci/system: what the tests need of the system, named or installed."""
+"""ci/system: what the tests need of the system, named or installed. ci/java: what `make build` goes on without."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def tools(tmp_path: Path) -> Path:
 def write(folder: Path, name: str, body: str) -> None:
     (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
     (folder / name).chmod(0o755)
+
+
+def java(tools: Path, **environment: str) -> str:
+    """What ci/java says, which never fails, where nothing but ``tools`` and the shell's own is there."""
+    for name in ("bash", "sed"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    told = subprocess.run(
+        [str(shutil.which("bash")), ROOT / "ci" / "java"], env={"PATH": str(tools), **environment}, check=True,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return told.stdout
 
 
 def system(tools: Path) -> subprocess.CompletedProcess[str]:
@@ -51,3 +63,28 @@ def test_a_whole_system_is_left_alone(tools: Path) -> None:
     done = system(tools)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tools / "calls").exists()
+
+
+def test_setup_names_a_java_that_is_missing(tools: Path) -> None:
+    assert java(tools) == (
+        "setup: no Java; TorchServe (`torchserve:` in a configuration) needs Java 17: "
+        "apt-get install openjdk-17-jre-headless\n"
+    )
+    assert "\nci/java\n" in (ROOT / "ci" / "setup").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "major"),
+    [('java version "1.8.0_392"', "8"), ('openjdk version "11.0.21" 2023-10-17', "11"),
+     ('openjdk version "17.0.1" 2021-10-19', ""), ('openjdk version "25" 2025-09-16', ""), ("no version", "")],
+)  # fmt: skip
+def test_setup_names_a_java_that_is_too_old(tools: Path, line: str, major: str) -> None:
+    write(tools, "java", f"echo '{line}' >&2; echo 'OpenJDK Runtime Environment' >&2; exit 1")
+    told = java(tools, JAVA_HOME="/nowhere")
+    assert told.startswith(f"setup: {tools}/java is Java {major}; TorchServe") if major else told == ""
+
+
+def test_setup_takes_the_java_that_a_person_names(tools: Path) -> None:
+    (tools / "bin").mkdir()
+    write(tools / "bin", "java", "echo 'java version \"1.8.0\"' >&2")
+    assert java(tools, JAVA_HOME=str(tools)).startswith(f"setup: {tools}/bin/java is Java 8;")

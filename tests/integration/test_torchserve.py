@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ import pytest
 
 from pipeline import torchserve_api
 from pipeline.artifacts import GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
+from pipeline.deploy import torchserve_store
 from pipeline.errors import MissingError, SmokeError
 from pipeline.serve import torchserve
 from pipeline.serve.process import free_ports
@@ -181,9 +184,34 @@ def test_an_archive_made_again_elsewhere_is_the_same_to_the_byte(built: Built, t
     again = built.again("--no-serve", env={"PYTHONPATH": str(ROOT)})
     assert again.exit_code == 0, again.output
     assert (row(again)["version"], row(again)["cached"]) == (1, True)
-    other = run(built.config, tmp_path, ("--no-serve",), env={"PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"})
+    (tmp_path / "cwd").mkdir()
+    umask = os.umask(0o077)
+    try:
+        arguments = ("--no-serve", "--work-dir", str(tmp_path / "w[1],a"))
+        environment = {"PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"}
+        other = run(built.config, tmp_path, arguments, cwd=tmp_path / "cwd", env=environment)
+    finally:
+        os.umask(umask)
     assert other.exit_code == 0, other.output
     assert row(other)["sha256"] == row(built)["sha256"]
+
+
+@pytest.mark.parametrize("name", ["w[1]", "w,a", "w*?", "-w b"])
+def test_the_work_folder_s_name_does_not_reach_the_archive(tmp_path: Path, name: str) -> None:
+    made = []
+    for folder in (tmp_path / "plain", tmp_path / name):
+        folder.mkdir()
+        (folder / "model.pt").write_bytes(b"a module")
+        path = torchserve_store.archive(
+            folder, name="tiny", module=folder / "model.pt", config="{}\n", labels=("a", "b")
+        )
+        made.append(path.read_bytes())
+    assert made[0] == made[1]
+    with zipfile.ZipFile(path) as archive:
+        assert set(archive.namelist()) == {
+            "MAR-INF/MANIFEST.json", "index_to_name.json", "model-config.yaml", "model.pt", "postprocessing.py",
+            "preprocessing.py", "torchserve_handler.py",
+        }  # fmt: skip
 
 
 def test_the_operator_s_command_serves_the_emitted_folder(built: Built, tmp_path: Path) -> None:
@@ -274,6 +302,35 @@ def _ended(served: TorchServed) -> bool:
     except SmokeError:
         return True
     return False
+
+
+def test_archives_are_only_taken_from_the_model_store(built: Built, tmp_path: Path) -> None:
+    """Also where the management API takes models, which is off in the emitted settings."""
+    folder = tmp_path / "store"
+    shutil.copytree(version(built), folder)
+    with (folder / "config.properties").open("a") as settings:
+        settings.write("enable_model_api=true\n")
+    outside = tmp_path / "outside.mar"
+    shutil.copyfile(folder / "model_store" / "tiny.mar", outside)
+    shutil.copyfile(outside, folder / "model_store" / "inside.mar")
+    with launched(folder, ["tiny"], log_path=tmp_path / "log", start_timeout_s=120) as served:
+        answers = {
+            url: registered(served, url) for url in (f"file://{outside}", "http://127.0.0.1:9/x.mar", "inside.mar")
+        }
+    *refused, taken = answers.values()
+    assert all("does not match any allowed URL" in text for text in refused), answers
+    assert "registered" in taken
+
+
+def registered(served: TorchServed, url: str) -> str:
+    """What a server says that is asked to take an archive."""
+    query = urllib.parse.urlencode({"url": url, "model_name": f"m{len(url)}"})
+    try:
+        with urllib.request.urlopen(f"{served.management_url}/models?{query}", b"", timeout=60) as answer:
+            return str(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
 
 
 def test_a_handler_that_crashes_at_import_is_told_with_its_own_traceback(built: Built, tmp_path: Path) -> None:

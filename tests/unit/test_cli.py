@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from pipeline import __main__ as main_module
-from pipeline import __version__
+from pipeline import __version__, commands
 from pipeline.cli import app
 from pipeline.errors import ConfigError
+from pipeline.importing import manifest as manifests
+from tests.unit.importing.mar import mar
 
 runner = CliRunner()
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -83,3 +87,38 @@ def test_two_configurations_may_not_make_the_same_model(tmp_path: Path) -> None:
 
 def test_ports_beyond_the_range_are_refused(tmp_path: Path) -> None:
     assert runner.invoke(app, ["serve", str(tmp_path), "--http-port", "70000"]).exit_code == 2
+
+
+def test_no_archive_and_no_path_steers_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    escape = "\x1b]0;owned\x07\x9b2J\u202e"
+    settings = {"model-config.yaml": json.dumps({f"key{escape}": 1})}
+    keys = {"modelVersion": escape, "handler": f"handler{escape}", "configFile": "model-config.yaml"}
+    path = mar(tmp_path / "tiny.mar", settings, **keys)
+    for arguments in ([str(path), "--out", str(tmp_path / "out")], [str(tmp_path / f"none{escape}\udcff")]):
+        monkeypatch.setattr("sys.argv", ["pipeline", "import-mar", *arguments])
+        assert main_module.main() == 2
+        told = capsys.readouterr()
+        assert not set(escape) & set(told.out + told.err) - set("]0;owned2J")
+        assert "�" in told.out + told.err
+    assert (tmp_path / "out" / "tiny.yaml").exists()
+
+
+def test_an_import_that_is_ended_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = manifests.read
+
+    def ended(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return read(*arguments)
+
+    monkeypatch.setattr(manifests, "read", ended)
+    path = mar(tmp_path / "tiny.mar")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is not handled must not end the tests
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            commands.import_mar(path, tmp_path / "out", (), (), None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == [path]

@@ -147,6 +147,24 @@ def test_torchserve_needs_its_packages_to_make_archives_and_java_to_serve_them()
     assert _rows(WHOLE)["TorchServe"].found == "pyyaml 1.0, torch-model-archiver 1.0, torchserve 1.0"
 
 
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [("1.8.0_392", True), ("11.0.21", True), ("16", True), ("17.0.1", False), ("17-ea", False), ("25", False),
+     ("unknown", False)],
+)  # fmt: skip
+def test_java_before_17_is_a_gap_with_its_version(version: str, old: bool) -> None:
+    found = replace(WHOLE, java=Path("/java"), java_version=version)
+    row, gaps = _rows(found)["Java"], doctor.lacks_to_serve_torchserve(found)
+    install = "apt-get install openjdk-17-jre-headless"
+    told = "/java" if version == "unknown" else f"{version} at /java"
+    if old:
+        assert (row.ok, row.found, row.fix) == (True, f"{told}, older than 17 (optional)", install)
+        assert gaps == (f"Java: {told}, older than 17; {install}",)
+    else:
+        assert (row.ok, row.found, row.fix) == (True, told, "")
+        assert gaps == ()
+
+
 def test_a_gpu_is_told() -> None:
     assert _rows(replace(WHOLE, gpu=Gpu(name="A", driver="1")))["GPU"].found == "A, driver 1"
 

@@ -105,3 +105,21 @@ def test_the_compiler_is_the_one_that_the_user_names(tmp_path: Path, monkeypatch
     own.touch(mode=0o755)
     monkeypatch.setenv("CXX", str(own))
     assert environment.probe(tmp_path).cpp.compiler == own
+
+
+@pytest.mark.parametrize("place", ["bin", "jre/bin"])
+def test_java_s_version_is_read_from_its_release_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    java = tmp_path / "jdk" / place / "java"
+    java.parent.mkdir(parents=True)
+    java.touch(mode=0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "java").symlink_to(java)
+    monkeypatch.setenv("JAVA_HOME", "")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert environment.probe(tmp_path).java_version == "unknown"
+    (tmp_path / "jdk" / "release").write_text('IMPLEMENTOR="X"\nJAVA_VERSION="1.8.0_392"\nOS_NAME="Linux"\n')
+    found = environment.probe(tmp_path)
+    assert (found.java, found.java_version) == (tmp_path / "bin" / "java", "1.8.0_392")
+    assert found.java_too_old

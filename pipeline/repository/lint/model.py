@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import printing
 from pipeline.target import Limits
 
 CONFIG_NAME = "config.pbtxt"
@@ -94,8 +95,8 @@ def shown(root: Path, path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without surrogates and control characters, shortened past 200 characters."""
-    clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    """Printable text, shortened past 200 characters."""
+    clean = printing.printable(text)
     return clean if len(clean) <= 200 else f"{clean[:199]}…"
 
 

@@ -149,9 +149,18 @@ def _saved_otherwise(at: str, names: list[str]) -> Finding:
     )
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The first ``MAX_TEXT_BYTES`` of a member: a bound on what a crafted archive unfolds to.
+
+    Raises:
+        NotImplementedError: compressed in a way that torch does not read; Python's readers of those raise errors of
+            their own.
+        zipfile.BadZipFile: damaged; or zlib.error, EOFError, RuntimeError (encrypted).
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{info.filename} is compressed by method {info.compress_type}, not deflate")
     with archive.open(info) as stream:
-        return stream.read(MAX_TEXT_BYTES)  # a bound on what a crafted archive unfolds to
+        return stream.read(MAX_TEXT_BYTES)
 
 
 def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
@@ -159,14 +168,14 @@ def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in members:
         return None
-    main = _first_class(_read(archive, members["data.pkl"]))
+    main = _first_class(read_member(archive, members["data.pkl"]))
     if main is None:
         return None
     module, _, name = main.partition(" ")
     source = members.get(f"code/{module.replace('.', '/')}.py")
     if source is None:
         return None
-    text = _read(archive, source).decode(errors="replace")
+    text = read_member(archive, source).decode(errors="replace")
     body = re.search(rf"^class {re.escape(name)}\(.*?(?=^class |\Z)", text, re.MULTILINE | re.DOTALL)
     head = re.search(r"^  def forward\((.*?)\) -> (.*?):\n", body[0], re.MULTILINE | re.DOTALL) if body else None
     if head is None:
@@ -214,7 +223,7 @@ def _devices(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> f
     code = [info for name, info in members.items() if name.startswith("code/") and name.endswith(".py")]
     found: set[str] = set()
     for info in code[:_MAX_CODE_FILES]:
-        text = _read(archive, info).decode(errors="replace")
+        text = read_member(archive, info).decode(errors="replace")
         found |= set(re.findall(r'torch\.device\("(\w+(?::\d+)?)"\)', text))
     return frozenset(found)
 

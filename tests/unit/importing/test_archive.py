@@ -8,12 +8,13 @@ import struct
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.importing import archive, import_mar
+from pipeline.importing import archive, import_mar, zips
 
 from .mar import MANIFEST, MODEL, manifest, mar, tarred, zipped
 
@@ -42,6 +43,9 @@ def refusal(path: Path) -> str:
         ("c:near", "absolute"),
         ("..\\near", "backslash"),
         ("near\n", "control characters"),
+        ("near\x1b[2J", "control characters"),
+        ("near\x9b2J", "control characters"),
+        ("near\u202etxt", "invisible signs"),
         ("x" * 256, "no usable file name"),
         (".", "no usable file name"),
         ("model.pt/below", "below model.pt, which is a file"),
@@ -133,6 +137,86 @@ def test_the_number_of_files_is_limited(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(archive, "MAX_MEMBERS", 4)
     many = [(f"extra{number}", b"") for number in range(5)]
     assert "over 4 files" in refusal(zipped(tmp_path / "bad.mar", many))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_folders_are_counted_and_may_not_be_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    def packed(*names: str) -> str:
+        members = [*GOOD, *((name, b"") for name in names)]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return refusal(zipped(folder / "bad.mar", members) if kind == "zip" else tarred(folder / "bad.tgz", members))
+
+    assert "over 32 folders deep" in packed("a/" * 32 + "b")
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 10)  # model.pt, MANIFEST.json and MAR-INF are three
+    assert "over 10 files and folders" in packed("a/b/c/d/e/f/g/h")
+
+
+def test_the_members_of_a_zip_are_counted_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their list: the number that its end tells may be wrong, and zipfile does not look at it."""
+    path = zipped(tmp_path / "bad.mar", [(f"extra{number}", b"") for number in range(archive.MAX_MEMBERS + 1)])
+    data = bytearray(path.read_bytes())
+    data[-14:-10] = struct.pack("<HH", 1, 1)
+    path.write_bytes(data)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert "over 10000 files" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "why"),
+    [
+        (lambda data: data + b"more", "something follows"),
+        (lambda data: data[:-22] + b"gap" + data[-22:], "not where it should be"),
+        (lambda data: data[:-10] + struct.pack("<I", 2**27) + data[-6:], "a list of members of 134217728 bytes"),
+    ],
+)
+def test_a_zip_that_can_be_read_in_two_ways_is_damaged(
+    tmp_path: Path, spoiled: Callable[[bytes], bytes], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path / "bad.mar", GOOD)
+    path.write_bytes(spoiled(path.read_bytes()))
+    if "bytes" in why:
+        monkeypatch.setattr(zips, "_directory", lambda stream: (0, 2**27))
+    assert why in refusal(path)
+
+
+def test_a_zip64_archive_is_read(tmp_path: Path) -> None:
+    """As torch writes its files."""
+    path = zipped(tmp_path / "good.mar", GOOD)
+    data = path.read_bytes()
+    size_bytes, offset = struct.unpack("<LL", data[-10:-2])
+    end = len(data) - 22
+    record = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 2, 2, size_bytes, offset)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    path.write_bytes(data[:end] + record + locator + data[end:])
+    assert zips.count(path) == 2
+    path.write_bytes(data[:end] + b"gap" + record + locator + data[end:])
+    assert "its zip64 record is not where it should be" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_a_tar_are_not_read_beyond_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 2**16)
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 2**17
+    path = tmp_path / "bad.tar.gz"
+    with gzip.open(path, "wb") as stream:
+        stream.write(info.tobuf() + bytes(2**17) + bytes(1024))
+    assert "headers of over 65536 bytes" in refusal(path)
+
+
+def test_headers_that_are_many_are_too_much_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_HEADER_BYTES", 2**15)
+    many = []
+    for number in range(20):
+        info = tarfile.TarInfo(f"extra{number}")
+        info.pax_headers = {"comment": "x" * 2000}
+        many.append((info, b""))
+    assert "headers of over 32768 bytes" in refusal(tarred(tmp_path / "bad.tar.gz", [*GOOD, *many]))
 
 
 def test_a_size_that_is_not_the_one_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from pipeline.config import load
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MissingError, PipelineError
 from pipeline.importing import Imported, import_mar
 from tests.unit.repository.lint_repository import CODE, onnx_bytes, torchscript_bytes
 
@@ -265,6 +265,51 @@ def test_a_model_config_runs_nothing_and_sees_no_environment(tmp_path: Path, mon
     assert [line for line in lines(done, "carried") if line.startswith("serving")] == []
     left = [line.split(": ")[1] for line in lines(done, "not carried") if line.startswith("serving")]
     assert left == ["minWorkers", "batchSize", "maxWorkers"]
+
+
+def test_names_beyond_the_basic_plane_and_odd_ones_load_again(tmp_path: Path) -> None:
+    """What JSON writes for U+1F600, a pair of surrogates, is no YAML."""
+    name = "模型😀: é#'\".pt"
+    folder = tmp_path / "s\x85\u2028\x7f\ufeff\x1b\t😀"
+    folder.mkdir()
+    np.savez(folder / "s.npz", x=np.zeros((4, 4), np.float32))
+    tensors = {"inputs": ["x:float32:N,4"], "outputs": ["y:float32:N,4"]}
+    path = mar(tmp_path / "t.mar", {name: MODEL}, serializedFile=name)
+    done = imported(path, samples=folder / "s.npz", **tensors)
+    assert done.problems == ()
+    config = load.load(done.config).config
+    assert config.source.torchscript is not None
+    assert config.source.torchscript.file == f"archive/{name}"
+    assert config.samples.from_.arrays == str(folder / "s.npz")
+
+
+def test_samples_whose_name_is_no_text_are_refused(tmp_path: Path) -> None:
+    samples = tmp_path / "\udcff.npz"
+    samples.touch()
+    with pytest.raises(ConfigError, match=r"cannot have[\s\S]*no text in UTF-8"):
+        imported(mar(tmp_path / "t.mar"), samples=samples)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "error"), [("x" * 256, ConfigError), ("/proc/x", MissingError), (f"{'y' * 256}/x", ConfigError)]
+)
+def test_places_where_no_folder_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, error: type[PipelineError]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match="import-mar: no folder can be made there") as caught:
+        import_mar(mar(tmp_path / "t.mar"), Path(out))
+    assert caught.value.where in (out, "/proc")
+    assert caught.value.hint == "name another with --out"
+    assert [item.name for item in tmp_path.iterdir()] == ["t.mar"]
+
+
+def test_an_archive_and_samples_with_names_too_long_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the archive"):
+        imported(tmp_path / ("x" * 256))
+    with pytest.raises(ConfigError, match="no such samples"):
+        imported(mar(tmp_path / "t.mar"), samples=Path("x" * 256))
 
 
 def test_a_name_cannot_reach_into_the_environment(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from pipeline.errors import ConfigError
-from pipeline.importing import model, tensors
+from pipeline.importing import model, screen, tensors
 from pipeline.importing.manifest import Manifest
 from pipeline.importing.model import Found
 from pipeline.runtimes.torchscript import no_deprecation_warnings
@@ -75,11 +76,125 @@ def test_torchscript_that_writes_when_it_is_loaded_is_refused_without_loading_it
     assert target.exists(), "loading no longer runs __setstate__: the docstring of model.py can be relaxed"
 
 
-@pytest.mark.parametrize("call", ["torch.from_file('/etc/passwd')", "ops.aten.save(x, '/x')", "torch . save (x, '/x')"])
-def test_other_ways_to_files_are_refused(tmp_path: Path, call: str) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        "torch.from_file('/etc/passwd')",
+        "ops.aten.save(x, '/x')",
+        "torch . save (x, '/x')",
+        "(torch).save(x, '/x')",
+        "torch.\\\n    save(x, '/x')",
+        "(torch. # a comment: '\n    save)(x, '/x')",
+        "(torch '# no comment' .save)(x, '/x')",
+        "x.save('/x')",
+        "getattr(torch, \"save\")(x, '/x')",
+        "getattr(t, 'save')(x, '/x')",
+        "getattr(t, \"sa\" 've')(x, '/x')",
+        "getattr(t, '''s\\141ve''')(x, '/x')",
+        "getattr(((torch)), name)(x, '/x')",
+        "getattr(getattr(ops, 'aten'), name)(x, '/x')",
+        "ops.image.write_file('/x', x)",
+    ],
+)
+@pytest.mark.parametrize("ending", [".py", ".PY"])
+def test_other_ways_to_files_are_refused(tmp_path: Path, call: str, ending: str) -> None:
     code = CODE.replace("return torch.mul", f"_ = {call}\n    return torch.mul")
     with pytest.raises(ConfigError, match="refused as unsafe"):
-        found(tmp_path, "model.pt", torchscript_bytes(code))
+        found(tmp_path, "model.pt", torchscript_bytes(code).replace(b"__torch__.py", f"__torch__{ending}".encode()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# torch.save(x, '/x')",
+        'saved = "torch.save(x)"',
+        'ops.prim.RaiseException("\\"save\\" it")',
+        "_0 = getattr(getattr(self, \"0\"), 'saved')",
+        "save_ = self.from_files",
+    ],
+)
+def test_what_only_looks_like_a_way_to_files_is_not_refused(tmp_path: Path, line: str) -> None:
+    code = CODE.replace("return torch.mul", f"{line}\n    return torch.mul")
+    assert found(tmp_path, "model.pt", torchscript_bytes(code)).kind == "torchscript"
+
+
+# each of these, in the place of `torch.save`, really writes when the file is loaded
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.save",
+        "(torch).save",
+        "torch.\\\nsave",
+        "(torch. # c\n save)",
+        'getattr(torch, "save")',
+        'getattr(torch, "sa" "ve")',
+        "getattr(torch, 's\\141ve')",
+    ],
+)
+def test_ways_to_name_an_operator_that_torch_takes_are_refused(tmp_path: Path, name: str) -> None:
+    stream, target = io.BytesIO(), tmp_path / "written"
+    with no_deprecation_warnings():
+        torch.jit.save(torch.jit.script(WritesOnLoad(str(target))), stream)
+    stream.seek(0)
+    hostile = rewritten(stream, lambda code: code.replace("torch.save(", f"{name}("), ".PY")
+    with pytest.raises(ConfigError, match="refused as unsafe"):
+        found(tmp_path, "model.pt", hostile)
+    assert not target.exists()
+    with no_deprecation_warnings():
+        torch.jit.load(io.BytesIO(hostile))
+    assert target.exists()
+
+
+def rewritten(source: io.BytesIO, change: Callable[[str], str], ending: str) -> bytes:
+    """A TorchScript file with other code, whose files of code end otherwise."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(made, "w") as new:
+        for info in old.infolist():
+            if info.filename.endswith(".py"):
+                new.writestr(info.filename.removesuffix(".py") + ending, change(old.read(info).decode()))
+            else:
+                new.writestr(info.filename, old.read(info))
+    return made.getvalue()
+
+
+def test_code_of_the_oldest_torch_is_refused(tmp_path: Path) -> None:
+    """Its model.json names the members that hold code, by any name."""
+    stream = io.BytesIO(torchscript_bytes())
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("model/Model.JSON", "{}")
+    with pytest.raises(ConfigError, match=r"before 1\.2"):
+        found(tmp_path, "model.pt", stream.getvalue())
+
+
+def test_a_file_that_shows_torch_other_members_is_refused(tmp_path: Path) -> None:
+    """torch takes the list of members where the file's end says that it is; zipfile takes what lies before that end."""
+    hidden, shown = (torchscript_bytes(CODE.replace("torch.mul", name)) for name in ("torch.save", "torch.view"))
+    hidden += shown[:-22] + hidden[-22:]
+    with zipfile.ZipFile(io.BytesIO(hidden)) as archive:
+        assert b"torch.save" not in archive.read("model/code/__torch__.py")
+    with pytest.raises(ConfigError, match="not where it should be"):
+        found(tmp_path, "model.pt", hidden)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_code_that_is_packed_in_other_ways_is_damage(tmp_path: Path, method: int) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torchscript_bytes())) as old, zipfile.ZipFile(stream, "w") as new:
+        for info in old.infolist():
+            new.writestr(info, old.read(info), method)
+    for data in (stream.getvalue(), stream.getvalue().replace(b"BZh", b"BZx").replace(b"\x5d\0\0", b"\xff\0\0")):
+        with pytest.raises(ConfigError, match=f"damaged[\\s\\S]*method {method}, not deflate"):
+            found(tmp_path, "model.pt", data)
+
+
+def test_a_model_of_too_many_records_is_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_MAX_RECORDS", 1)
+    data = torchscript_bytes()
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(ConfigError, match="3 records; at most 1"):
+        found(tmp_path, "model.pt", data)
 
 
 def test_a_trace_tells_its_arguments(tmp_path: Path) -> None:
@@ -105,9 +220,24 @@ def test_a_damaged_member_is_damage(tmp_path: Path) -> None:
 
 
 def test_code_too_long_to_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "MAX_TEXT_BYTES", 100)
+    monkeypatch.setattr(screen, "MAX_TEXT_BYTES", 100)
     with pytest.raises(ConfigError, match="too long to read"):
         found(tmp_path, "model.pt", torchscript_bytes())
+
+
+def test_much_code_in_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "_MAX_CODE_BYTES", len(CODE) + 10)
+    stream = io.BytesIO(torchscript_bytes())
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("model/code/more.py", "#" * 11)
+    with pytest.raises(ConfigError, match="too long to read"):
+        found(tmp_path, "model.pt", stream.getvalue())
+
+
+@pytest.mark.parametrize("start", ['"', "'", '"""', "'''"])
+def test_a_text_without_an_end_is_looked_at_once(start: str) -> None:
+    """Were each escaped quote the start of another look, this took days."""
+    assert screen._search(start + rf"\{start}" * 500_000 + "\\") == ""
 
 
 def test_a_checkpoint_names_its_only_class(tmp_path: Path) -> None:
