@@ -56,11 +56,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRow:
-    """One version of one model that the server has tried to load."""
+    """One version of one model that the server has tried to load.
+
+    Attributes:
+        reason: why it is not ready: ``unloaded``, or what failed when it was loaded.
+    """
 
     model: str
     version: str
     state: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +98,11 @@ def index(http_url: str, *, timeout_s: float) -> list[IndexRow]:
         NotAnswered: no answer.
     """
     rows = _ask(f"{http_url}/v2/repository/index", data=b"", timeout_s=timeout_s)
-    return [IndexRow(model=row["name"], version=row["version"], state=row["state"]) for row in rows if "state" in row]
+    return [
+        IndexRow(model=row["name"], version=row["version"], state=row["state"], reason=row.get("reason", ""))
+        for row in rows
+        if "state" in row
+    ]
 
 
 def inputs_of(http_url: str, model: str, version: str, *, timeout_s: float) -> list[InputSpec]:
