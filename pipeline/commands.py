@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from pipeline import build as building
 from pipeline import doctor as diagnosis
-from pipeline import environment, files
+from pipeline import environment, files, network
 from pipeline.artifacts import BuildReport, RunningServer
 from pipeline.build import Options
 from pipeline.config import load as loading
@@ -87,10 +87,13 @@ def smoke(
 
 
 def server_at(url: str, grpc_url: str | None) -> RunningServer:
-    """A server that somebody else runs, at ``host:port``."""
-    http = url if "://" in url else f"http://{url}"
-    host = http.split("://", 1)[1].rsplit(":", 1)[0]
-    grpc = grpc_url or f"{host}:8001"
+    """A server that somebody else runs.
+
+    Raises:
+        ConfigError: what was given is no address.
+    """
+    http = network.http_url(url)
+    grpc = f"{network.host_of(http)}:8001" if grpc_url is None else network.grpc_url(grpc_url)
     return RunningServer(http_url=http, grpc_url=grpc, metrics_url="", pid=0, log_path=Path())
 
 
@@ -246,7 +249,7 @@ def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None
     """Print labels and probabilities, or the raw outputs of a model that does not classify."""
     from pipeline.smoke import client
 
-    rows = client.predict(url, name, file, top=top)
+    rows = client.predict(network.http_url(url), name, file, top=top)
     if as_json:
         print(json.dumps(rows))
         return
