@@ -81,6 +81,18 @@ def test_two_configurations_may_not_make_the_same_model(tmp_path: Path) -> None:
     assert "digits_onnx" in str(shown.exception)
 
 
+@pytest.mark.parametrize("command", ["build", "smoke"])
+@pytest.mark.parametrize("report", ["x.html", ".", "absent/x.json"])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_done(
+    command: str, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pipeline", command, str(CONFIGS / "from_onnx.yaml"), "--report", report])
+    assert main_module.main() == 2
+    assert "error: --report: the report cannot be written there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "words", [["load", "m"], ["predict", "m", "--input", "x.png"], ["smoke", str(CONFIGS / "from_onnx.yaml")]]
 )
