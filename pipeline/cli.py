@@ -173,6 +173,7 @@ def load(
     grpc_url: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC endpoint (default: the same host, port 8001).")
     ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, metavar="S", help="Longest wait for one answer.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Load a running server, account for every request, and check that each gets its own answer; exit 5 if not."""
@@ -180,7 +181,9 @@ def load(
 
     files = (images or (), arrays or ())
     raise typer.Exit(
-        serving.load(name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), as_json=as_json)
+        serving.load(
+            name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), timeout_s, as_json=as_json
+        )
     )
 
 

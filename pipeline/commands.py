@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from pipeline import build as building
 from pipeline import doctor as diagnosis
-from pipeline import environment, files
+from pipeline import environment, files, network
 from pipeline.artifacts import BuildReport, RunningServer
 from pipeline.build import Options
 from pipeline.config import load as loading
@@ -28,7 +28,8 @@ from pipeline.engine.spec import to_json as engine_json
 from pipeline.errors import ConfigError, Problem
 from pipeline.plan import BuildPlan
 from pipeline.printing import printable
-from pipeline.report.summary import run_report, table
+from pipeline.report import output
+from pipeline.report.summary import table
 from pipeline.report.terminal import Terminal
 from pipeline.report.units import human_bytes
 from pipeline.store import Store
@@ -62,6 +63,7 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
 
 def build(paths: Sequence[Path], overrides: Sequence[str], options: Options, report: Path | None) -> int:
     """Build every configuration; print a table for each; return the exit code of the run."""
+    output.check(report)
     terminal = Terminal(Console())
     reports = []
     for loaded in _load_all(paths, overrides):
@@ -69,7 +71,7 @@ def build(paths: Sequence[Path], overrides: Sequence[str], options: Options, rep
         with interruptible():
             reports.append(building.build(loaded, options, terminal))
         _print_report(terminal, reports[-1])
-    _write_reports(report, reports)
+    output.write(report, reports)
     return max(item.exit_code for item in reports)
 
 
@@ -77,21 +79,25 @@ def smoke(
     path: Path, overrides: Sequence[str], options: Options, url: str | None, grpc_url: str | None, report: Path | None
 ) -> int:
     """Smoke-test a repository or a running server; return the exit code."""
+    output.check(report)
     terminal = Terminal(Console())
     (loaded,) = _load_all([path], overrides)
     remote = None if url is None else server_at(url, grpc_url)
     with interruptible():
         done = building.smoke(loaded, options, terminal, remote)
     _print_report(terminal, done)
-    _write_reports(report, [done])
+    output.write(report, [done])
     return done.exit_code
 
 
 def server_at(url: str, grpc_url: str | None) -> RunningServer:
-    """A server that somebody else runs, at ``host:port``."""
-    http = url if "://" in url else f"http://{url}"
-    host = http.split("://", 1)[1].rsplit(":", 1)[0]
-    grpc = grpc_url or f"{host}:8001"
+    """A server that somebody else runs.
+
+    Raises:
+        ConfigError: what was given is no address.
+    """
+    http = network.http_url(url)
+    grpc = f"{network.host_of(http)}:8001" if grpc_url is None else network.grpc_url(grpc_url)
     return RunningServer(http_url=http, grpc_url=grpc, metrics_url="", pid=0, log_path=Path())
 
 
@@ -108,19 +114,6 @@ def _print_report(terminal: Terminal, done: BuildReport) -> None:
 def _shown(path: Path) -> str:
     """A path as a person would type it here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _write_reports(path: Path | None, reports: Sequence[BuildReport]) -> None:
-    """Write the report of the whole command; the page beside it is of one run, so several have theirs in their runs."""
-    if path is None:
-        return
-    from pipeline.report import html
-
-    records = [run_report(item) for item in reports]
-    rows = [record.model_dump(mode="json") for record in records]
-    files.write_atomic(path, json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")
-    if len(records) == 1:
-        files.write_atomic(path.with_suffix(".html"), html.page(records[0]))
 
 
 @contextlib.contextmanager
@@ -247,7 +240,7 @@ def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None
     """Print labels and probabilities, or the raw outputs of a model that does not classify."""
     from pipeline.smoke import client
 
-    rows = client.predict(url, name, file, top=top)
+    rows = client.predict(network.http_url(url), name, file, top=top)
     if as_json:
         print(json.dumps(rows))
         return

@@ -83,7 +83,8 @@ def _watched(
     from pipeline.serve.watch import Watch
 
     def tell(text: str) -> None:
-        console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # where it is printed to may be full too
+            console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
 
     directory = server.log_path.parent
     watch = Watch(
@@ -150,6 +151,7 @@ def load(
     protocol: Literal["http", "grpc", "shm"],
     inputs: tuple[Sequence[Path], Sequence[Path]],
     urls: tuple[str, str | None],
+    timeout_s: float,
     *,
     as_json: bool,
 ) -> int:
@@ -167,9 +169,12 @@ def load(
         url=server.http_url if protocol == "http" else server.grpc_url,
         images=images,
         arrays=arrays,
+        timeout_s=timeout_s,
     )
     with interruptible(), Terminal(Console(stderr=True)).stage(f"load[{name}]") as stage:
         result = run.run(order, stage.progress)
+        if result.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what it was is told whole
         stage.result = f"{len(result.outcomes)} requests sent"
     if as_json:
         print(json.dumps(report.to_json(result)))

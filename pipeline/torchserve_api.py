@@ -8,12 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-# proxies of the environment are for the outside world
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+from pipeline import network
 
 
 class NotAnswered(Exception):  # noqa: N818 - a state while a server starts, not an error
@@ -58,7 +56,7 @@ def describe(management_url: str, model: str, *, timeout_s: float) -> Registrati
         NotAnswered: no server, no answer in time, or no such model.
     """
     try:
-        with opener.open(f"{management_url}/models/{model}", timeout=timeout_s) as answer:
+        with network.opener.open(f"{management_url}/models/{model}", timeout=timeout_s) as answer:
             found: dict[str, Any] = json.load(answer)[0]
             return Registration(
                 batch_size=found["batchSize"],

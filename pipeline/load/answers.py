@@ -23,6 +23,7 @@ _APART = {np.dtype(np.float16): 1e-2}
 _APART_OTHERWISE = 1e-3
 """Nearest two answers may be, by dtype, that are to be told apart; about twice what batching makes float16 and float32
 answers differ."""
+_ROUNDING = 1e-3  # by which probabilities may add up to more than 1
 
 
 def distance(actual: Tensors, expected: Tensors) -> float:
@@ -64,12 +65,12 @@ def _of_floats(actual: Array, expected: Array) -> float:
 def _of_texts(actual: bytes, expected: bytes) -> float:
     try:
         found, wanted = json.loads(actual), json.loads(expected)
-    except (ValueError, RecursionError):
+        one, other = _ranking(found), _ranking(wanted)
+        if one is not None and other is not None:
+            return _of_rankings(one, other)
+        leaves, expected_leaves = dict(_leaves(found)), dict(_leaves(wanted))
+    except (ValueError, RecursionError, OverflowError):  # no JSON, or of a depth or with integers beyond all use
         return math.inf
-    one, other = _ranking(found), _ranking(wanted)
-    if one is not None and other is not None:
-        return _of_rankings(one, other)
-    leaves, expected_leaves = dict(_leaves(found)), dict(_leaves(wanted))
     if {name: _kept(value) for name, value in leaves.items()} != {
         name: _kept(value) for name, value in expected_leaves.items()
     }:
@@ -107,15 +108,28 @@ def _of_rankings(actual: Mapping[str, float], expected: Mapping[str, float]) -> 
     """Greatest difference of a label's probability, over the greatest one.
 
     Labels of nearly equal probability may change places, and the last may give way to another: a label that was left
-    out counts as the most it can have had, the least of those that were not, or what they leave of 1.
+    out counts as the most it can have had, the least of those that were not, or what they leave of 1. Of other scores
+    nothing is known but that the least of those that were not left out is as great.
     """
-    if not actual and not expected:
-        return 0.0
+    actual, odd = _finite(actual)
+    expected, expected_odd = _finite(expected)
+    if odd != expected_odd:
+        return math.inf
+    values = [*actual.values(), *expected.values()]
+    sums = [sum(scores.values()) for scores in (actual, expected)]
+    shares = min(values, default=0.0) >= 0.0 and max(sums) <= 1.0 + _ROUNDING
     differences = [abs(actual[label] - expected[label]) for label in actual.keys() & expected.keys()]
     for one, other in ((actual, expected), (expected, actual)):
-        most = min(*other.values(), 1.0 - sum(other.values())) if other else 1.0
-        differences += [max(0.0, one[label] - most) for label in one.keys() - other.keys()]
-    return max(differences) / (max([*actual.values(), *expected.values()]) or 1.0)
+        for label in one.keys() - other.keys():
+            most = [*other.values(), *([max(0.0, 1.0 - sum(other.values()))] if shares else [])]
+            differences.append(max(0.0, one[label] - min(most)) if most else math.inf)
+    return max(differences, default=0.0) / (max(map(abs, values), default=0.0) or 1.0)
+
+
+def _finite(scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, str]]:
+    """The finite scores, and in words the others, which must be the same."""
+    finite = {label: score for label, score in scores.items() if math.isfinite(score)}
+    return finite, {label: str(score) for label, score in scores.items() if label not in finite}
 
 
 def _apart(expected: Tensors) -> float:

@@ -19,8 +19,10 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 from pipeline.artifacts import Array, Tensors
 from pipeline.errors import SmokeError
 from pipeline.smoke.connection import GrpcConnection, HttpConnection
-from pipeline.smoke.shared_memory import region
+from pipeline.smoke.shared_memory import give_back, new_name, registered
 from pipeline.smoke.values import Prepared, Reply, Request
+
+_GIVE_BACK_S = 1.0  # for all regions together; a server that hangs keeps nobody waiting
 
 
 class Sender(Protocol):
@@ -84,7 +86,8 @@ def grpc(connection: GrpcConnection, prepared: Sequence[Prepared]) -> Line:
 def memory(connection: GrpcConnection, requests: Sequence[Request], answers: Sequence[Tensors]) -> Iterator[Line]:
     """Tensors in system shared memory: all inputs in one region, written once; a region of its own per sender.
 
-    Strings in the answers have no size known before, and go over the wire.
+    Strings in the answers have no size known before, and go over the wire. The server is asked to take back all regions
+    at the end, those too whose senders still wait for an answer.
 
     Args:
         connection: a server on this machine.
@@ -96,7 +99,8 @@ def memory(connection: GrpcConnection, requests: Sequence[Request], answers: Seq
     """
     parts = [{name: _bytes(array) for name, array in request.inputs.items()} for request in requests]
     size = sum(len(data) for part in parts for data in part.values())
-    with _borrowed(connection, size) as (sent, name):
+    with _Regions(connection).all_given_back() as regions:
+        sent, name = regions.take(size)
         offset, inputs = 0, []
         for request, part in zip(requests, parts, strict=True):
             tensors = []
@@ -108,16 +112,32 @@ def memory(connection: GrpcConnection, requests: Sequence[Request], answers: Seq
                 tensors.append(tensor)
                 offset += len(data)
             inputs.append(tensors)
-        yield lambda: _Memory(connection, requests, inputs, answers)
+        yield lambda: _Memory(connection, regions, requests, inputs, answers)
 
 
-@contextlib.contextmanager
-def _borrowed(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, str]]:
-    """A region of at least one byte; a server that is gone by the end need not take it back."""
-    with contextlib.ExitStack() as stack:
-        yield stack.enter_context(region(connection, max(1, size)))
-        with contextlib.suppress(SmokeError):
-            stack.close()
+class _Regions:
+    """The regions of one load, for the threads of its senders; a server that is gone need not take them back."""
+
+    def __init__(self, connection: GrpcConnection) -> None:
+        self._connection = connection
+        self._names: set[str] = set()
+
+    @contextlib.contextmanager
+    def all_given_back(self) -> Iterator[_Regions]:
+        try:
+            yield self
+        finally:
+            self.give_back(*self._names)
+
+    def take(self, size: int) -> tuple[mmap.mmap, str]:
+        """A region of at least one byte."""
+        name = new_name()
+        self._names.add(name)  # before the server knows of it: whatever comes in between, it will be given back
+        return registered(self._connection, name, max(1, size)), name
+
+    def give_back(self, *names: str) -> None:
+        """Those that the server does not take back now are asked for again at the end."""
+        self._names -= set(names) - give_back(self._connection, names, _GIVE_BACK_S)
 
 
 def _bytes(array: Array) -> bytes:
@@ -129,26 +149,27 @@ def _bytes(array: Array) -> bytes:
 @dataclass(slots=True)
 class _Memory:
     connection: GrpcConnection
+    regions: _Regions
     requests: Sequence[Request]
     inputs: Sequence[Sequence[Any]]
     answers: Sequence[Tensors]
-    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _got: mmap.mmap = field(init=False)
+    _name: str = field(init=False)
     _wanted: list[list[Any]] = field(init=False)
     _blank: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         size = max(sum(array.nbytes for array in _sized(answer).values()) for answer in self.answers)
-        self._got, name = self._stack.enter_context(_borrowed(self.connection, size))
+        self._got, self._name = self.regions.take(size)
         self._blank = b"\xff" * size
-        self._wanted = [self._outputs(answer, name) for answer in self.answers]
+        self._wanted = [self._outputs(answer) for answer in self.answers]
 
-    def _outputs(self, answer: Tensors, region_name: str) -> list[Any]:
+    def _outputs(self, answer: Tensors) -> list[Any]:
         wanted, offset = [], 0
         for name, array in answer.items():
             output = triton_grpc.InferRequestedOutput(name)
             if name in _sized(answer):
-                output.set_shared_memory(region_name, array.nbytes, offset)
+                output.set_shared_memory(self._name, array.nbytes, offset)
                 offset += array.nbytes
             wanted.append(output)
         return wanted
@@ -178,7 +199,8 @@ class _Memory:
         return Reply(identifier=result.get_response().id, outputs=outputs)
 
     def close(self) -> None:
-        self._stack.close()
+        self._got.close()
+        self.regions.give_back(self._name)
 
 
 def _sized(answer: Tensors) -> dict[str, Array]:

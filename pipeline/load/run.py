@@ -21,12 +21,12 @@ from pipeline.errors import ConfigError, MissingError, SmokeError
 from pipeline.load import inputs, lines
 from pipeline.load.answers import Judge, distinct
 from pipeline.load.ledger import Ledger, Outcome
+from pipeline.smoke.client import served_config
 from pipeline.smoke.connection import GrpcConnection, HttpConnection, is_loopback
 from pipeline.smoke.shared_memory import ForeignMemoryError
 from pipeline.smoke.values import NoAnswerError, RefusedError, Reply, Request
 
 Protocol = Literal["http", "grpc", "shm"]
-_TIMEOUT_S = 60.0
 _GRACE_S = 3.0  # for answers on their way when a person interrupts
 _POLL_S = 0.2
 _LOST = (RefusedError, NoAnswerError, ForeignMemoryError)
@@ -46,6 +46,7 @@ class Order:
         url: of the server, for this protocol: ``http://host:port``, or ``host:port`` for gRPC.
         images: files to send, each an input.
         arrays: ``.npy`` or ``.npz`` files to send.
+        timeout_s: longest wait for one answer.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Order:
     url: str
     images: Sequence[Path] = ()
     arrays: Sequence[Path] = ()
+    timeout_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +92,13 @@ def run(order: Order, progress: Progress) -> Result:
     Raises:
         ConfigError: the server does not serve the model, or it cannot be loaded with these inputs.
         MissingError: the server does not see this machine's shared memory.
-        SmokeError: no server answers there, or it refuses an input asked alone.
+        SmokeError: no server answers there, it is no Triton, or it refuses an input asked alone.
     """
     name = f"load[{order.model}]"
     if order.protocol == "shm" and not is_loopback(order.url):
         raise ConfigError(f"{name}: shared memory needs the server on this machine", found=order.url)
     make = HttpConnection if order.protocol == "http" else GrpcConnection
-    with contextlib.closing(make(order.url, _TIMEOUT_S)) as connection:
+    with contextlib.closing(make(order.url, order.timeout_s)) as connection:
         try:
             config = _served_config(connection, order)
             questions = inputs.questions(config, order.images, order.arrays)
@@ -105,9 +107,12 @@ def run(order: Order, progress: Progress) -> Result:
             answers = _ask_alone(connection, asked, questions, name, progress)
             chosen = distinct(answers)
             asked, answers = [asked[number] for number in chosen], [answers[number] for number in chosen]
-            with _line(connection, order, asked, answers) as line:
+            with contextlib.ExitStack() as stack:
+                line = stack.enter_context(_line(connection, order, asked, answers))
                 crew = _Crew(order, line, Judge(answers), len(asked), name)
                 crew.work(progress)
+                with contextlib.suppress(KeyboardInterrupt):  # all is accounted for: another Ctrl-C loses nothing
+                    stack.close()
         except NoAnswerError as error:
             raise SmokeError(
                 f"{name}: no answer from {order.url}",
@@ -132,12 +137,7 @@ def run(order: Order, progress: Progress) -> Result:
 
 
 def _served_config(connection: HttpConnection | GrpcConnection, order: Order) -> Any:
-    ready = sorted({row.name for row in connection.index() if row.state == "READY"})
-    if order.model not in ready:
-        raise ConfigError(
-            f"load: no model {order.model} at {order.url}", found=f"served there: {', '.join(ready) or 'no model'}"
-        )
-    config = connection.config(order.model)
+    config = served_config(connection, order.model, order.url, "load")
     if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
         kind = "decoupled" if config.model_transaction_policy.decoupled else "a model of sequences"
         raise ConfigError(
@@ -173,7 +173,7 @@ def _line(
     connection: HttpConnection | GrpcConnection, order: Order, asked: Sequence[Request], answers: Sequence[Tensors]
 ) -> Iterator[lines.Line]:
     if isinstance(connection, HttpConnection):
-        yield lines.http(order.url, _TIMEOUT_S, [connection.prepare(request) for request in asked])
+        yield lines.http(order.url, order.timeout_s, [connection.prepare(request) for request in asked])
     elif order.protocol == "grpc":
         yield lines.grpc(connection, [connection.prepare(request) for request in asked])
     else:

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import model_config
+from pipeline import model_config, network
 from pipeline.errors import ConfigError, SmokeError
 
 _SHORT_ELEMENTS = 16
@@ -29,8 +29,6 @@ _NO_JSON = ("FP16", "BF16")  # the server takes and gives these in binary only
 _ZERO: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP32": 0.0, "FP64": 0.0}
 _STUB_DEAD = "Stub process"
 _CURL = "curl -sS --noproxy '*'"
-# proxies of the environment are for the outside world
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class NotAnswered(Exception):  # noqa: N818 - a state while a server starts, not an error
@@ -56,11 +54,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRow:
-    """One version of one model that the server has tried to load."""
+    """One version of one model that the server has tried to load.
+
+    Attributes:
+        reason: why it is not ready: ``unloaded``, or what failed when it was loaded.
+    """
 
     model: str
     version: str
     state: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,11 @@ def index(http_url: str, *, timeout_s: float) -> list[IndexRow]:
         NotAnswered: no answer.
     """
     rows = _ask(f"{http_url}/v2/repository/index", data=b"", timeout_s=timeout_s)
-    return [IndexRow(model=row["name"], version=row["version"], state=row["state"]) for row in rows if "state" in row]
+    return [
+        IndexRow(model=row["name"], version=row["version"], state=row["state"], reason=row.get("reason", ""))
+        for row in rows
+        if "state" in row
+    ]
 
 
 def inputs_of(http_url: str, model: str, version: str, *, timeout_s: float) -> list[InputSpec]:
@@ -194,7 +201,7 @@ def _version_url(http_url: str, model: str, version: str) -> str:
 def _send(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> Refusal | None:
     request = urllib.request.Request(url, data=body, headers=dict(headers))  # noqa: S310 - http URL of our own making
     try:
-        with _opener.open(request, timeout=timeout_s) as answer:
+        with network.opener.open(request, timeout=timeout_s) as answer:
             answer.read()
             return None
     except urllib.error.HTTPError as error:
@@ -208,7 +215,7 @@ def _send(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -
 
 def _ask(url: str, *, data: bytes | None = None, timeout_s: float) -> Any:
     try:
-        with _opener.open(urllib.request.Request(url, data=data), timeout=timeout_s) as answer:  # noqa: S310
+        with network.opener.open(urllib.request.Request(url, data=data), timeout=timeout_s) as answer:  # noqa: S310
             return json.loads(answer.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotAnswered(f"{url}: {error}") from error

@@ -248,7 +248,12 @@ def running(launch: Launch) -> Iterator[Served]:
         )
         _wait_until_ready(child, log, server.http_url, launch)
         segments |= _shared_memory(child.pid)
-        yield Served(server=server, check_alive=lambda: _check_alive(child, log))
+
+        def check_alive() -> None:
+            segments.update(_shared_memory(child.pid))  # models loaded since have others
+            _check_alive(child, log)
+
+        yield Served(server=server, check_alive=check_alive)
     finally:
         segments |= _shared_memory(child.pid)
         try:

@@ -6,12 +6,11 @@ import contextlib
 import json
 import subprocess
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import command
+from pipeline import command, network
 from pipeline.artifacts import RunningServer
 from pipeline.errors import SmokeError
 from pipeline.serve import container
@@ -97,7 +96,7 @@ def _await(child: subprocess.Popen[bytes], url: str, model: str, log_path: Path,
 def _state(url: str, model: str) -> str:
     """The state of the newest version, as the model status API tells it, or why there is none."""
     try:
-        with urllib.request.urlopen(f"{url}/v1/models/{model}", timeout=_ASK_TIMEOUT_S) as answer:  # noqa: S310 - http
+        with network.opener.open(f"{url}/v1/models/{model}", timeout=_ASK_TIMEOUT_S) as answer:
             rows = json.load(answer)["model_version_status"]
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"

@@ -95,8 +95,13 @@ def embedded(
 
 
 def _addresses(host: str, ports: Ports) -> list[str]:
-    named = (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
-    return [flag for name, port in named for flag in (f"--{name}-address={host}", f"--{name}-port={port}")]
+    flags = []
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        address = host
+        if ":" in host:  # IPv6, in the forms that gRPC and libevhtp know
+            address = f"[{host}]" if name == "grpc" else f"ipv6:{host}"
+        flags += [f"--{name}-address={address}", f"--{name}-port={port}"]
+    return flags
 
 
 def _environment(home: Path, libpython: Path) -> dict[str, str]:

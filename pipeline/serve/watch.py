@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
 from pipeline.serve import probe
+from pipeline.serve.journal import Journal, now
 from pipeline.serve.known_inputs import Known, KnownInput, known_input
+from pipeline.serve.probe import IndexRow
 
 _PROBE_TIMEOUT_S = 30.0
 _LOAD_TIMEOUT_S = 300.0
@@ -30,28 +30,34 @@ _LEAVE_S = 1.0  # for the thread to end; it may be waiting for a model that load
 _OVERLOADED = 503
 
 
+class _NoServer(Exception):  # noqa: N818 - a state, not an error
+    """The server does not tell which models it has."""
+
+
 @dataclass
 class _Patient:
     """What is known of one model.
 
     Attributes:
-        ensemble: it is routed through other models.
+        parts: models that an ensemble names as its steps; empty for any other model.
         answers: what was seen last.
         streak: rounds in a row that found it not answering, healed or not; what the waiting grows by.
         rest: rounds it is left alone now.
         origin: where its input is from, or why it is not asked.
         last: when and how it failed last.
+        unloaded_here: the watch has unloaded it, and it is not loaded again; else that was somebody's wish.
     """
 
     probes: int = 0
     failures: int = 0
     heals: int = 0
-    ensemble: bool = False
+    parts: tuple[str, ...] = ()
     answers: bool = True
     streak: int = 0
     rest: int = 0
     origin: str = ""
     last: dict[str, str] | None = None
+    unloaded_here: bool = False
 
 
 @dataclass
@@ -66,6 +72,8 @@ class Watch:
         directory: where ``watch.log`` and ``watch.json`` are written; the latter is replaced whole after each round.
         tell: told each line of the log.
         probe_timeout_s: a model that answers nobody for so long does not answer.
+        rounds: those in which every model had its turn.
+        cut_short: those that the server itself ended, by not answering.
     """
 
     http_url: str
@@ -76,11 +84,17 @@ class Watch:
     tell: Callable[[str], None]
     probe_timeout_s: float = _PROBE_TIMEOUT_S
     rounds: int = 0
+    cut_short: int = 0
     _patients: dict[str, _Patient] = field(default_factory=dict)
     _inputs: dict[tuple[str, str], tuple[Any, KnownInput]] = field(default_factory=dict)
     _stopping: threading.Event = field(default_factory=threading.Event)
-    _unreachable: bool = False
+    _reachable: bool = True
+    _since: str = field(default_factory=now)
     _bug: Exception | None = None
+    _journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._journal = Journal(self.directory, lambda line: self.tell(line))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -105,6 +119,9 @@ class Watch:
         total = self._total()
         lines = [f"watch: {self.rounds} rounds, {total['probes']} probes; failures {total['failures']}, "
                  f"heals {total['heals']}"]  # fmt: skip
+        if self.cut_short:
+            state = "" if self._reachable else f"; it does not answer since {self._since}"
+            lines.append(f"  rounds cut short, because the server did not answer: {self.cut_short}{state}")
         for name, patient in sorted(self._patients.items()):
             if patient.failures:
                 state = "" if patient.answers else "; does not answer now"
@@ -116,39 +133,77 @@ class Watch:
     def _run(self) -> None:
         try:
             while not self._stopping.wait(self.interval_s):
-                self._round()
-                if not self._stopping.is_set():
+                if self._round():
                     self.rounds += 1
+                if not self._stopping.is_set():
                     self._write_status()
         except Exception as error:  # noqa: BLE001 - the main thread raises it
             self._bug = error
 
-    def _round(self) -> None:
+    def _round(self) -> bool:
+        """Give every model its turn; False when the server or the end of the watching cut that short."""
         try:
             for name in self._names():
                 if self._stopping.is_set():
-                    return
-                self._look(name, self._patients[name])
-        except probe.NotAnswered as error:
-            if not self._unreachable:
-                self._say(f"round cut short: {error}")
-            self._unreachable = True
-            return
-        self._unreachable = False
+                    return False
+                patient = self._patients[name]
+                with self._excused(name, patient):
+                    self._look(name, patient)
+        except _NoServer as error:
+            if not self._stopping.is_set():
+                self.cut_short += 1
+                self._reached(False, f"round cut short: {error}")
+            return False
+        self._reached(True, f"the server answers again; it did not since {self._since}")
+        return True
 
-    def _ready(self) -> Mapping[str, Sequence[str]]:
-        ready: dict[str, list[str]] = {}
-        for row in probe.index(self.http_url, timeout_s=self.probe_timeout_s):
-            if row.state == "READY":
-                ready.setdefault(row.model, []).append(row.version)
-        return ready
+    def _reached(self, reachable: bool, text: str) -> None:
+        if reachable != self._reachable:
+            self._reachable, self._since = reachable, now()
+            self._say(text)
+
+    @contextlib.contextmanager
+    def _excused(self, name: str, patient: _Patient) -> Iterator[None]:
+        """A model that cannot be asked loses its own turn, and takes nobody else's."""
+        before = patient.origin
+        try:
+            yield
+        except probe.NotAnswered as error:
+            patient.origin = f"not asked: {error}"
+            if patient.origin != before:
+                self._say(f"{name}: {patient.origin}")
+
+    def _index(self) -> Mapping[str, Sequence[IndexRow]]:
+        """What the server says of each model."""
+        try:
+            rows = probe.index(self.http_url, timeout_s=self.probe_timeout_s)
+        except probe.NotAnswered as error:
+            raise _NoServer(str(error)) from error
+        models: dict[str, list[IndexRow]] = {}
+        for row in rows:
+            models.setdefault(row.model, []).append(row)
+        return models
 
     def _names(self) -> list[str]:
         """What is ready, or was until it failed; ensembles after the models they are made of."""
-        for name, versions in self._ready().items():
-            patient = self._patients.setdefault(name, _Patient())
-            patient.ensemble = self._config(name, versions[0]).get("platform") == "ensemble"
-        return sorted(self._patients, key=lambda name: (self._patients[name].ensemble, name))
+        for name, rows in self._index().items():
+            if versions := _ready(rows):
+                patient = self._patients.setdefault(name, _Patient())
+                with self._excused(name, patient):
+                    steps = self._config(name, versions[0]).get("ensemble_scheduling", {}).get("step", ())
+                    patient.parts = tuple(step["model_name"] for step in steps)
+        return sorted(self._patients, key=lambda name: (len(self._parts(name)), name))
+
+    def _parts(self, name: str) -> set[str]:
+        """All models that an ensemble is made of, those of ensembles in it too."""
+        parts: set[str] = set()
+        left = [name]
+        while left:
+            patient = self._patients.get(left.pop())
+            new = set(patient.parts) - parts if patient else set()
+            parts |= new
+            left += new
+        return parts
 
     def _config(self, name: str, version: str) -> dict[str, Any]:
         return probe.config(self.http_url, name, version, timeout_s=self.probe_timeout_s)
@@ -156,12 +211,18 @@ class Watch:
     # ---- one model
 
     def _look(self, name: str, patient: _Patient) -> None:
+        models = self._index()  # of now: healing another model may have changed it
+        rows = models.get(name, ())
+        patient.unloaded_here = patient.unloaded_here and _unloaded(rows)
+        if _unloaded(rows) and not patient.unloaded_here:  # somebody wants it so
+            patient.answers, patient.streak, patient.rest, patient.origin = True, 0, 0, "not asked: it is unloaded"
+            return
         if patient.rest:
             patient.rest -= 1
             return
-        versions = self._ready().get(name, ())  # of now: healing another model may have changed it
+        versions = _ready(rows)
         if not versions and patient.answers:
-            return  # somebody unloaded it
+            return  # somebody loads it just now, or tried to
         reason = self._failure(name, versions, patient)
         if self._stopping.is_set():
             return
@@ -171,15 +232,20 @@ class Watch:
             return
         patient.failures += 1
         patient.streak += 1
-        patient.last = {"time": _now(), "text": reason}
-        if patient.ensemble and any(not other.answers for other in self._patients.values() if other is not patient):
+        patient.last = {"time": now(), "text": reason}
+        if waits_for := self._down(self._parts(name), models):
             if patient.streak == 1:
-                self._say(f"{name}: {reason}; left alone until the models it is made of answer")
+                self._say(f"{name}: {reason}; left alone until {', '.join(waits_for)} can be used again")
             return
         self._heal(name, patient, reason)
         patient.rest = min(2 ** (patient.streak - 1) - 1, _LONGEST_REST)
         if patient.rest:
             self._say(f"{name}: next look in {(patient.rest + 1) * self.interval_s:g} s")
+
+    def _down(self, parts: set[str], models: Mapping[str, Sequence[IndexRow]]) -> list[str]:
+        """Those parts of an ensemble that do not answer, or are not loaded."""
+        failing = {name for name, patient in self._patients.items() if not patient.answers}
+        return sorted(name for name in parts if name in failing or not _ready(models.get(name, ())))
 
     def _failure(self, name: str, versions: Sequence[str], patient: _Patient) -> str:
         """Why a model does not answer; empty when every instance of every version does."""
@@ -229,13 +295,16 @@ class Watch:
     def _heal(self, name: str, patient: _Patient, reason: str) -> None:
         self._say(f"{name}: {reason}; unloading and loading it")
         started = time.monotonic()
+        patient.unloaded_here = True
         probe.control(self.http_url, "unload", name, timeout_s=self.probe_timeout_s)
         try:
             refusal = probe.control(self.http_url, "load", name, timeout_s=_LOAD_TIMEOUT_S)
         except probe.TooLate:
             self._say(f"{name}: not loaded within {_LOAD_TIMEOUT_S:g} s")
             return
-        still = _plain(refusal.text) if refusal else self._failure(name, self._ready().get(name, ()), patient)
+        rows = self._index().get(name, ())
+        patient.unloaded_here = _unloaded(rows)
+        still = _plain(refusal.text) if refusal else self._failure(name, _ready(rows), patient)
         if still:
             self._say(f"{name}: still does not answer: {still}")
             return
@@ -246,12 +315,8 @@ class Watch:
     # ---- what is told
 
     def _say(self, text: str) -> None:
-        if self._stopping.is_set():  # what fails while the server stops is no failure
-            return
-        line = f"{_now()} {' '.join(text.split())}"
-        with (self.directory / "watch.log").open("a") as log:
-            log.write(line + "\n")
-        self.tell(line)
+        if not self._stopping.is_set():  # what fails while the server stops is no failure
+            self._journal.say(text)
 
     def _total(self) -> dict[str, int]:
         rows = list(self._patients.values())
@@ -274,13 +339,25 @@ class Watch:
             for name, patient in sorted(self._patients.items())
         }
         status = {
-            "updated": _now(),
+            "updated": now(),
             "interval_s": self.interval_s,
+            "reachable": self._reachable,
+            "since": self._since,
             "rounds": self.rounds,
+            "rounds_cut_short": self.cut_short,
             **self._total(),
             "models": models,
         }
-        files.write_atomic(self.directory / "watch.json", json.dumps(status, indent=2) + "\n")
+        self._journal.write_status(status)
+
+
+def _ready(rows: Sequence[IndexRow]) -> list[str]:
+    return [row.version for row in rows if row.state == "READY"]
+
+
+def _unloaded(rows: Sequence[IndexRow]) -> bool:
+    """Whether a model was unloaded, or is about to be; one whose folder is gone is in no row at all."""
+    return all(row.state == "UNLOADING" or row.reason == "unloaded" for row in rows)
 
 
 def _instances(config: Mapping[str, Any]) -> int:
@@ -294,7 +371,3 @@ def _plain(text: str) -> str:
         return str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError):
         return text
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -21,6 +21,7 @@ from pipeline.smoke.values import Connection, NoAnswerError, RefusedError, Reque
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".npy", ".npz")
+_SHOWN_TEXT = 200  # of a refusal, which may be a whole page
 _SUMS_TO_ONE = 1e-3  # float16 probabilities of 1000 classes still add up to 1 within this
 _TYPES: Mapping[str, str] = {
     "TYPE_BOOL": "bool", "TYPE_FP16": "float16", "TYPE_FP32": "float32", "TYPE_FP64": "float64",
@@ -46,11 +47,11 @@ def predict(url: str, model: str, file: Path, *, top: int, request_timeout_s: fl
 
     Raises:
         ConfigError: the server does not serve the model, or the file does not fit its inputs.
-        SmokeError: no server answers there, or it refuses the request.
+        SmokeError: no server answers there, it is no Triton, or it refuses the request.
     """
     with contextlib.closing(HttpConnection(url, request_timeout_s)) as connection:
         try:
-            config = _served_config(connection, model, url)
+            config = served_config(connection, model, url, "predict")
             inputs = read_inputs(file, config)
             outputs = _ask(connection, model, inputs, config)
             return _rows(connection, model, inputs, outputs, config, top)
@@ -64,13 +65,32 @@ def predict(url: str, model: str, file: Path, *, top: int, request_timeout_s: fl
             raise SmokeError(f"predict[{model}]: the server refused the request", found=error.text) from error
 
 
-def _served_config(connection: Connection, model: str, url: str) -> Any:
-    ready = sorted({row.name for row in connection.index() if row.state == "READY"})
-    if model not in ready:
-        raise ConfigError(
-            f"predict: no model {model} at {url}", found=f"served there: {', '.join(ready) or 'no model'}"
-        )
-    return connection.config(model)
+def served_config(connection: Connection, model: str, url: str, command: str) -> Any:
+    """The configuration in force of a model that is ready.
+
+    Args:
+        connection: to the server.
+        model: its Triton name.
+        url: of the server, for messages.
+        command: the same.
+
+    Raises:
+        ConfigError: the server does not serve the model.
+        SmokeError: what answers there refuses to tell; most often it is no Triton.
+        NoAnswerError: no connection, or no answer in time.
+    """
+    try:
+        ready = sorted({row.name for row in connection.index() if row.state == "READY"})
+        if model in ready:
+            return connection.config(model)
+    except RefusedError as error:
+        text = " ".join(error.text.split())
+        raise SmokeError(
+            f"{command}[{model}]: what answers at {url} is no Triton, or does not say what it serves ({error.status})",
+            found=text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}…",
+            hint="name Triton's own address with --url (and --grpc-url)",
+        ) from error
+    raise ConfigError(f"{command}: no model {model} at {url}", found=f"served there: {', '.join(ready) or 'no model'}")
 
 
 # ---- the file

@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from pipeline import network
 from pipeline.artifacts import Array
 from pipeline.smoke.values import (
     IndexRow,
@@ -163,7 +164,7 @@ class GrpcConnection:
             ("grpc.use_local_subchannel_pool", 1),
         ]
         if is_loopback(url):
-            options.append(("grpc.enable_http_proxy", 0))
+            options.append(network.GRPC_WITHOUT_PROXY)
         self._timeout_s = request_timeout_s
         self.client = triton_grpc.InferenceServerClient(url, channel_args=options)
 

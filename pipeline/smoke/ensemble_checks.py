@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tritonclient.http as triton_http
 
+from pipeline import network
 from pipeline.artifacts import Array, Progress, SmokeResult, Tensors
 from pipeline.preprocessing import png
 from pipeline.smoke import labels, served, traffic
@@ -25,8 +26,6 @@ from pipeline.smoke.values import Connection, ModelMetadata, NoAnswerError, Refu
 
 _MERGE_ATTEMPTS = 3
 _REFUSED = ("400", "INVALID_ARGUMENT")
-# proxies of the environment are for the outside world
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Answer = list[tuple[str, float]]
 
@@ -82,7 +81,7 @@ class _RawBody:
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
         request = urllib.request.Request(self._url, data=image, headers=headers)  # noqa: S310 - a server's http URL
         try:
-            with _opener.open(request, timeout=self._timeout_s) as reply:
+            with network.opener.open(request, timeout=self._timeout_s) as reply:
                 length = int(reply.headers.get("Inference-Header-Content-Length", 0))
                 body = reply.read()
         except urllib.error.HTTPError as error:

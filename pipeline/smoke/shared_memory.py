@@ -10,14 +10,14 @@ import contextlib
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipeline.artifacts import Array, Tensors
 from pipeline.smoke.connection import GrpcConnection
@@ -90,25 +90,65 @@ def region(connection: GrpcConnection, size: int) -> Iterator[tuple[mmap.mmap, s
         RefusedError: the server does not give it back.
         NoAnswerError: no connection, or no answer in time.
     """
-    name = f"smoke-{os.getpid()}-{uuid4().hex[:12]}"
+    name = new_name()
+    with contextlib.closing(registered(connection, name, size)) as memory:
+        try:
+            yield memory, name
+        finally:
+            _unregister(connection, name)
+
+
+def new_name() -> str:
+    """A name that no other region has."""
+    return f"smoke-{os.getpid()}-{uuid4().hex[:12]}"
+
+
+def registered(connection: GrpcConnection, name: str, size: int) -> mmap.mmap:
+    """Make a region of ``size`` bytes and tell the server of it; to be given back.
+
+    Raises:
+        ForeignMemoryError: the server does not see this machine's shared memory, or /dev/shm has no room.
+        NoAnswerError: no connection, or no answer in time.
+    """
     path = _FOLDER / name
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except OSError as error:
         raise ForeignMemoryError(str(error)) from error
     try:
-        with contextlib.closing(_mapped(descriptor, size)) as memory:
-            try:
-                connection.answer(partial(connection.client.register_system_shared_memory, name, f"/{name}", size))
-            except RefusedError as error:
-                raise ForeignMemoryError(error.text) from error
-            path.unlink()  # the server has it open: nothing is left behind even if this process is killed
-            try:
-                yield memory, name
-            finally:
-                _unregister(connection, name)
+        with contextlib.ExitStack() as stack:
+            memory = stack.enter_context(contextlib.closing(_mapped(descriptor, size)))
+            connection.answer(partial(connection.client.register_system_shared_memory, name, f"/{name}", size))
+            stack.pop_all()
+            return memory
+    except RefusedError as error:
+        raise ForeignMemoryError(error.text) from error
     finally:
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # the server has it open: nothing is left behind even if this process is killed
+
+
+def give_back(connection: GrpcConnection, names: Iterable[str], within_s: float) -> set[str]:
+    """Ask the server to take regions back, as many as it will within a time that all of them share.
+
+    Args:
+        connection: where they were registered.
+        names: of the regions.
+        within_s: from now.
+
+    Returns:
+        Names of those that it may still have: requests use them, or it did not answer in time.
+    """
+    deadline = time.monotonic() + within_s
+    left = list(names)
+    while left and (left_s := deadline - time.monotonic()) > 0:
+        name = left.pop(0)
+        try:
+            connection.client.unregister_system_shared_memory(name, client_timeout=left_s)
+        except InferenceServerException as error:
+            if _IN_USE in error.message() or "DEADLINE_EXCEEDED" in str(error.status()):
+                left.append(name)
+                time.sleep(_RELEASE_POLL_S)
+    return set(left)
 
 
 def _unregister(connection: GrpcConnection, name: str) -> None:

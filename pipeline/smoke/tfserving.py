@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from pipeline import network
 from pipeline.artifacts import NUMPY_DTYPES, Array, RunningServer, Signature, Tensors
 from pipeline.errors import SmokeError
 
@@ -68,8 +68,8 @@ def grpc(
 
     child = process.shared()
     _, request = child.call("request", {"metadata": dict(shown)}, inputs)
-    limit = [(f"grpc.max_{way}_message_length", _MAX_MESSAGE_BYTES) for way in ("send", "receive")]
-    with library.insecure_channel(server.grpc_url, options=limit) as channel:
+    limits = [(f"grpc.max_{way}_message_length", _MAX_MESSAGE_BYTES) for way in ("send", "receive")]
+    with library.insecure_channel(server.grpc_url, options=[*limits, network.GRPC_WITHOUT_PROXY]) as channel:
         predict = channel.unary_unary(_PREDICT)  # bytes in, bytes out
         try:
             answer = predict(request["request"].tobytes(), timeout=_TIMEOUT_S, wait_for_ready=True)
@@ -87,7 +87,7 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
 
 def _asked(url: str, body: bytes | None) -> Any:
     try:
-        with urllib.request.urlopen(url, body, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http, on loopback
+        with network.opener.open(url, body, timeout=_TIMEOUT_S) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from pipeline import model_config, torchserve_api
+from pipeline import model_config, network, torchserve_api
 from pipeline.artifacts import (
     GoldenSamples,
     Measurement,
@@ -189,7 +189,7 @@ class _Suite:
 
     def _metrics(self) -> str:
         try:
-            with torchserve_api.opener.open(f"{self.metrics_url}/metrics", timeout=10.0) as answer:
+            with network.opener.open(f"{self.metrics_url}/metrics", timeout=10.0) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError as error:
             raise NoAnswerError("no answer of the metrics API", found=str(error)) from error

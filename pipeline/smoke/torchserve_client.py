@@ -23,7 +23,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
-from pipeline import torchserve_api
+from pipeline import network
 from pipeline.artifacts import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
 from pipeline.smoke.values import NoAnswerError, RefusedError
 
@@ -69,7 +69,7 @@ class TorchServeClient:
 
     def __init__(self, http_url: str, grpc_url: str, model: str, signature: Signature, timeout_s: float) -> None:
         self._http_url, self._model, self._signature, self._timeout_s = http_url, model, signature, timeout_s
-        options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.enable_http_proxy", 0)]
+        options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), network.GRPC_WITHOUT_PROXY]
         self._channel = grpc.insecure_channel(grpc_url, options=options)
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class TorchServeClient:
             f"{self._http_url}{path}", data=body, headers={"Content-Type": content_type}
         )
         try:
-            with torchserve_api.opener.open(request, timeout=self._timeout_s) as answer:
+            with network.opener.open(request, timeout=self._timeout_s) as answer:
                 return Answer(value=json.load(answer), batch_size=int(answer.headers.get("x-batch-size", "0")))
         except urllib.error.HTTPError as error:
             with error:

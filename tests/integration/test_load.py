@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc as triton_grpc
 from PIL import Image
 
 from pipeline.errors import ConfigError, SmokeError
@@ -220,6 +224,83 @@ def test_ctrl_c_reports_what_was_sent(served: process.Served) -> None:
             assert row["errors"] == [{"text": "interrupted before the answer came", "count": row["failed"]}]
             assert row["failed"] > 0
         assert child.returncode == (5 if row["failed"] else 130)
+
+
+def test_ctrl_c_gives_all_shared_memory_back(served: process.Served) -> None:
+    """With a server that answers; and with one that hangs, the result comes out however often one presses it."""
+    for stopped in (False, True):
+        answered = probe.answered(served.server.http_url, "right", "1", timeout_s=5)
+        command = [sys.executable, "-m", "pipeline", "load", "right", "--url", served.server.http_url,
+                   "--grpc-url", served.server.grpc_url, "--protocol", "shm", "--rate", "50",
+                   "--requests", "100000", "--concurrency", "4", "--json"]  # fmt: skip
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        server = psutil.Process(served.server.pid)
+        try:
+            while probe.answered(served.server.http_url, "right", "1", timeout_s=5) < answered + 30:
+                time.sleep(0.05)
+            assert len(_regions(served)) == 5, "the inputs', and one for each worker"
+            if stopped:
+                server.suspend()
+                time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            for _ in range(5 if stopped else 0):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=0.7)
+                child.send_signal(signal.SIGINT)
+            printed, errors = child.communicate(timeout=30)
+        finally:
+            server.resume()
+            child.kill()
+        row = json.loads(printed)
+        assert row["interrupted"] is True
+        assert row["sent"] == row["ok"] + row["failed"]
+        assert "Traceback" not in errors
+        assert child.returncode == (5 if row["failed"] else 130)
+        if stopped:
+            assert row["failed"] > 0
+        else:
+            assert _regions(served) == []
+
+
+def _regions(served: process.Served) -> list[str]:
+    """Shared memory that the server has been told of."""
+    with contextlib.closing(triton_grpc.InferenceServerClient(served.server.grpc_url)) as client:
+        return sorted(client.get_system_shared_memory_status().regions)
+
+
+def test_the_open_loop_of_the_manual_accounts_for_all_500(served: process.Served) -> None:
+    """500 requests at fixed times, as with ``--rate 20``; faster here, so that it takes seconds."""
+    result = _load(served, "right", requests=500, concurrency=32, rate=200.0)
+    row = report.to_json(result)
+    assert (row["sent"], row["ok"], row["failed"], row["mismatched"]) == (500, 500, 0, 0)
+    due = np.array([outcome.due_s for outcome in result.outcomes])
+    assert due - due[0] == pytest.approx(np.arange(500) / 200)
+    assert all(outcome.due_s <= outcome.sent_s <= outcome.done_s for outcome in result.outcomes)
+    assert sum(bucket["count"] for bucket in row["histogram"]) == 500
+
+
+def test_what_is_no_triton_is_told_by_load_and_predict(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"127.0.0.1:{server.server_port}"
+        for words in (["load", "right"], ["predict", "right", "--input", tmp_path / "x.npy"]):
+            done = pipeline(*words, "--url", url)
+            assert done.returncode == 5, done.stdout
+            assert f"{words[0]}[right]: what answers at http://{url} is no Triton" in done.stdout
+            assert "try:" in done.stdout
+        server.shutdown()
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").is_file(), reason="this machine has no IPv6")
+def test_a_server_at_an_ipv6_address(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with triton.embedded(repository, ["right"], host="::1", log_path=log, start_timeout_s=60) as running:
+        for protocol in PROTOCOLS:
+            done = pipeline("load", "right", "--url", running.server.http_url.removeprefix("http://"), "--grpc-url",
+                            running.server.grpc_url, "--protocol", protocol, "--requests", "20")  # fmt: skip
+            assert done.returncode == 0, done.stdout
+            assert "OK 20  FAILED 0" in done.stdout
 
 
 def test_the_command_line_prints_counts_and_a_histogram(served: process.Served) -> None:

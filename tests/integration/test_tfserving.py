@@ -132,6 +132,8 @@ def running(newer: Built, calls: Path) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
         patch.setenv("SHIM_CALLS", str(calls))
+        for name in ("http_proxy", "grpc_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")  # nobody there
         tree = newer.folder / "repository.tfserving"
         with tfserving.launch(tree, "net", log_path=calls.with_name("log"), start_timeout_s=120) as server:
             yield server

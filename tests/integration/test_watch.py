@@ -184,10 +184,18 @@ def test_a_server_that_dies_ends_the_watching_with_its_error(repository: Path, t
     with child:
         try:
             _read_until(child, "watching every")
+            run_dir = next((tmp_path / "runs").iterdir())
             (server,) = [item for item in psutil.Process(child.pid).children() if item.name() == "tritonserver"]
+            _stub(server.pid, "first").kill()
+            _until(lambda: _status(run_dir)["heals"] == 1, "the heal")
+            segments = process._shared_memory(server.pid)
+            rounds = _status(run_dir)["rounds"]
+            _until(lambda: _status(run_dir)["rounds"] >= rounds + 10, "some looks at the server")
             os.kill(server.pid, signal.SIGKILL)
             printed = child.stdout.read()
             assert child.wait(timeout=30) == 5
+            assert segments
+            assert [item for item in segments if item.exists()] == [], "the healed one's too"
         finally:
             child.kill()
     assert "error: server: it ended on signal 9" in printed
@@ -243,14 +251,67 @@ def test_a_model_that_hangs_is_given_up_after_the_deadline_and_backed_off(
     assert all(not other.failures for name, other in watch._patients.items() if name != "stuck")
 
 
+def _control(served: process.Served, action: str, model: str) -> None:
+    url = f"{served.server.http_url}/v2/repository/models/{model}/{action}"
+    urllib.request.urlopen(urllib.request.Request(url, data=b"{}"), timeout=10).close()
+
+
+def test_a_failing_model_that_somebody_unloads_stays_unloaded(
+    repository: Path, served: process.Served, watch: Watch
+) -> None:
+    flag = repository.parent / "stuck"
+    watch.probe_timeout_s = 1.0
+    loads = _loads(served.server.log_path, "stuck")
+    flag.touch()
+    try:
+        watch._round()
+        assert watch._patients["stuck"].failures == 1
+        _control(served, "unload", "stuck")
+        watch._round()
+        flag.unlink()
+        _until(lambda: _infer(served.server.http_url, "stuck") >= 400, "the unloading")
+        for _ in range(3):
+            watch._round()
+        assert _loads(served.server.log_path, "stuck") == loads + 1, "by the watch, before somebody unloaded it"
+        assert watch._patients["stuck"].failures == 1
+    finally:
+        flag.unlink(missing_ok=True)
+        _control(served, "load", "stuck")
+    watch._round()
+    assert watch._patients["stuck"].origin == "zeros"
+
+
+def test_a_server_that_hangs_is_told_and_when_it_answers_again(
+    served: process.Served, watch: Watch, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    watch.tell = told.append
+    watch.probe_timeout_s = 1.0
+    server = psutil.Process(served.server.pid)
+    server.suspend()
+    try:
+        assert not watch._round()
+        watch._write_status()
+        hung = _status(tmp_path)
+    finally:
+        server.resume()
+    watch.probe_timeout_s = 10.0
+    assert watch._round()
+    watch._write_status()
+    assert (hung["reachable"], hung["rounds_cut_short"]) == (False, 1)
+    assert (_status(tmp_path)["reachable"], _status(tmp_path)["failures"]) == (True, 0)
+    assert [line.split(maxsplit=1)[1].split(":")[0].split(";")[0] for line in told] == [
+        "round cut short", "the server answers again",
+    ]  # fmt: skip
+
+
 def test_a_model_that_somebody_unloaded_stays_unloaded(served: process.Served, watch: Watch) -> None:
     watch._round()
-    url = f"{served.server.http_url}/v2/repository/models/other"
-    urllib.request.urlopen(urllib.request.Request(f"{url}/unload", data=b"{}"), timeout=10).close()
+    _control(served, "unload", "other")
     try:
         _until(lambda: _infer(served.server.http_url, "other") >= 400, "the unloading")
         watch._round()
         assert _infer(served.server.http_url, "other") >= 400
         assert watch._patients["other"].failures == 0
     finally:
-        urllib.request.urlopen(urllib.request.Request(f"{url}/load", data=b"{}"), timeout=10).close()
+        _control(served, "load", "other")

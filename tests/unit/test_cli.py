@@ -85,6 +85,48 @@ def test_two_configurations_may_not_make_the_same_model(tmp_path: Path) -> None:
     assert "digits_onnx" in str(shown.exception)
 
 
+@pytest.mark.parametrize("command", ["build", "smoke"])
+@pytest.mark.parametrize("report", ["x.html", ".", "absent/x.json"])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_done(
+    command: str, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pipeline", command, str(CONFIGS / "from_onnx.yaml"), "--report", report])
+    assert main_module.main() == 2
+    assert "error: --report: the report cannot be written there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["load", "m"], ["predict", "m", "--input", "x.png"], ["smoke", str(CONFIGS / "from_onnx.yaml")]]
+)
+def test_a_mistyped_address_exits_with_2(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pipeline", *words, "--url", "127.0.0.1:abc"])
+    assert main_module.main() == 2
+    text = capsys.readouterr().err
+    assert "error: --url: not the address of a server" in text
+    assert "found: '127.0.0.1:abc'" in text
+    assert "Traceback" not in text
+
+
+def test_load_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.load import run
+
+    orders: list[run.Order] = []
+
+    def fails(order: run.Order, progress: object) -> None:
+        orders.append(order)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(run, "run", fails)
+    for words in ([], ["--timeout-s", "300"]):
+        runner.invoke(app, ["load", "m", *words])
+    assert [order.timeout_s for order in orders] == [60.0, 300.0]
+
+
 def test_ports_beyond_the_range_are_refused(tmp_path: Path) -> None:
     assert runner.invoke(app, ["serve", str(tmp_path), "--http-port", "70000"]).exit_code == 2
 

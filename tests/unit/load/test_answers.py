@@ -46,6 +46,10 @@ def _rows(**probabilities: float) -> dict[str, np.ndarray]:
         (_text({"a": 1}), _text({"a": 1, "b": 2}), math.inf),
         (_text({"a": True}), _text({"a": 1}), math.inf),
         (_text([]), _text({}), math.inf),
+        (_text({"a": 10**400}), _text({"a": 1}), math.inf),
+        (_rows(a=10**400), _rows(a=1), math.inf),
+        (_rows(a=math.nan), _rows(a=1), math.inf),
+        (_rows(a=math.nan, b=0.5), _rows(b=0.6, a=math.nan), 0.1 / 0.6),
     ],
 )
 def test_distances(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray], found: float) -> None:
@@ -59,6 +63,16 @@ def test_labels_of_nearly_equal_probability_may_change_places() -> None:
     assert distance(_rows(a=0.9), _rows(b=0.9)) == pytest.approx(0.8 / 0.9)
     assert distance(_rows(a=0.9, b=0.05), _rows(b=0.9, a=0.05)) == pytest.approx(0.85 / 0.9)
     assert distance(_rows(), _rows()) == 0.0
+
+
+def test_scores_that_are_no_probabilities_are_compared_as_scores() -> None:
+    assert distance(_rows(a=5.0, b=3.0003), _rows(a=5.0, c=3.0)) == pytest.approx(0.0003 / 5)  # the last of top 2
+    assert distance(_rows(a=5.0, b=3.0), _rows(b=5.0, a=3.0)) == pytest.approx(2 / 5)
+    assert distance(_rows(a=5.0, b=3.0), _rows(c=5.0, d=3.0)) == pytest.approx(2 / 5)
+    assert distance(_rows(a=-1.0, b=-2.0), _rows(b=-1.0, a=-2.0)) == pytest.approx(1 / 2)
+    assert distance(_rows(a=-1.0, b=-2.0), _rows(a=-1.0, c=-2.001)) == pytest.approx(0.001 / 2.001)
+    assert distance(_rows(a=0.9, b=0.8001), _rows(a=0.9, c=0.8)) == pytest.approx(0.0001 / 0.9)  # of sigmoids
+    assert distance(_rows(a=5.0), _rows()) == math.inf
 
 
 def test_inputs_whose_answers_cannot_be_told_apart_are_left_out() -> None:

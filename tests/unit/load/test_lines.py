@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.load import lines
-from pipeline.smoke.values import NoAnswerError, Request
+from pipeline.smoke.values import Request
 
 REQUESTS = [Request(model="m", inputs={"x": np.full((1, 2), number, np.float32)}) for number in range(2)]
 ANSWERS = [{"y": np.full((1, size), 7, np.float32), "n": np.zeros((1,), np.int64)} for size in (2, 3)]
@@ -25,6 +24,9 @@ class Server:
         self.memories, self.client, self.asked = memories, self, []
         self.writes: Callable[[mmap.mmap], Any] = lambda memory: None
         self.shape = (1, 2)
+        self.hangs = False
+        self.regions: list[str] = []
+        self.kept: set[str] = set()
 
     def answer(self, call: Callable[..., Any]) -> Any:
         return call()
@@ -45,14 +47,42 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     memories: list[mmap.mmap] = []
 
-    @contextlib.contextmanager
-    def region(connection: object, size: int) -> Iterator[tuple[mmap.mmap, str]]:
-        memories.append(mmap.mmap(-1, size))
-        yield memories[-1], f"region-{len(memories)}"
-        raise NoAnswerError("gone")  # by the end the server takes nothing back
+    server = Server(memories)
 
-    monkeypatch.setattr(lines, "region", region)
-    return Server(memories)
+    def registered(connection: object, name: str, size: int) -> mmap.mmap:
+        memories.append(mmap.mmap(-1, size))
+        server.regions.append(name)
+        server.kept.add(name)
+        return memories[-1]
+
+    def give_back(connection: object, names: Iterable[str], within_s: float) -> set[str]:
+        if server.hangs:
+            return set(names)
+        server.kept -= set(names)
+        return set()
+
+    monkeypatch.setattr(lines, "registered", registered)
+    monkeypatch.setattr(lines, "give_back", give_back)
+    return server
+
+
+def test_regions_of_senders_that_still_wait_are_given_back_too(server: Server) -> None:
+    with lines.memory(server, REQUESTS, ANSWERS) as line:
+        line()
+        line().close()
+        inputs, waiting, _ = server.regions
+        assert server.kept == {inputs, waiting}
+    assert server.kept == set()
+
+
+def test_what_the_server_did_not_take_back_is_asked_for_again_at_the_end(server: Server) -> None:
+    with lines.memory(server, REQUESTS, ANSWERS) as line:
+        sender = line()
+        server.hangs = True
+        sender.close()
+        assert len(server.kept) == 2
+        server.hangs = False
+    assert server.kept == set()
 
 
 def test_tensors_go_and_come_through_memory(server: Server) -> None:

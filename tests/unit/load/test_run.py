@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pipeline.errors import ConfigError, SmokeError
 from pipeline.load import report
 from pipeline.load.answers import Judge
-from pipeline.load.run import Order, Result, _Crew
+from pipeline.load.run import Order, Result, _Crew, run
 from pipeline.smoke.shared_memory import ForeignMemoryError
 from pipeline.smoke.values import NoAnswerError, RefusedError, Reply
 
@@ -171,3 +172,47 @@ def test_a_bug_of_ours_is_raised_and_does_not_hang() -> None:
 
     with pytest.raises(AttributeError, match="oops"):
         work(Line(buggy), requests=1000)
+
+
+class _Server:
+    """A connection to something that answers each question in one way."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __call__(self, url: str, timeout_s: float) -> _Server:
+        self.timeout_s = timeout_s
+        return self
+
+    def index(self) -> list[object]:
+        if self.error:
+            raise self.error
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def _order(**more: float) -> Order:
+    return Order(model="m", requests=1, concurrency=1, rate=None, protocol="http", url="http://h:1", **more)
+
+
+def test_what_is_no_triton_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.load.run.HttpConnection", _Server(RefusedError("<html>\n" + "x" * 900, "501")))
+    with pytest.raises(SmokeError) as caught:
+        run(_order(), print)
+    assert caught.value.what == (
+        "load[m]: what answers at http://h:1 is no Triton, or does not say what it serves (501)"
+    )
+    assert caught.value.found.startswith("<html> xxx")
+    assert len(caught.value.found) < 250
+    assert "--url" in caught.value.hint
+
+
+def test_the_wait_for_an_answer_is_the_order_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = _Server()
+    monkeypatch.setattr("pipeline.load.run.HttpConnection", server)
+    for order, expected in ((_order(), 60.0), (_order(timeout_s=300.0), 300.0)):
+        with pytest.raises(ConfigError, match="no model m at"):
+            run(order, print)
+        assert server.timeout_s == expected

@@ -23,6 +23,7 @@ class Server:
 
     def __init__(self, *models: str) -> None:
         self.ready = dict.fromkeys(models, "1")
+        self.reasons: dict[str, str] = {}
         self.answers: dict[str, Answer] = {}
         self.configs: dict[str, dict] = {}
         self.success = 0
@@ -31,7 +32,12 @@ class Server:
         self.loads: Callable[[str], Refusal | None] = lambda model: None
 
     def index(self, url: str, **_: float) -> list[IndexRow]:
-        return [IndexRow(model=name, version=version, state="READY") for name, version in self.ready.items()]
+        ready = [IndexRow(model=name, version=version, state="READY") for name, version in self.ready.items()]
+        return ready + [
+            IndexRow(model=name, version="1", state="UNAVAILABLE", reason=reason)
+            for name, reason in self.reasons.items()
+            if name not in self.ready
+        ]
 
     def infer(self, url: str, model: str, version: str, inputs: object, data: object, *, parameters: dict | None, **_):
         self.sent.append((model, parameters))
@@ -41,6 +47,7 @@ class Server:
         self.actions.append((action, model))
         if action == "unload":
             self.ready.pop(model, None)
+            self.reasons[model] = "unloaded"
             return None
         if refusal := self.loads(model):
             return refusal
@@ -163,9 +170,13 @@ def test_a_model_that_is_busy_with_others_is_left_alone(server: Server, watch: W
     assert server.actions == [("unload", "a"), ("load", "a")]
 
 
+def _of(*parts: str) -> dict:
+    return {"platform": "ensemble", "ensemble_scheduling": {"step": [{"model_name": name} for name in parts]}}
+
+
 def test_an_ensemble_waits_for_its_parts(server: Server, watch: Watch) -> None:
     server.ready = {"0_whole": "1", "part": "1"}
-    server.configs["0_whole"] = {"platform": "ensemble"}
+    server.configs["0_whole"] = _of("part")
     server.answers = {"0_whole": lambda name: DEAD, "part": lambda name: DEAD}
     watch._round()
     assert server.actions == [("unload", "part"), ("load", "part")]
@@ -175,6 +186,101 @@ def test_an_ensemble_waits_for_its_parts(server: Server, watch: Watch) -> None:
     assert server.actions[2:] == [("unload", "0_whole"), ("load", "0_whole")]
 
 
+def test_an_ensemble_waits_for_no_other_model(server: Server, watch: Watch) -> None:
+    server.ready = {"0_whole": "1", "inner": "1", "part": "1", "stranger": "1"}
+    server.configs = {"0_whole": _of("inner"), "inner": _of("part")}
+    server.answers = {name: lambda name: DEAD for name in ("0_whole", "inner", "stranger")}
+
+    def loads(model: str) -> None:
+        if model != "stranger":
+            del server.answers[model]
+
+    server.loads = loads
+    told: list[str] = []
+    watch.tell = told.append
+    watch._round()
+    assert [name for action, name in server.actions if action == "load"] == ["stranger", "inner", "0_whole"]
+    assert not any("left alone" in line for line in told)
+
+
+def test_an_ensemble_waits_for_what_is_deep_in_it_and_the_log_names_it(server: Server, watch: Watch) -> None:
+    server.ready = {"0_whole": "1", "inner": "1", "part": "1"}
+    server.configs = {"0_whole": _of("inner"), "inner": _of("part")}
+    server.answers = {"0_whole": lambda name: DEAD, "part": lambda name: DEAD}
+    told: list[str] = []
+    watch.tell = told.append
+    watch._round()
+    assert [name for _, name in server.actions] == ["part", "part"]
+    assert told[-1].endswith("; left alone until part can be used again")
+
+
+def test_a_failing_model_that_somebody_unloads_is_left_alone(server: Server, watch: Watch) -> None:
+    server.answers["a"] = lambda name: DEAD
+    for _ in range(2):
+        watch._round()
+    assert watch._patients["a"].streak == 2
+    server.control("", "unload", "a")
+    done = list(server.actions)
+    for _ in range(3):
+        watch._round()
+    assert server.actions == done
+    assert (watch._patients["a"].streak, watch._patients["a"].origin) == (0, "not asked: it is unloaded")
+    server.control("", "load", "a")
+    watch._round()
+    assert server.actions[len(done) + 1 :] == [("unload", "a"), ("load", "a")]
+
+
+def test_a_failing_model_whose_load_somebody_gave_up_is_left_alone(server: Server, watch: Watch) -> None:
+    def refused(model: str) -> Refusal:
+        server.reasons[model] = "Internal: no such file"
+        return Refusal(400, "failed to load")
+
+    server.answers["a"], server.loads = (lambda name: DEAD), refused
+    watch._round()
+    server.reasons["a"] = "unloaded"
+    watch._round()
+    assert server.actions == [("unload", "a"), ("load", "a")]
+
+
+def test_one_model_that_cannot_be_asked_does_not_stop_the_others(
+    server: Server, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(url: str, name: str, version: str, **_: float) -> dict:
+        if name == "a":
+            raise NotAnswered("h/a/config: HTTP Error 400")
+        return {}
+
+    monkeypatch.setattr(probe, "config", config)
+    server.answers["b"] = lambda name: DEAD if len(server.actions) < 2 else None
+    told: list[str] = []
+    watch.tell = told.append
+    assert watch._round()
+    assert watch._round()
+    assert server.actions == [("unload", "b"), ("load", "b")]
+    assert watch._patients["a"].origin == "not asked: h/a/config: HTTP Error 400"
+    assert sum("not asked" in line for line in told) == 1
+
+
+def test_files_that_cannot_be_written_are_told_once_and_end_nothing(
+    server: Server, watch: Watch, tmp_path: Path
+) -> None:
+    for name in ("watch.json", "watch.log"):
+        (tmp_path / name).mkdir()
+    told: list[str] = []
+    watch.tell, watch.interval_s = told.append, 0.001
+    server.answers["a"] = lambda name: DEAD if len(server.actions) < 4 else None
+    with watch.running():
+        deadline = time.monotonic() + 10
+        while watch.rounds < 3 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        watch.check()
+    assert watch.rounds >= 3
+    assert watch._patients["a"].heals == 1
+    assert sum("watch.json cannot be written: " in line for line in told) == 1
+    assert sum("watch.log cannot be written: " in line for line in told) == 1
+    assert any("a: answers again" in line for line in told)
+
+
 def test_what_somebody_unloaded_is_not_loaded(server: Server, watch: Watch) -> None:
     watch._round()
     del server.ready["a"]
@@ -182,7 +288,9 @@ def test_what_somebody_unloaded_is_not_loaded(server: Server, watch: Watch) -> N
     assert server.actions == []
 
 
-def test_a_server_that_is_gone_is_told_once(server: Server, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_gone_is_told_once(
+    server: Server, watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     told: list[str] = []
     watch.tell = told.append
 
@@ -191,11 +299,33 @@ def test_a_server_that_is_gone_is_told_once(server: Server, watch: Watch, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(probe, "index", gone)
-        watch._round()
-        watch._round()
+        assert not watch._round()
+        assert not watch._round()
     assert len(told) == 1
-    watch._round()
+    watch._write_status()
+    status = json.loads((tmp_path / "watch.json").read_text())
+    assert (status["reachable"], status["rounds_cut_short"]) == (False, 2)
+    assert "rounds cut short, because the server did not answer: 2; it does not answer since" in watch.summary()
+    assert watch._round()
     assert server.actions == []
+    assert len(told) == 2
+    assert f"the server answers again; it did not since {status['since']}" in told[1]
+    watch._write_status()
+    assert json.loads((tmp_path / "watch.json").read_text())["reachable"] is True
+
+
+def test_only_whole_rounds_are_counted(server: Server, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(url: str, **_: float) -> None:
+        raise NotAnswered("refused")
+
+    monkeypatch.setattr(probe, "index", gone)
+    watch.interval_s = 0.001
+    with watch.running():
+        deadline = time.monotonic() + 10
+        while watch.cut_short < 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+    assert watch.cut_short >= 2
+    assert watch.rounds == 0
 
 
 def test_sequences_and_streams(server: Server, watch: Watch) -> None:

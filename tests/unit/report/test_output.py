@@ -1,0 +1,36 @@
+"""What ``--report`` takes, before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.report import output
+
+
+def test_a_file_in_a_folder_that_exists_is_taken(tmp_path: Path) -> None:
+    output.check(None)
+    for name in ("report.json", "report", "a.b.json"):
+        output.check(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "taken.html").mkdir()
+    (tmp_path / "file").touch()
+    for path, found in (
+        (tmp_path / "report.html", "would replace it"),
+        (tmp_path, "a folder has that name"),
+        (tmp_path / "folder.json", "a folder has that name"),
+        (tmp_path / "taken.json", "a folder has that name"),
+        (tmp_path / "absent" / "report.json", "No such file or directory"),
+        (tmp_path / "file" / "report.json", "Not a directory"),
+        (Path("/proc/report.json"), "/proc"),
+    ):
+        with pytest.raises(ConfigError, match="--report: the report cannot be written there") as caught:
+            output.check(path)
+        assert found in caught.value.found
+        assert caught.value.hint.startswith("--report FILE.json")
