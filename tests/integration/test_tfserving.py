@@ -129,8 +129,7 @@ def test_a_tree_without_a_readable_model_is_found(
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
-    [("cut", "not a SavedModel that can be served"), ("unsigned", "the SavedModel has no signatures")],
+    ("name", "what"), [("cut", "not a SavedModel that can be served"), ("unsigned", "the SavedModel has no signatures")]
 )
 def test_what_cannot_be_served_has_no_metadata(made: Made, tmp_path: Path, name: str, what: str) -> None:
     (tmp_path / "cut").mkdir()
