@@ -112,7 +112,7 @@ def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment
         name=f"program[{variant.identifier}]",
         code=("deploy/libtorch.py", "smoke/program.py", "comparison.py", "postprocessing.py", "samples.py"),
         parameters={"tools": tools, "tolerance": asdict(variant.tolerance), "batch_sizes": sizes},
-        inputs=files.tree_digests(entry.version_dir),
+        inputs=_recorded(entry),
         tools=("numpy", "torch"),
         upstream={"samples": run.plan.samples},
     )
@@ -129,6 +129,14 @@ def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment
         checks = (intact, compiled, *(SmokeCheck(**row) for row in values["checks"]))
         stage.result = f"{len(checks)} checks"
     return SmokeResult(model=variant.identifier, checks=checks)
+
+
+def _recorded(entry: RepositoryEntry) -> dict[str, str]:
+    """Digests of the version's own files, which are those of its manifest: that has been checked."""
+    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
+    assert manifest is not None
+    recorded: dict[str, str] = manifest["files"]
+    return recorded
 
 
 def _log(run: Run, variant: Variant) -> Path:

@@ -22,6 +22,7 @@ from pipeline.run import Run
 from pipeline.serve import tfserving as server
 
 SCRIPT = "serve.sh"
+_LOOKS_EVERY_S = 60  # at models.config: a model that a later build adds is then served without a restart
 _ROUND_TRIPS = 3  # requests; the samples themselves have all been through the signature by then
 _Checked = Callable[[], str]
 
@@ -76,7 +77,8 @@ def launch_command(root: Path) -> str:
 
 
 def _script() -> str:
-    words = [*server.docker_run('"$here"', name="", ports=server.USUAL_PORTS), '"$@"']
+    command = server.docker_run('"$here"', name="", ports=server.USUAL_PORTS)
+    words = [*command, f"--model_config_file_poll_wait_seconds={_LOOKS_EVERY_S}", '"$@"']
     return (
         "#!/bin/sh\n"
         f"# Serves every model of this folder with TensorFlow Serving: gRPC on {server.USUAL_PORTS.grpc}, "
@@ -144,7 +146,7 @@ class _Proof:
         )
         with launch as running:
             asked: tuple[tuple[str, Any, _Checked], ...] = (
-                ("metadata", "http", lambda: client.metadata(running, self._plan.model, self._metadata)),
+                ("metadata", "http", lambda: client.metadata(running, self._plan.model, self._known())),
                 ("golden", "http", lambda: self._golden(running, client.rest)),
                 ("golden", "grpc", lambda: self._golden(running, client.grpc)),
             )
@@ -153,7 +155,7 @@ class _Proof:
     def _golden(self, running: RunningServer, ask: Any) -> str:
         samples = self._run.golden.samples
         for number, sample in enumerate(samples):
-            outputs = ask(running, self._plan.model, self._run.signature, self._metadata, sample.inputs)
+            outputs = ask(running, self._plan.model, self._run.signature, self._known(), sample.inputs)
             self._hold(outputs, sample.outputs, f"sample {number}")
         return f"{len(samples)} samples"
 
@@ -180,14 +182,25 @@ class _Proof:
         return f"{measured.samples} answers at batch {', '.join(map(str, sizes))}, max abs {measured.max_abs:.1e}"
 
     def _shown(self) -> str:
-        self._metadata = metadata(self._entry.version_dir, self._plan.model, self._entry.version)
+        shown = metadata(self._entry.version_dir, self._plan.model, self._entry.version)
         path = self._run.directory / f"{self._plan.identifier}.metadata.json"
-        files.write_atomic(path, json.dumps(self._metadata, indent=1) + "\n")
-        shown = self._metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        files.write_atomic(path, json.dumps(shown, indent=1) + "\n")
+        signatures = shown["metadata"]["signature_def"]["signature_def"]
+        if "serving_default" not in signatures:
+            others = ", ".join(name for name in signatures if not name.startswith("__saved_model_"))
+            raise SmokeError("no signature serving_default", found=f"the SavedModel has {others}")
+        named = signatures["serving_default"]
         for side, specs in (("inputs", self._run.signature.inputs), ("outputs", self._run.signature.outputs)):
-            if set(shown[side]) != {spec.name for spec in specs}:
-                raise SmokeError(f"serving_default has {side} {', '.join(shown[side])}")
+            if set(named[side]) != {spec.name for spec in specs}:
+                raise SmokeError(f"serving_default has {side} {', '.join(named[side])}")
+        self._metadata = shown
         return str(path)
+
+    def _known(self) -> dict[str, Any]:
+        """The printed metadata, which requests are made of."""
+        if not self._metadata:
+            raise SmokeError("no metadata to make a request of", found="the check `metadata` failed")
+        return self._metadata
 
     def _round_trip(self) -> str:
         """A request made of the printed metadata, serialised, parsed, and answered by the SavedModel."""
@@ -195,7 +208,7 @@ class _Proof:
 
         child, samples = process.shared(), self._run.golden.samples[:_ROUND_TRIPS]
         for number, sample in enumerate(samples):
-            _, request = child.call("request", {"metadata": self._metadata}, sample.inputs)
+            _, request = child.call("request", {"metadata": self._known()}, sample.inputs)
             _, answer = child.call("answer", {"path": str(self._entry.version_dir.absolute())}, request)
             _, outputs = child.call("response", {}, answer)
             self._hold(outputs, sample.outputs, f"sample {number}")

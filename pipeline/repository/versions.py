@@ -34,6 +34,11 @@ from pipeline.errors import StageError
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
 LOCK_TIMEOUT_S = 900.0
+_LEFT_BEHIND = {"libtorch": "build/"}
+"""By format, the folder that a version's use leaves in it: where users have CMake work.
+
+That of all other formats is the bytecode which Triton's Python stub leaves beside a ``model.py`` (core 2.51).
+"""
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -191,12 +196,13 @@ def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str
 def corruption(directory: Path, manifest: Mapping[str, Any] | None) -> str:
     """Say how a version directory differs from its manifest; empty when it does not, or when either is absent.
 
-    Triton's Python stub leaves the bytecode of a ``model.py`` beside it (core 2.51); that is no difference.
+    What the use of a version leaves in it is no difference.
     """
     if manifest is None or not directory.is_dir():
         return ""
+    left = _LEFT_BEHIND.get(str(manifest.get("format")), "__pycache__/")
     found = files.tree_digests(directory)
-    actual = {name: digest for name, digest in found.items() if not name.startswith("__pycache__/")}
+    actual = {name: digest for name, digest in found.items() if not name.startswith(left)}
     expected = manifest.get("files", {})
     wrong = sorted(name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name))
     return f"version {directory.name} no longer matches its manifest ({', '.join(wrong[:3])})" if wrong else ""

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline import datasets, files, user_code
 from pipeline.artifacts import Array, Progress, Signature, SourceModel
 from pipeline.config.schema import Keras, KerasTrain, Source
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageError
 from pipeline.tf import messages, process
 from pipeline.tf.messages import ModelFile
 
@@ -42,21 +42,36 @@ def prepare(
         values = _train(source.keras.train, signature, resolve, out_dir, progress)
         return {"kind": "keras", **values}
     progress("opening the model", None)
+    kind = "keras" if source.keras is not None else "saved_model"
+    given = _copied(source, resolve, out_dir)
+    model = _model_file(source, resolve, out_dir)
+    request = {"model": asdict(model), "signature": messages.signature_to_json(signature)}
+    try:
+        answer, _ = process.shared().call("check", request)
+    except StageError as error:  # the copy will be gone, and nobody knows it
+        found, hint = (text.replace(model.path, str(given)) for text in (error.found, error.hint))
+        raise StageError(error.what, found=found, where=str(given), hint=hint) from error
+    return {"kind": kind, "notes": answer["notes"]}
+
+
+def _copied(source: Source, resolve: Resolve, out_dir: Path) -> Path:
+    """Copy the given model into ``out_dir``; returns where the user has it."""
     if source.keras is not None:
         path = _given(str(source.keras.file), resolve)
         shutil.copyfile(path, out_dir / _file_name(source.keras))
-        kind = "keras"
-    else:
-        assert source.saved_model is not None
-        path = _given(source.saved_model.directory, resolve)
+        return path
+    assert source.saved_model is not None
+    path = _given(source.saved_model.directory, resolve)
+    try:
         shutil.copytree(path, out_dir / _SAVED_MODEL, copy_function=shutil.copyfile)
-        kind = "saved_model"
-    request = {
-        "model": asdict(_model_file(source, resolve, out_dir)),
-        "signature": messages.signature_to_json(signature),
-    }
-    answer, _ = process.shared().call("check", request)
-    return {"kind": kind, "notes": answer["notes"]}
+    except shutil.Error as error:
+        raise StageError(
+            "source: the SavedModel cannot be read whole",
+            found="\n".join(reason for _, _, reason in error.args[0]),
+            where=str(path),
+            hint="copy it again with the files that its links mean: cp -rL",
+        ) from error
+    return path
 
 
 def open_source(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,17 +297,27 @@ class ServedSignature:
         return results
 
 
-def _definition(signatures: Mapping[str, Any], wanted: str, path: Path) -> Any:
+def require_signatures(signatures: Iterable[str], path: Path) -> list[str]:
+    """The signatures that a server can be asked for, sorted; those that only initialise the model are none.
+
+    Raises:
+        StageError: there is none.
+    """
     known = sorted(name for name in signatures if name not in _NO_ENDPOINTS)
-    if wanted in known:
-        return signatures[wanted]
     if not known:
         raise StageError(
-            "source: the SavedModel has no signatures",
+            "the SavedModel has no signatures",
             found="nothing in it says which tensors a server takes and gives",
             where=str(path),
             hint="write it with model.export(…), or tf.saved_model.save(model, …, signatures={'serving_default': …})",
         )
+    return known
+
+
+def _definition(signatures: Mapping[str, Any], wanted: str, path: Path) -> Any:
+    known = require_signatures(signatures, path)
+    if wanted in known:
+        return signatures[wanted]
     raise StageError(
         f"source: the SavedModel has no signature {wanted!r}",
         found=f"it has {', '.join(known)}",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format, wrappers_pb2
+from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -35,15 +36,19 @@ def metadata(
     Returns:
         ``metadata``: every signature, with all fields, in protobuf's JSON (tensorflow_serving/model_servers/
         http_rest_api_handler.cc).
+
+    Raises:
+        StageError: not a SavedModel, damaged, not for serving, or without a signature that a server could be asked for.
     """
     path = Path(values["path"])
     try:
         model = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
         meta = next(item for item in model.meta_graphs if models.SERVING_TAG in item.meta_info_def.tags)
-    except (OSError, StopIteration, tf.errors.OpError, ValueError) as error:
+    except (OSError, StopIteration, DecodeError) as error:
         raise StageError(
             "metadata: not a SavedModel that can be served", found=f"{type(error).__name__}: {error}", where=str(path)
         ) from error
+    models.require_signatures(meta.signature_def, path)
     signatures = {
         name: json_format.MessageToDict(meta.signature_def[name], preserving_proto_field_name=True, **_ALL_FIELDS)
         for name in sorted(meta.signature_def)

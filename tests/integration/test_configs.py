@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import jsonschema
 import pytest
 
 from pipeline.repository.versions import read_manifest
-from tests.integration.conftest import CONFIGS, Built, pipeline
+from tests.integration.conftest import CONFIGS, ROOT, Built, pipeline
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
@@ -108,6 +111,20 @@ def test_the_recurrent_model_falls_back_and_says_so(built: Build) -> None:
     onnx, torchscript = done.variant("recurrent_onnx"), done.variant("recurrent_torchscript")
     assert any("exporter" in note for note in onnx["notes"])
     assert any("recurrent.py" in note and "script" in note for note in torchscript["notes"])
+
+
+def test_the_code_and_the_graph_of_a_torchscript_file_are_read_as_the_docs_say(built: Build) -> None:
+    name = "recurrent_torchscript"
+    (line,) = re.findall(rf"^python -c \"(.*{name}.*)\"$", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", line.replace("model_repository", str(built("recurrent").repository))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    code, _, graph = done.stdout.partition("graph(")
+    assert "for step in range(torch.size(rows, 0)):" in code
+    assert "while " in code
+    assert graph.count("prim::Loop(") == 2
 
 
 def test_every_run_lists_its_steps_with_times(built: Build) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import postprocessing, preprocessing
+from pipeline import files, postprocessing, preprocessing
 from pipeline.config import images
 from pipeline.config.load import load
 from pipeline.plan import signature
@@ -181,8 +183,9 @@ def test_it_finds_its_model_beside_it_and_in_the_folder_above(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch", "0", "x.png"), "--batch takes a number from 1 on; found 0"),
-        (("--repeat", "3x", "x.png"), "--repeat takes a number from 1 on; found 3x"),
+        (("--batch", "0", "x.png"), "--batch takes a number from 1 to 2147483647; found 0"),
+        (("--repeat", "3x", "x.png"), "--repeat takes a number from 1 to 2147483647; found 3x"),
+        (("--threads", "100000", "x.png"), "--threads takes a number from 1 to 1024; found 100000"),
         (("--fast", "yes", "x.png"), "no such option: --fast"),
         (("x.png", "--json"), "--json is no option, or lacks its value"),
         ((), "no image given"),
@@ -206,6 +209,91 @@ def test_a_missing_file_is_refused_and_a_file_that_is_no_model_too(
     done = run(executable, "--model", tmp_path / "model.pt", tmp_path / "x.png")
     assert done.returncode == 3
     assert f"{NAME}: the model cannot be loaded or run: " in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--dump"])
+@pytest.mark.parametrize(
+    ("target", "reason"), [("absent/x", "No such file or directory"), ("/dev/full", "No space left on device")]
+)
+def test_an_output_that_cannot_be_written_is_an_error(
+    executable: Path, model: Path, mixed: Path, tmp_path: Path, option: str, target: str, reason: str
+) -> None:
+    path = tmp_path / target
+    done = run(executable, "--model", model, option, path, mixed / "a" / "rgb.png")
+    assert (done.returncode, done.stderr.strip()) == (3, f"{NAME}: cannot write {path}: {reason}")
+    if target != "/dev/full":
+        assert done.stdout == ""  # known before any work
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--model", "MODEL", "IMAGE")])
+def test_answers_that_cannot_be_printed_are_an_error(
+    executable: Path, model: Path, mixed: Path, arguments: tuple[str, ...]
+) -> None:
+    words = {"MODEL": str(model), "IMAGE": str(mixed / "a" / "rgb.png")}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(executable), *(words.get(word, word) for word in arguments)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.strip()) == (3, f"{NAME}: cannot write all of standard output")
+
+
+def test_what_cannot_be_read_is_named_and_the_others_answered(
+    executable: Path, model: Path, mixed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "sound.png").write_bytes((mixed / "a" / "rgb.png").read_bytes())
+    (folder / "deep" / "dangling.png").symlink_to("nowhere")
+    (folder / "loop.JPG").symlink_to("loop.JPG")
+    (folder / "broken.webp").symlink_to("/proc/self/mem")  # opens, and its first byte cannot be read
+    (folder / "dangling.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    too_long = folder / f"{'x' * 300}.png"
+    done = run(executable, "--model", model, "--json", tmp_path / "a.json", folder, too_long)
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert done.returncode == 1
+    assert [row["file"] for row in answer["images"]] == [str(folder / "deep" / "sound.png")]
+    unread = [folder / "broken.webp", folder / "deep" / "dangling.png", folder / "loop.JPG", too_long]
+    assert done.stderr.splitlines() == [f"{path}: refused: cannot be read" for path in unread]
+    assert [row["file"] for row in answer["refused"]] == [str(path) for path in unread]
+
+
+def test_as_many_threads_as_are_allowed(executable: Path, model: Path, mixed: Path) -> None:
+    done = run(executable, "--model", model, "--threads", "1024", mixed / "a" / "rgb.png")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_s_commands_leave_the_version_as_it_is(build: Built, tmp_path: Path) -> None:
+    """Configured only: the build has compiled it."""
+    copy = build.copy(tmp_path / "copy")
+    version = root(copy) / NAME / "1"
+    before = files.tree_digests(version)
+    configure, compiling = re.search(
+        r"```\n(cmake -S .*)\n(cmake --build .*)\n```", (version / "README.md").read_text()
+    ).groups()
+    assert compiling.split()[2] == f"/tmp/{NAME}"
+    command = configure.replace(f"/tmp/{NAME}", str(tmp_path / "elsewhere"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-c", command], cwd=version, env={**os.environ, "PATH": path}, check=True, capture_output=True
+    )
+    assert files.tree_digests(version) == before
+    assert (tmp_path / "elsewhere" / "model.pt").resolve() == version / "model.pt"
+
+
+def test_a_build_folder_inside_is_no_damage(build: Built, tmp_path: Path) -> None:
+    copy = build.copy(tmp_path / "copy")
+    made = root(copy) / NAME / "1" / "build"
+    made.mkdir()
+    (made / "CMakeCache.txt").write_text("")
+    proven = copy.again("--variant", "cpp", command="smoke")
+    assert proven.exit_code == 0, proven.output
+    again = copy.again("--variant", "cpp")
+    assert again.exit_code == 0, again.output
+    for done in (proven, again):
+        assert re.search(rf"= program\[{NAME}\] .* cached · 10 checks", done.output)
+    assert version_numbers(root(copy) / NAME) == [1]
 
 
 def test_a_rebuild_does_not_compile_again(build: Built, tmp_path: Path) -> None:

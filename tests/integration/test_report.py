@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.report import html
+from pipeline.report import html, picks, units
 from pipeline.report.schema import RunReport
 from tests.integration.conftest import ROOT, Built
 
@@ -46,6 +46,23 @@ def test_the_build_ends_with_a_table_and_with_what_to_pick(built: Build) -> None
     for pick in done.report["picks"]:
         assert re.search(rf"for {pick['purpose']}: +{pick['name']} \({re.escape(pick['reason'])}\)", table)
     assert "not compared: digits_trt_fp16 (this machine has no GPU)" in table
+    assert f"  {picks.CAVEAT}\n" in table
+
+
+def test_what_the_choice_is_read_off_is_measured_of_every_form(built: Build) -> None:
+    """Size, difference, accuracy, latency and throughput stand side by side, as report.json has them."""
+    done = built("from_onnx")
+    head, *lines = done.output[done.output.index("variant ") :].splitlines()
+    assert " ".join(head.split()) == "variant v format prec size diff accuracy p50 ms per s server"
+    for row in done.report["variants"]:
+        cells = next(line.split() for line in lines if f" {row['name']} " in line)
+        size, unit, diff, accuracy, p50, rate = cells[5:11]
+        assert f"{size} {unit}" == units.human_bytes(row["size_bytes"])
+        assert diff == f"{row['parity']['max_abs']:.1e}"
+        assert accuracy == f"{row['accuracy']['value']:.2%}"
+        speed = row["measurement"]
+        figures = (speed["p50_ms"], speed["throughput_per_s"]) if speed else ()
+        assert [p50, rate] == ([units.human_figure(figure) for figure in figures] or ["–", "–"])
 
 
 def test_the_page_beside_report_json_says_the_same(built: Build) -> None:

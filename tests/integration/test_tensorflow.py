@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -216,6 +217,39 @@ def test_wrong_files_are_told(made: Made, name: str, more: dict[str, str], what:
         RemoteRuntime(made.file(name, **more), PAIR)
     assert what in caught.value.what
     assert found in caught.value.found
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "found"),
+    [
+        ({"saved_model": {"directory": "unsigned"}}, "has no signatures", ""),
+        ({"saved_model": {"directory": "empty"}}, "not a SavedModel that can be served", "FOLDER/empty"),
+        ({"saved_model": {"directory": "dangling"}}, "cannot be read whole", "FOLDER/dangling/variables/lost"),
+        ({"keras": {"file": "text.keras"}}, "not a readable Keras file", "FOLDER/text.keras"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_is_named_by_the_path_the_user_gave(
+    made: Made, tmp_path: Path, given: dict[str, Any], what: str, found: str
+) -> None:
+    (tmp_path / "unsigned").symlink_to(made.folder / "unsigned")
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(made.folder / "one_saved", tmp_path / "dangling")
+    (tmp_path / "dangling/variables/lost").symlink_to("nowhere")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StageError, match=what) as caught:
+        source.prepare(
+            Source.model_validate(given),
+            signature=ONE,
+            resolve=lambda path: tmp_path / path,
+            out_dir=tmp_path / "out",
+            partial_dir=tmp_path / "partial",
+            progress=lambda text, share: None,
+        )
+    name = next(iter(given.values()))
+    assert caught.value.where == str(tmp_path / (name.get("directory") or name["file"]))
+    assert found.replace("FOLDER", str(tmp_path)) in caught.value.found
+    assert str(tmp_path / "out") not in str(caught.value)
 
 
 def test_other_tensors_than_the_yamls_are_all_told(made: Made) -> None:

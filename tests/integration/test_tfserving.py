@@ -16,7 +16,7 @@ import pytest
 from pipeline import commands
 from pipeline.artifacts import RunningServer
 from pipeline.deploy import tfserving as deploying
-from pipeline.errors import SmokeError
+from pipeline.errors import SmokeError, StageError
 from pipeline.serve import tfserving
 from pipeline.smoke import tfserving as client
 from pipeline.tfserving_messages import parse_models_config
@@ -100,6 +100,58 @@ def test_a_damaged_tree_is_found(newer: Built, tmp_path: Path) -> None:
     assert checks["signature"]["outcome"] == "failed"
 
 
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("truncated", "DecodeError"),
+        ("lost", "FileNotFoundError"),
+        ("another", "no signature serving_default the SavedModel has first, second"),
+    ],
+)
+def test_a_tree_without_a_readable_model_is_found(
+    newer: Built, made: Made, tmp_path: Path, damage: str, found: str
+) -> None:
+    copy = newer.copy(tmp_path / "copy")
+    file = copy.folder / "repository.tfserving/net/1/saved_model.pb"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "truncated":
+        file.write_bytes(content[:999])
+    if damage == "another":
+        file.write_bytes((made.folder / "signed" / "saved_model.pb").read_bytes())
+    done = run(copy.config, copy.folder, ("--variant", "sm"), command="smoke")
+    assert done.exit_code == 5, done.output
+    checks = {check["name"]: check for check in done.variant("net.tfserving")["smoke"]["checks"]}
+    passed = {name for name, check in checks.items() if check["outcome"] == "passed"}
+    assert passed == {"models_config"}
+    assert found in checks["metadata"]["detail"]
+    assert "no metadata to make a request of" in checks["predict_request"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("cut", "not a SavedModel that can be served"), ("unsigned", "the SavedModel has no signatures")]
+)
+def test_what_cannot_be_served_has_no_metadata(made: Made, tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/saved_model.pb").write_bytes((made.folder / "one_saved/saved_model.pb").read_bytes()[:999])
+    (tmp_path / "unsigned").symlink_to(made.folder / "unsigned")
+    with pytest.raises(StageError, match=what) as caught:
+        commands.metadata(tmp_path / name)
+    assert (caught.value.exit_code, caught.value.where) == (4, str(tmp_path / name))
+
+
+def test_a_saved_model_without_signatures_ends_the_build_with_its_own_path(made: Made, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((6, 4), np.float32))
+    (tmp_path / "one_saved").symlink_to(made.folder / "unsigned")
+    (tmp_path / "net.yaml").write_text(YAML)
+    done = run(tmp_path / "net.yaml", tmp_path)
+    assert done.exit_code == 4, done.output
+    assert "the SavedModel has no signatures" in done.output
+    assert f"where: {tmp_path / 'one_saved'}\n" in done.output
+    assert not done.repository.exists()
+    assert not (tmp_path / "repository.tfserving").exists()
+
+
 def test_the_script_serves_the_folder_it_lies_in(newer: Built, tmp_path: Path) -> None:
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
@@ -112,7 +164,12 @@ def test_the_script_serves_the_folder_it_lies_in(newer: Built, tmp_path: Path) -
     )  # fmt: skip
     words = done.stdout.splitlines()
     assert f"--volume={tree}:/models:ro" in words
-    assert words[-3:] == ["tensorflow/serving:2.19.1", "--model_config_file=/models/models.config", "--enable_batching"]
+    assert words[-4:] == [
+        "tensorflow/serving:2.19.1",
+        "--model_config_file=/models/models.config",
+        "--model_config_file_poll_wait_seconds=60",  # a model that a later build adds is served without a restart
+        "--enable_batching",
+    ]
 
 
 # ---- with a server: a shim of Docker that speaks TF-Serving's protocols -------------------------------------------
@@ -124,14 +181,20 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(newer: Built, calls: Path) -> Iterator[RunningServer]:
+def shim(calls: Path) -> dict[str, str]:
+    """The environment in which ``docker`` is the shim."""
     docker = calls.with_name("docker")
-    shim = ROOT / "tests" / "models" / "tfserving_shim.py"
-    docker.write_text(f'#!/bin/sh\nexec env PYTHONPATH={SERVING_API} {sys.executable} {shim} "$@"\n')
+    script = ROOT / "tests" / "models" / "tfserving_shim.py"
+    docker.write_text(f'#!/bin/sh\nexec env PYTHONPATH={SERVING_API} {sys.executable} {script} "$@"\n')
     docker.chmod(0o755)
+    return {"PATH": f"{docker.parent}:{os.environ['PATH']}", "SHIM_CALLS": str(calls)}
+
+
+@pytest.fixture(scope="module")
+def running(newer: Built, calls: Path, shim: dict[str, str]) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
-        patch.setenv("SHIM_CALLS", str(calls))
+        for name, value in shim.items():
+            patch.setenv(name, value)
         for name in ("http_proxy", "grpc_proxy"):
             patch.setenv(name, "http://127.0.0.1:9")  # nobody there
         tree = newer.folder / "repository.tfserving"
@@ -173,3 +236,25 @@ def test_refusals_are_told(made: Made, running: RunningServer, shown: dict[str, 
 def test_docker_was_asked_in_this_order(running: RunningServer, calls: Path) -> None:
     rows = [json.loads(line) for line in calls.read_text().splitlines()]
     assert [row[0] for row in rows] == ["version", "image", "run"]
+
+
+@pytest.mark.parametrize(("offset", "exit_code"), [("0", 0), ("0.25", 5)])
+def test_a_build_proves_the_server_s_own_answers(
+    newer: Built, shim: dict[str, str], tmp_path: Path, offset: str, exit_code: int
+) -> None:
+    copy = newer.copy(tmp_path / "copy")
+    options = ("--variant", "sm", "--set", "serve.engine=container")
+    env = {**shim, "SHIM_CALLS": str(tmp_path / "calls"), "SHIM_OFFSET": offset}
+    done = run(copy.config, copy.folder, options, command="smoke", env=env)
+    assert done.exit_code == exit_code, done.output
+    row = done.variant("net.tfserving")
+    checks = {(check["name"], check["protocol"]): check for check in row["smoke"]["checks"]}
+    asked = {("metadata", "http"), ("golden", "http"), ("golden", "grpc")}
+    assert asked <= set(checks)
+    failed = {name for name, check in checks.items() if check["outcome"] != "passed"}
+    assert failed == (set() if exit_code == 0 else {("golden", "http"), ("golden", "grpc")})
+    if exit_code == 0:
+        assert {checks["golden", protocol]["detail"] for protocol in ("http", "grpc")} == {"6 samples"}
+        assert not any(note.startswith("the server was not run") for note in row["notes"])
+    else:
+        assert all("sample 0: " in checks[name]["detail"] for name in failed)

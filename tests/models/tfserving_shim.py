@@ -1,7 +1,7 @@
 """Answers as ``docker`` does for what this project asks of it, and as TensorFlow Serving does for one tree of models.
 
 Speaks TF-Serving's REST and gRPC protocols with its own messages (tensorflow-serving-api, on PYTHONPATH) and
-TensorFlow's loader; versions are read once.
+TensorFlow's loader; versions are read once. ``SHIM_OFFSET`` is added to every answer: a server that is wrong.
 """
 
 import json
@@ -32,7 +32,11 @@ def serve(words: list[str]) -> None:
     version = max(int(item.name) for item in folder.iterdir())
     path = folder / str(version)
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-    function = tf.saved_model.load(str(path)).signatures["serving_default"]
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    offset = float(os.environ.get("SHIM_OFFSET", "0"))
+
+    def function(**feeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: value + offset for name, value in served(**feeds).items()}
 
     def predict(request: bytes, context: grpc.ServicerContext) -> bytes:
         parsed = predict_pb2.PredictRequest.FromString(request)

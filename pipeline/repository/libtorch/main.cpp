@@ -3,8 +3,10 @@
 #include <torch/script.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 
@@ -19,7 +21,7 @@ namespace {
 
 // The first runs of a TorchScript module are slow: its executor profiles them, then optimises.
 constexpr int kWarmUpRuns = 3;
-constexpr int kSomeRefused = 1, kWrongUsage = 2, kModelFails = 3;
+constexpr int kSomeRefused = 1, kWrongUsage = 2, kFails = 3;
 
 using Clock = std::chrono::steady_clock;
 
@@ -32,6 +34,23 @@ double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+[[noreturn]] void cannot_write(const std::string& name) {
+  throw std::runtime_error("cannot write " + name + ": " + std::strerror(errno));
+}
+
+// A file to write, opened before any work is done for it; without a path, none.
+std::ofstream output(const std::string& path) {
+  std::ofstream stream;
+  if (!path.empty()) stream.open(path, std::ios::binary);
+  if (!stream) cannot_write(path);
+  return stream;
+}
+
+// What was printed is buffered: only now is it known whether it could be written.
+void finish_printing() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) throw std::runtime_error("cannot write all of standard output");
 }
 
 // All in milliseconds: per image but for `forward`, which is per batch.
@@ -49,12 +68,12 @@ at::ScalarType input_type() {
 
 class Program {
  public:
-  explicit Program(const Options& options) : options_(options) {
+  explicit Program(const Options& options)
+      : options_(options), json_(output(options.json)), dump_(output(options.dump)) {
     const auto start = Clock::now();
     module_ = torch::jit::load(options.model, at::kCPU);
     module_.eval();
     timings_.load = milliseconds_since(start);
-    if (!options.dump.empty()) dump_.open(options.dump, std::ios::binary);
   }
 
   // Decodes every file, runs the model on batches of equal size, prints answers; returns whether all were answered.
@@ -64,9 +83,12 @@ class Program {
         take(file);
       } catch (const RefusedImage& refusal) {
         refuse(file, refusal.what());
+      } catch (const std::ios_base::failure&) {  // a folder, a bad disk
+        refuse(file, "cannot be read");
       }
     }
     flush();
+    if (dump_.is_open() && !dump_.flush()) cannot_write(options_.dump);
     return refused_.empty();
   }
 
@@ -78,22 +100,23 @@ class Program {
                 at::get_num_threads());
   }
 
-  void write_json() const {
-    std::ofstream stream(options_.json, std::ios::binary);
+  void write_json() {
+    if (!json_.is_open()) return;
     const auto per_image = [](const std::vector<double>& values) { return json::number(median(values), 6); };
-    stream << "{\"threads\":" << at::get_num_threads() << ",\"batch\":" << options_.batch
-           << ",\"images\":" << json::list(answers_) << ",\"refused\":" << json::list(refused_)
-           << ",\"timings_ms\":{\"load\":" << json::number(timings_.load, 6) << ",\"decode\":" << per_image(timings_.decode)
-           << ",\"preprocess\":" << per_image(timings_.preprocess)
-           << ",\"forward_first\":" << json::number(timings_.first_forward, 6)
-           << ",\"forward\":" << json::number(median(timings_.forward), 6) << "}}\n";
-    if (!stream.flush()) throw std::runtime_error("cannot write " + options_.json);
+    json_ << "{\"threads\":" << at::get_num_threads() << ",\"batch\":" << options_.batch
+          << ",\"images\":" << json::list(answers_) << ",\"refused\":" << json::list(refused_)
+          << ",\"timings_ms\":{\"load\":" << json::number(timings_.load, 6) << ",\"decode\":" << per_image(timings_.decode)
+          << ",\"preprocess\":" << per_image(timings_.preprocess)
+          << ",\"forward_first\":" << json::number(timings_.first_forward, 6)
+          << ",\"forward\":" << json::number(median(timings_.forward), 6) << "}}\n";
+    if (!json_.flush()) cannot_write(options_.json);
   }
 
  private:
   struct Waiting {
     std::string file;
     Pixels pixels;
+    double sized_ms;
   };
 
   void refuse(const std::string& file, const std::string& reason) {
@@ -107,12 +130,12 @@ class Program {
     timings_.decode.push_back(milliseconds_since(start));
     start = Clock::now();
     Pixels fitted = sized(image);
-    timings_.preprocess.push_back(milliseconds_since(start));
+    const double sized_ms = milliseconds_since(start);
     if (!waiting_.empty()) {
       const Pixels& other = waiting_.front().pixels;  // images of one batch have one size
       if (other.height != fitted.height || other.width != fitted.width) flush();
     }
-    waiting_.push_back({file, std::move(fitted)});
+    waiting_.push_back({file, std::move(fitted), sized_ms});
     if (waiting_.size() == static_cast<std::size_t>(options_.batch)) flush();
   }
 
@@ -121,11 +144,10 @@ class Program {
     const Pixels& first = waiting_.front().pixels;
     const auto count = static_cast<std::int64_t>(waiting_.size());
     at::Tensor batch = at::empty({count, static_cast<std::int64_t>(first.values.size())}, at::kFloat);
-    const std::size_t earlier = timings_.preprocess.size() - waiting_.size();
     for (std::size_t at = 0; at < waiting_.size(); ++at) {
       const auto start = Clock::now();
       normalise(waiting_[at].pixels, batch.data_ptr<float>() + at * first.values.size());
-      timings_.preprocess[earlier + at] += milliseconds_since(start);
+      timings_.preprocess.push_back(waiting_[at].sized_ms + milliseconds_since(start));
     }
     std::vector<std::int64_t> shape{first.channels, first.height, first.width};
     if (settings::layout == "NHWC") shape = {first.height, first.width, first.channels};
@@ -143,7 +165,8 @@ class Program {
   void flush() {
     if (waiting_.empty()) return;
     const at::Tensor batch = input();
-    if (dump_.is_open()) dump_.write(static_cast<const char*>(batch.data_ptr()), static_cast<std::streamsize>(batch.nbytes()));
+    const auto size = static_cast<std::streamsize>(batch.nbytes());
+    if (dump_.is_open() && !dump_.write(static_cast<const char*>(batch.data_ptr()), size)) cannot_write(options_.dump);
     if (timings_.forward.empty()) {
       const auto start = Clock::now();
       forward(batch);
@@ -186,7 +209,7 @@ class Program {
   Options options_;
   torch::jit::Module module_;
   Timings timings_;
-  std::ofstream dump_;
+  std::ofstream json_, dump_;  // not open where not asked for
   std::vector<Waiting> waiting_;
   std::vector<std::string> answers_, refused_;  // JSON
 };
@@ -197,7 +220,8 @@ int run(const Options& options) {
   Program program(options);
   const bool complete = program.run();
   program.print_timings();
-  if (!options.json.empty()) program.write_json();
+  program.write_json();
+  finish_printing();
   return complete ? 0 : kSomeRefused;
 }
 
@@ -208,7 +232,8 @@ int main(int count, char** words) {
     bool asked_for_help = false;
     const Options options = parsed(count, words, asked_for_help);
     if (asked_for_help) {
-      std::cout << "usage: " << settings::name << kUsage;
+      std::printf("usage: %s%s", settings::name, kUsage);
+      finish_printing();
       return 0;
     }
     return run(options);
@@ -220,5 +245,5 @@ int main(int count, char** words) {
   } catch (const std::exception& error) {
     std::cerr << settings::name << ": " << error.what() << std::endl;
   }
-  return kModelFails;
+  return kFails;
 }

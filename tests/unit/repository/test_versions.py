@@ -307,3 +307,18 @@ def test_bytecode_that_the_server_leaves_is_no_damage(bench: Bench) -> None:
     assert (entry.version, entry.created, entry.notes) == (1, False, ())
     (bench.root / "m_onnx" / "1" / "extra.py").write_text("not ours")
     assert bench.publish(bench.version()).notes[0].startswith("version 1 no longer matches its manifest (extra.py)")
+
+
+def test_a_folder_build_is_no_damage_of_a_program_and_of_nothing_else(bench: Bench) -> None:
+    program = replace(bench.version(), manifest={"schema": 1, "format": "libtorch"})
+    bench.publish(program)
+    made = bench.root / "m_onnx" / "1" / "build" / "deep"
+    made.mkdir(parents=True)
+    (made / "CMakeCache.txt").write_text("")
+    entry = bench.publish(program)
+    assert (entry.version, entry.created, entry.notes) == (1, False, ())
+    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    assert manifest is not None
+    assert "build/deep/CMakeCache.txt" in versions.corruption(
+        bench.root / "m_onnx" / "1", {**manifest, "format": "onnx"}
+    )
