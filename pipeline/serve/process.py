@@ -235,6 +235,7 @@ def running(launch: Launch) -> Iterator[Served]:
         MissingError: the program cannot be run.
     """
     log = ServerLog(launch.log_path)
+    deadline = time.monotonic() + launch.start_timeout_s
     child = command.start(launch.argv, log_path=launch.log_path, env=launch.env)
     segments: set[Path] = set()
     try:
@@ -246,7 +247,7 @@ def running(launch: Launch) -> Iterator[Served]:
             pid=child.pid,
             log_path=launch.log_path,
         )
-        _wait_until_ready(child, log, server.http_url, launch)
+        _wait_until_ready(child, log, server.http_url, launch, deadline)
         segments |= _shared_memory(child.pid)
 
         def check_alive() -> None:
@@ -299,8 +300,9 @@ def _how(status: int) -> str:
     return f"on signal {-status}" if status < 0 else f"with status {status}"
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], log: ServerLog, http_url: str, launch: Launch) -> None:
-    deadline = time.monotonic() + launch.start_timeout_s
+def _wait_until_ready(
+    child: subprocess.Popen[bytes], log: ServerLog, http_url: str, launch: Launch, deadline: float
+) -> None:
     answered: set[tuple[str, str]] = set()
     while True:
         _check_starting(child, log)
@@ -308,13 +310,14 @@ def _wait_until_ready(child: subprocess.Popen[bytes], log: ServerLog, http_url: 
             waiting_for = _next_step(http_url, launch, answered, deadline)
         except probe.NotAnswered as error:
             waiting_for = str(error)
-        if not waiting_for:
+        late = time.monotonic() > deadline
+        if not waiting_for and not late:
             return
-        if time.monotonic() > deadline:
+        if late:
             _check_starting(child, log)
             raise SmokeError(
                 f"server: not ready within {launch.start_timeout_s:.0f} s",
-                found=f"still waiting: {waiting_for}\n{log.last_errors()}".strip(),
+                found=f"still waiting: {waiting_for or 'it was ready only after that'}\n{log.last_errors()}".strip(),
                 hint="raise serve.start_timeout_s, or read its log",
                 log=str(log.path),
             )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import ConfigError, MissingError
+from pipeline.errors import ConfigError, MissingError, SmokeError
+from pipeline.serve import process
 from pipeline.serve.models import models_of
 from pipeline.serve.process import Ports, ServerLog, find_ports, server_flags
 
@@ -121,3 +124,19 @@ def test_the_server_loads_exactly_what_it_is_told():
     assert [flag for flag in flags if flag.startswith("--load-model")] == ["--load-model=a", "--load-model=b"]
     assert {"--model-control-mode=explicit", "--disable-auto-complete-config", "--exit-on-error=true"} <= set(flags)
     assert "--exit-timeout-secs=1" in flags
+
+
+@pytest.mark.parametrize("left_s", [60.0, -1.0])
+def test_a_server_that_is_ready_only_after_its_time_is_too_late(tmp_path, monkeypatch, left_s):
+    """The process that waits may have stood still meanwhile."""
+    monkeypatch.setattr(process, "_next_step", lambda *_: "")
+    path = tmp_path / "server.log"
+    path.touch()
+    child, launch = SimpleNamespace(poll=lambda: None), SimpleNamespace(start_timeout_s=5.0)
+    arguments = (child, ServerLog(path), "http://x", launch, time.monotonic() + left_s)
+    if left_s > 0:
+        process._wait_until_ready(*arguments)
+        return
+    with pytest.raises(SmokeError, match="not ready within 5 s") as caught:
+        process._wait_until_ready(*arguments)
+    assert "ready only after that" in caught.value.found
