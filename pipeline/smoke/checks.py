@@ -27,7 +27,6 @@ from pipeline.smoke.values import Connection, RefusedError, Request
 __all__ = ["Expectation", "run"]
 
 _AT_ONCE = 4  # full batches in flight: enough to overlap sending with running, few enough for memory
-_MERGE_ATTEMPTS = 3  # bursts of 64, 128, 256: merging depends on timing
 _TEXT_ROUNDING = 1e-6  # the classification extension prints six decimals
 
 
@@ -293,15 +292,13 @@ class _Suite:
 
     def _dynamic_batching(self) -> str:
         """Merging depends on timing: a burst that showed none is followed by larger ones that keep the model busy."""
-        count = CONCURRENCY
         bound = self.expectation.config.dynamic_batching.default_queue_policy.max_queue_size
-        for _ in range(_MERGE_ATTEMPTS):
+        for count in traffic.BURSTS:
             if self.merged:
                 break
-            count *= 2
             self._burst(self.grpc, min(count, bound) if bound else count, busy=True)
         if not self.merged:
-            raise WrongError(f"no two requests were run as one batch, in bursts of up to {count}")
+            raise WrongError(f"no two requests were run as one batch, in bursts of up to {max(traffic.BURSTS)}")
         return self.merged
 
     def _shared_memory(self) -> str:

@@ -234,8 +234,9 @@ class GrpcConnection:
         def finished(position: int, result: Any, error: Any) -> None:
             done.put((position, result, error))
 
-        for position, request in enumerate(requests):
-            send = partial(self.client.async_infer, **_arguments(triton_grpc, request))
+        encoded = [_arguments(triton_grpc, request) for request in requests]  # before any is sent: then all go at once
+        for position, arguments in enumerate(encoded):
+            send = partial(self.client.async_infer, **arguments)
             self.answer(partial(send, callback=partial(finished, position)))
         answers: dict[int, dict[str, Array] | RefusedError] = {}
         for _ in requests:

@@ -24,7 +24,6 @@ from pipeline.smoke.judge import WrongError
 from pipeline.smoke.ledger import DEAD_STUB, Ledger, Row, connected, none_of
 from pipeline.smoke.values import Connection, ModelMetadata, NoAnswerError, RefusedError, Request, TensorMetadata
 
-_MERGE_ATTEMPTS = 3
 _REFUSED = ("400", "INVALID_ARGUMENT")
 
 Answer = list[tuple[str, float]]
@@ -306,14 +305,12 @@ class _Suite:
 
     def _dynamic_batching(self) -> str:
         """Merging depends on timing: a burst that showed none is followed by larger ones."""
-        count = CONCURRENCY
-        for _ in range(_MERGE_ATTEMPTS):
+        for count in traffic.BURSTS:
             if self.merged:
                 break
-            count *= 2
             self._burst(self.grpc, count)
         if not self.merged:
-            raise WrongError(f"no two requests were prepared as one batch, in bursts of up to {count}")
+            raise WrongError(f"no two requests were prepared as one batch, in bursts of up to {max(traffic.BURSTS)}")
         return f"preprocessing: {self.merged}"
 
 

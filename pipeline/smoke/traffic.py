@@ -18,6 +18,10 @@ _DYNAMIC_SIZES = 4
 _LARGEST_MIXED = 4
 """Most samples in one request of a concurrent mix: merging shows where requests are smaller than the limit."""
 
+BURSTS = (64, 128, *(256,) * 18)
+"""Sizes of bursts sent until requests merge, which depends on timing: for the fastest model tried, of 0.1 ms, half of
+the bursts of 256 did."""
+
 
 def batch_sizes(max_batch_size: int, *, joined: bool) -> tuple[int, ...]:
     """Batch 1, middle and max, without repeats; only 1 where samples cannot be joined."""

@@ -166,6 +166,20 @@ def test_a_model_faster_than_the_client_is_kept_busy_until_requests_merge(server
     assert sizes == [{1, 2, 4}, {1, 2, 4}]
 
 
+def test_a_model_whose_bursts_seldom_merge_is_given_many(server: Server) -> None:
+    """A model of 0.1 ms merged nothing in half of the bursts of 256, on a quiet machine with fast cores."""
+    bursts: list[int] = []
+
+    def note(requests: Sequence[Request]) -> None:
+        if len(requests) > 32:
+            bursts.append(len(requests))
+            server.merging = len(bursts) == 12
+
+    server.merging, server.sent = False, note
+    assert run().passed
+    assert bursts == [64, 128, *[256] * 10]
+
+
 def test_a_server_that_takes_anything_fails_the_refusals(server: Server) -> None:
     server.change = lambda answers: [
         {"y": np.zeros((1, 2), np.float32)} if isinstance(answer, RefusedError) else answer for answer in answers
