@@ -44,6 +44,13 @@ class Flavour(NamedTuple):
 
 
 FLAVOURS = {
+    # The oldest that the extra `tensorrt` takes: that of Triton 24.08, the first whose TensorRT target.py knows.
+    "tensorrt-10.3": Flavour(
+        wheel="tensorrt-cu12-bindings==10.3.0",
+        module="tensorrt_bindings",
+        libraries="libnvinfer.so.10 libnvinfer_plugin.so.10 libnvonnxparser.so.10",
+        other="pipeline/engine/rtx.py",
+    ),
     "tensorrt-10": Flavour(
         wheel="tensorrt-cu12-bindings==10.16.1.11",
         module="tensorrt_bindings",
@@ -109,7 +116,7 @@ def repaired(stub: str) -> str:
     stub = re.sub(r"\bdetail::accessor<[\w:]+>", "typing.Any", stub)
     stub = re.sub(r"= <\w+\.\w+: \d+>", "= ...", stub)  # a default that is an enum
     stub = re.sub(r"\bin: ", "in_: ", stub)
-    stub = stub.replace("channel_axis: typing.SupportsInt)", "channel_axis: typing.SupportsInt = ...)")
+    stub = re.sub(r"\bchannel_axis: (int|typing\.SupportsInt)\)", r"channel_axis: \1 = ...)", stub)
     if "def __buffer__" not in stub:
         buffer = "    def __buffer__(self, flags: int, /) -> memoryview: ...\n"
         stub = stub.replace("class IHostMemory:\n", f"class IHostMemory:\n{buffer}")

@@ -68,9 +68,11 @@ _ONNX_LIMITS = {
     "1.28": (26, 13),
 }
 
-# release -> TensorRT of its -py3 container. None is known yet: NVIDIA's support matrix, which lists them, could not be
-# read. The versions that Triton's repository prints are those of the trtllm images, which pin theirs separately.
-_TENSORRT: dict[str, str] = {}
+# release -> TensorRT of its -py3 container, by docs/introduction/release_notes.md of the server's repository: commits
+# 76693215 (24.08) and c89a66f2 (24.10), branches r24.12 and r25.01. Later notes list no contents, and NVIDIA's support
+# matrix could not be read. The versions in compatibility.md are those of the trtllm images, which pin theirs separately
+# (24.10: 10.4.0).
+_TENSORRT = {"24.08": "10.3.0.26", "24.10": "10.5.0.18", "24.12": "10.7.0.23", "25.01": "10.8.0.43"}
 
 LAST_WITH_TENSORFLOW = "25.02"
 """The last release with a TensorFlow backend: the last branch of triton-inference-server/tensorflow_backend."""
@@ -162,6 +164,14 @@ def has_later_tensorrt(limits: Limits, version: str) -> bool:
     """Whether a release's TensorRT is known and later than a version: it loads what is built version-compatible."""
     theirs, built = ([int(part) for part in text.split(".")] for text in (limits.tensorrt or "0", version))
     return theirs > built
+
+
+def tensorrt_requirement(limits: Limits) -> str:
+    """What to install with pip to build engines for a release: its TensorRT where it is known, any where not.
+
+    PyPI's versions have the build number from 10.8.0.43 on only; ``.*`` matches both.
+    """
+    return f"tensorrt=={'.'.join(limits.tensorrt.split('.')[:3])}.*" if limits.tensorrt else "tensorrt"
 
 
 def tensorrt_image(limits: Limits) -> str:

@@ -228,7 +228,7 @@ def _profile(builder: trt.Builder, index: int, profile: Profile) -> trt.IOptimiz
     made = builder.create_optimization_profile()
     for name, shapes in profile.items():
         try:
-            made.set_shape(name, trt.Dims(shapes.min), trt.Dims(shapes.opt), trt.Dims(shapes.max))
+            made.set_shape(name, *(trt.Dims(list(shape)) for shape in (shapes.min, shapes.opt, shapes.max)))
         except RuntimeError as error:
             raise FailureError(
                 "profile", f"optimization profile {index} was refused: {name}: {shapes}: {error}"

@@ -16,12 +16,15 @@ from pipeline.plan.inheritance import inherited, owner
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
 from pipeline.store import Step
-from pipeline.target import tensorrt_conflict, tensorrt_image
+from pipeline.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
 
 
 def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:
     settings = inherited(subject.loaded.config.variants, key, "engine") or Engine()
-    return settings, tensorrt_flavours.choose(settings.flavour, gpu=subject.environment.gpu is not None)
+    flavour = tensorrt_flavours.choose(settings.flavour, gpu=subject.environment.gpu is not None)
+    if flavour.name == "tensorrt":
+        flavour = replace(flavour, install=f"pip install '{tensorrt_requirement(subject.limits)}'")
+    return settings, flavour
 
 
 def problems(subject: Subject, key: str) -> Iterator[Problem]:
@@ -42,19 +45,24 @@ def problems(subject: Subject, key: str) -> Iterator[Problem]:
         flavour.name, precision=precision, gpus=settings.gpus, options=options
     ):
         found.append(((name,), message))
-    version = tensorrt_flavours.installed("tensorrt") if flavour.name == "tensorrt" else None
-    if (
-        version
-        and not settings.version_compatible
-        and (conflict := tensorrt_conflict(subject.limits, version, is_built="would be"))
-    ):
-        found.append(((), f"{conflict}: build it in {tensorrt_image(subject.limits)}, or set triton.target"))
+    if flavour.name == "tensorrt" and (conflict := _version_conflict(subject.limits, settings)):
+        found.append(
+            ((), f"{conflict}: {flavour.install}, build it in {tensorrt_image(subject.limits)}, or set triton.target")
+        )
     if flavour.name == "tensorrt" and settings.gpus and settings.hardware_compatibility == "ampere_plus":
         found.append((("gpus",), _NOT_FOR_ALL))
     for path, message in found:
         place = ("variants", owner(variants, key, "engine"), "engine", *path)
         where = subject.loaded.where(*place)
         yield Problem(where=where, key=".".join(str(part) for part in place), message=message)
+
+
+def _version_conflict(limits: Limits, settings: Engine) -> str:
+    """Why the target cannot load what the TensorRT installed here builds; empty where it can, or nothing is known."""
+    version = tensorrt_flavours.installed("tensorrt")
+    if version is None or (settings.version_compatible and has_later_tensorrt(limits, version)):
+        return ""
+    return tensorrt_conflict(limits, version, is_built="would be")
 
 
 _NOT_FOR_ALL = (

@@ -25,7 +25,7 @@ variants:
   int8: {{from: onnx, format: tensorrt, precision: int8, engine: {{flavour: {flavour}, gpus: [{gpu}]}}}}
   two: {{from: fp16, engine: {{flavour: {flavour}, gpus: [{gpu}], profiles: [{{N: [1, 1, 16]}}, {{N: [1, 16, 16]}}]}}}}
 gates: {{accuracy: {{metric: top1, max_drop: 0.01}}}}
-triton: {{max_batch_size: 16}}
+triton: {{max_batch_size: 16, target: "26.08"}}  # its TensorRT is not known: any may build for it
 """
 
 

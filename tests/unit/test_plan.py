@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor, environment, target, tensorrt_flavours
+from pipeline import doctor, environment, tensorrt_flavours
 from pipeline import plan as planning
 from pipeline.config.load import load
 from pipeline.environment import Gpu
@@ -198,15 +198,18 @@ def test_an_engine_is_judged_itself_where_its_gpu_is(
 
 def test_a_machine_that_cannot_build_an_engine_is_told_so(tmp_path: Path) -> None:
     made = plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt", text=PRECISIONS)
-    assert any(row.startswith("m_trt_fp16: tensorrt: not installed; pip install") for row in made.missing_for_engines)
+    assert any(
+        row.startswith("m_trt_fp16: tensorrt: not installed; pip install 'tensorrt==10.5.0.*'")
+        for row in made.missing_for_engines
+    )
     assert made.missing_to_build == ()
 
 
 @pytest.fixture
 def classic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A machine with an A100 and TensorRT 10.16, and the flavour in the YAML."""
+    """A machine with an A100 and the TensorRT of Triton 24.10, and the flavour in the YAML."""
     machine(monkeypatch, tmp_path, gpu=A100)
-    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.16.1")
+    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.5.0")
     return "variants.trt_fp16.engine.flavour=tensorrt"
 
 
@@ -236,14 +239,17 @@ def test_what_classic_tensorrt_cannot_do_is_told(
 def test_an_engine_that_the_target_could_not_load_says_what_to_do(
     tmp_path: Path, classic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "limits", lambda release: replace(target.limits(release), tensorrt="10.20.0"))
+    compatible = "variants.trt_fp16.engine.version_compatible=true"
+    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.16.1")
+    for overrides in ([classic], [classic, compatible]):  # a later TensorRT's engine is not compatible either
+        with pytest.raises(ConfigError) as caught:
+            plan(tmp_path, *overrides, text=PRECISIONS)
+        message = next(row.message for row in caught.value.problems if row.key == "variants.trt_fp16.engine")
+        assert "the engine would be built by TensorRT 10.16.1, and Triton 24.10's container has 10.5.0.18" in message
+        assert ": pip install 'tensorrt==10.5.0.*', build it in nvcr.io/nvidia/tensorrt:24.10-py3, or " in message
+    monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.4.0")
     with pytest.raises(ConfigError) as caught:
-        plan(tmp_path, classic, text=PRECISIONS)
-    problem = caught.value.problems[0]
-    assert "the engine would be built by TensorRT 10.16.1, and Triton 24.10's container has 10.20.0" in problem.message
-    assert problem.message.endswith("build it in nvcr.io/nvidia/tensorrt:24.10-py3, or set triton.target")
-    with pytest.raises(ConfigError) as caught:
-        plan(tmp_path, classic, "variants.trt_fp16.engine.version_compatible=true", text=PRECISIONS)
+        plan(tmp_path, classic, compatible, text=PRECISIONS)
     assert "trt_fp16" not in "".join(problem.key for problem in caught.value.problems)
 
 

@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.target import has_later_tensorrt, limits, releases, tensorrt_conflict, tensorrt_image
+from pipeline.target import (
+    has_later_tensorrt,
+    limits,
+    releases,
+    tensorrt_conflict,
+    tensorrt_image,
+    tensorrt_requirement,
+)
 
 
 def test_the_default_release_has_the_limits_of_its_onnx_runtime() -> None:
@@ -46,10 +53,17 @@ def test_an_unknown_python_is_said_to_be_unknown() -> None:
 
 
 def test_no_release_is_given_a_tensorrt_that_no_source_says() -> None:
-    # Those of the trtllm images (10.14.1.48 for 26.07) are not those of the -py3 images.
-    assert {limits(name).tensorrt for name in releases()} == {None}
+    known = {name: limits(name).tensorrt for name in releases() if limits(name).tensorrt}
+    assert set(known) == {"24.08", "24.10", "24.12", "25.01"}
+    assert known["24.10"] == "10.5.0.18"
+    # That of the trtllm image (10.14.1.48 for 26.07) is not that of the -py3 image.
     assert tensorrt_conflict(limits("26.07"), "10.14.1") == ""
     assert tensorrt_image(limits("26.07")) == "nvcr.io/nvidia/tensorrt:26.07-py3"
+
+
+def test_pip_is_asked_for_the_tensorrt_of_the_release() -> None:
+    assert tensorrt_requirement(limits("24.10")) == "tensorrt==10.5.0.*"
+    assert tensorrt_requirement(limits("26.07")) == "tensorrt"
 
 
 @pytest.mark.parametrize(

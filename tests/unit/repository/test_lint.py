@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,16 +170,27 @@ def test_a_linked_version_directory_is_read(tmp_path: Path) -> None:
     assert ("onnx-corrupt", "tiny/1/model.onnx") in rules(lint(root))
 
 
-def test_a_deep_tree_is_left_alone(tmp_path: Path) -> None:
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A repository with a tree deeper than a path may be long, and than Python recurses."""
     root = write(tmp_path, tiny())
-    folder = os.open(root / "tiny", os.O_RDONLY)
-    for _ in range(1200):  # deeper than a path may be long, and than Python recurses
+    top, rest = root / "tiny" / "deeper", root / "tiny" / "rest"
+    folder = os.open(top.parent, os.O_RDONLY)
+    for _ in range(1200):
         os.mkdir("deeper", dir_fd=folder)
         below = os.open("deeper", os.O_RDONLY, dir_fd=folder)
         os.close(folder)
         folder = below
     os.close(folder)
-    found = lint(root)
+    yield root
+    while (top / "deeper").is_dir():  # pytest removes old folders by recursion: a later run would fail at this one
+        (top / "deeper").rename(rest)
+        top.rmdir()
+        rest.rename(top)
+
+
+def test_a_deep_tree_is_left_alone(deep: Path) -> None:
+    found = lint(deep)
     assert {item.rule for item in found} == {"tree-too-large", "version-directory-ignored"}
 
 

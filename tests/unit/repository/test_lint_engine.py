@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,87 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline import target as releases
-from pipeline.repository.lint import Finding, lint
+from pipeline.repository.lint import lint
 from pipeline.repository.lint.engine_sidecar import compute_capability
 
+from .lint_engines import CC_CONFIG, CONFIG, RELEASE, RTX_CONFIG, engine_bytes, findings, fleet, plain, rtx, sidecar
 from .lint_repository import check, only, replaced, rules, write
-
-RELEASE = "26.07"
-CONFIG = """
-platform: "tensorrt_plan" backend: "tensorrt" max_batch_size: 8
-input { name: "x" data_type: TYPE_FP32 dims: [ 3, -1 ] }
-output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
-instance_group { kind: KIND_GPU count: 1 profile: [ "0", "1" ] }
-"""
-CC_CONFIG = (
-    CONFIG
-    + """
-cc_model_filenames { key: "8.0" value: "model_sm80.plan" }
-cc_model_filenames { key: "8.9" value: "model_sm89.plan" }
-"""
-)
-RTX_CONFIG = CONFIG.replace('platform: "tensorrt_plan" backend: "tensorrt"', 'backend: "tensorrt_rtx"').replace(
-    ' profile: [ "0", "1" ]', ""
-)
-PLAN = b"a plan"
-Change = Callable[[dict[str, Any]], object]
-
-
-def engine_bytes(size: int = 100) -> bytes:
-    """The outside of a TensorRT-RTX engine: magic, and its length at offset 16."""
-    return b"vtrt" + bytes(12) + size.to_bytes(8, "little") + bytes(size - 24)
-
-
-def sidecar(data: bytes = PLAN, **changes: Any) -> dict[str, Any]:
-    """What the tool writes beside an engine of these bytes."""
-    small = {"min": [1, 3, 16], "opt": [4, 3, 16], "max": [8, 3, 32]}
-    large = {"min": [1, 3, 32], "opt": [8, 3, 64], "max": [16, 3, 64]}
-    facts: dict[str, Any] = {
-        "flavour": "tensorrt",
-        "version": "10.16.1",
-        "compute_capabilities": ["8.0"],
-        "profiles": [{"x": small}, {"x": large}],
-        "precision": "fp16",
-        "inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 3, -1]}],
-        "outputs": [{"name": "y", "dtype": "float32", "shape": [-1, 4]}],
-        "onnx_sha256": "0" * 64,
-        "plan_sha256": hashlib.sha256(data).hexdigest(),
-        "layers": {"Half": 12},
-    }
-    return {**facts, **changes}
-
-
-def plain(config: str = CONFIG, facts: Mapping[str, Any] | None = None) -> dict[str, str | bytes]:
-    """The good model ``trt``: one plan with its sidecar."""
-    text = json.dumps(sidecar() if facts is None else facts)
-    return {"trt/config.pbtxt": config, "trt/1/model.plan": PLAN, "trt/1/engine.json": text}
-
-
-def fleet(config: str = CC_CONFIG, sm80: Any = ("8.0",), sm89: Any = ("sm_89",)) -> dict[str, str | bytes]:
-    """The good model ``trt`` of a plan for each of two capabilities."""
-    files: dict[str, str | bytes] = {"trt/config.pbtxt": config}
-    for name, capabilities in (("model_sm80.plan", sm80), ("model_sm89.plan", sm89)):
-        data = name.encode()
-        files[f"trt/1/{name}"] = data
-        files[f"trt/1/{name}.json"] = json.dumps(sidecar(data, compute_capabilities=list(capabilities)))
-    return files
-
-
-def rtx(config: str = RTX_CONFIG, data: bytes | None = None, **changes: Any) -> dict[str, str | bytes]:
-    """The good model ``rtx``: one engine for two capabilities."""
-    engine = engine_bytes() if data is None else data
-    known = {"flavour": "tensorrt_rtx", "version": "1.7.1.116", "compute_capabilities": ["sm_80", "sm_120"], **changes}
-    facts = json.dumps(sidecar(engine, **known))
-    return {"rtx/config.pbtxt": config, "rtx/1/model.engine": engine, "rtx/1/model.engine.json": facts}
-
-
-def findings(root: Path, files: Mapping[str, str | bytes], release: Any = RELEASE) -> list[Finding]:
-    """Findings on models that this tool built for ``release``, but that no container has the backend of RTX."""
-    for name in {name.split("/")[0] for name in files}:
-        text = json.dumps({"target": {"release": release}})
-        write(root / "r.state", {f"manifests/{name}/1.json": text})
-    found = check(root / "r", files, target=RELEASE)
-    return [item for item in found if item.rule != "backend-not-in-containers"]
 
 
 @pytest.mark.parametrize("files", [plain(), fleet(), rtx()], ids=["one", "one per capability", "rtx"])
@@ -177,6 +98,9 @@ def test_engines_under_the_other_flavours_backend(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = check(tmp_path / "known", plain())
+    assert "built by TensorRT 10.16.1, and Triton 24.10's container has 10.5.0.18" in found.reason
+    assert check(tmp_path / "same", plain(facts=sidecar(version="10.5.0"))) == []
     known = replace(releases.limits(RELEASE), tensorrt="10.14.1.48")
     monkeypatch.setattr(releases, "limits", lambda _: known)
     (found,) = findings(tmp_path / "bad", plain())
@@ -338,137 +262,6 @@ def test_one_sidecar_for_several_engines(tmp_path: Path) -> None:
 
 def test_an_empty_sidecar_says_nothing(tmp_path: Path) -> None:
     assert findings(tmp_path, plain(facts={"written_by": "another tool", "profiles": None})) == []
-
-
-# Shapes
-
-
-def profile(**changes: list[int]) -> Change:
-    return lambda facts: facts["profiles"][0]["x"].update(changes)
-
-
-CASES = [
-    ("engine-profile-batch", "error", profile(min=[2, 3, 16]), "batches of 2 and more"),
-    ("engine-profile-batch", "error", profile(max=[4, 3, 32]), "max_batch_size is 8 (server#4445)"),
-    ("engine-profile-range", "error", profile(min=[1, 4, 16], opt=[1, 4, 16], max=[8, 4, 32]),
-     "profile 0, input 'x' takes [1, 4, 16] to [8, 4, 32]; config.pbtxt gives it [-1, 3, -1] with its batch"),
-    ("engine-profile-range", "error", profile(min=[1, 16], opt=[1, 16], max=[8, 32]), "[1, 16] to [8, 32]"),
-    ("engine-profile-fixed", "warning",
-     lambda facts: [span["x"].update({key: [*span["x"][key][:2], 32] for key in span["x"]})
-                    for span in facts["profiles"]],
-     "is [3, -1] by config.pbtxt, and the engine's profiles take [3, 32] only"),
-    ("engine-tensor-unknown", "error", lambda facts: facts["profiles"][1].update(z=facts["profiles"][1]["x"]),
-     "needs the input 'z'"),
-    ("engine-tensor-unknown", "error", lambda facts: facts["inputs"].append({"name": "z"}), "needs the input 'z'"),
-    ("engine-tensor-unknown", "error", lambda facts: facts["inputs"].clear(), "has the input 'x'; the engine has none"),
-    ("engine-tensor-unknown", "error", lambda facts: facts["outputs"][0].update(name="z"),
-     "has the output 'y'; the engine has z"),
-    ("engine-data-type", "error", lambda facts: facts["inputs"][0].update(dtype="float16"),
-     "is TYPE_FP32 in config.pbtxt and TYPE_FP16 in the engine"),
-    ("engine-data-type", "error", lambda facts: facts["outputs"][0].update(dtype="int64"), "TYPE_INT64"),
-    ("engine-batch-dimension", "error", lambda facts: facts["inputs"][0].update(shape=[1, 3, -1]),
-     "max_batch_size is 8, and input 'x' is [1, 3, -1] in the engine"),
-    ("engine-shape", "error", lambda facts: facts["inputs"][0].update(shape=["N", 3, 224]), "[-1, 3, 224]"),
-    ("engine-shape", "error", lambda facts: facts["outputs"][0].update(shape=["N", 5]), "output 'y' is [-1, 4]"),
-    ("engine-shape", "error", lambda facts: facts["outputs"][0].update(shape=["N", 4, 1]), "[-1, 4, 1]"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rule", "severity", "change", "reason"), CASES)
-def test_an_engine_that_is_not_what_is_configured(
-    tmp_path: Path, rule: str, severity: str, change: Change, reason: str
-) -> None:
-    facts = copy.deepcopy(sidecar())
-    change(facts)
-    found = findings(tmp_path, plain(facts=facts))
-    assert only(found) == (rule, "trt/1/model.plan", severity)
-    assert reason in found[0].reason
-
-
-def test_a_profile_the_engine_does_not_have(tmp_path: Path) -> None:
-    found = findings(tmp_path / "a", plain(replaced(CONFIG, '"1"', '"2"')))
-    assert only(found) == ("engine-profile-index", "trt/config.pbtxt", "error")
-    assert "names profile 2; trt/1/model.plan has 2, numbered from 0" in found[0].reason
-    found = findings(tmp_path / "b", plain(facts=sidecar(profiles=[])))  # fixed shapes: one profile of its own
-    assert "names profile 1;" in found[0].reason
-    found = findings(tmp_path / "c", plain(replaced(CONFIG, '"1"', f'"{"9" * 5000}"')))
-    assert only(found)[0] == "engine-profile-index"
-
-
-def warmed(size: int, config: str = CONFIG, batch_size: int = 1) -> str:
-    """A configuration with a warmup sample of so many columns."""
-    data = f"data_type: TYPE_FP32 dims: [ 3, {size} ] zero_data: true"
-    return f'{config} model_warmup {{ name: "w" batch_size: {batch_size} inputs {{ key: "x" value {{ {data} }} }} }}'
-
-
-@pytest.mark.parametrize(
-    ("size", "profile", "fits"),
-    [(15, '"0", "1"', False), (16, '"0", "1"', True), (64, '"0", "1"', True), (65, '"0", "1"', False),
-     (64, '"0"', False), (64, "", False), (16, "", True), (16, '"1"', False)],
-)  # fmt: skip
-def test_a_warmup_sample_that_the_engine_must_refuse(tmp_path: Path, size: int, profile: str, fits: bool) -> None:
-    config = replaced(CONFIG, '"0", "1"', profile) if profile else replaced(CONFIG, 'profile: [ "0", "1" ]', "")
-    found = findings(tmp_path, plain(warmed(size, config)))
-    if fits:
-        assert found == []
-    else:
-        assert only(found) == ("warmup-profile", "trt/config.pbtxt", "error")
-        assert f"warmup sample 'w' has x [1, 3, {size}], and no profile of trt/1/model.plan" in found[0].reason
-
-
-def test_rtx_instances_use_all_profiles_and_a_skipped_warmup_is_no_request(tmp_path: Path) -> None:
-    assert findings(tmp_path / "rtx", rtx(warmed(64, RTX_CONFIG))) == []
-    assert only(findings(tmp_path / "bad", rtx(warmed(65, RTX_CONFIG))))[0] == "warmup-profile"
-    assert only(findings(tmp_path / "none", plain(warmed(65, batch_size=0))))[0] == "warmup-skipped"
-
-
-def test_profiles_that_fix_different_sizes_leave_the_dimension_open(tmp_path: Path) -> None:
-    spans = [{"x": {key: [batch, 3, size] for key, batch in (("min", 1), ("opt", 8), ("max", 8))}} for size in (16, 32)]
-    assert findings(tmp_path, plain(facts=sidecar(profiles=spans))) == []
-
-
-def test_a_configuration_may_fix_what_the_engine_leaves_open(tmp_path: Path) -> None:
-    assert findings(tmp_path / "in", plain(replaced(CONFIG, "[ 3, -1 ]", "[ 3, 32 ]"))) == []
-    found = findings(tmp_path / "out", plain(replaced(CONFIG, "[ 3, -1 ]", "[ 3, 64 ]")))
-    assert only(found) == ("engine-profile-range", "trt/1/model.plan", "error")
-    assert "profile 0" in found[0].reason
-
-
-def test_an_engine_for_lone_requests(tmp_path: Path) -> None:
-    alone = {"min": [1, 3, 16], "opt": [1, 3, 16], "max": [1, 3, 32]}
-    config = replaced(CONFIG, "max_batch_size: 8", "max_batch_size: 1")
-    assert findings(tmp_path, plain(config, sidecar(profiles=[{"x": alone}] * 2))) == []
-
-
-def test_ranges_of_a_ragged_input_are_of_all_requests_together(tmp_path: Path) -> None:
-    config = replaced(CONFIG, "dims: [ 3, -1 ]", "dims: [ 3, -1 ] allow_ragged_batch: true")
-    span = {"min": [1], "opt": [64], "max": [512]}
-    facts = sidecar(profiles=[{"x": span}] * 2, inputs=[{"name": "x", "dtype": "float32", "shape": [-1]}])
-    assert findings(tmp_path, plain(config, facts)) == []
-
-
-def test_shapes_without_batching(tmp_path: Path) -> None:
-    config = replaced(CONFIG, "max_batch_size: 8", "").replace("[ 3, -1 ]", "[ 2, 3, 16 ]").replace("[ 4 ]", "[ 2, 4 ]")
-    facts = sidecar(
-        profiles=None, inputs=[{"name": "x", "shape": [2, 3, 16]}], outputs=[{"name": "y", "shape": [2, 4]}]
-    )
-    assert findings(tmp_path / "good", plain(config, facts)) == []
-    found = findings(tmp_path / "bad", plain(config, {**facts, "inputs": [{"name": "x", "shape": [2, 3, 32]}]}))
-    assert only(found)[0] == "engine-shape"
-    assert found[0].fix == "write dims: [2, 3, 32]"
-
-
-def test_a_reshape_is_what_the_engine_sees(tmp_path: Path) -> None:
-    config = replaced(CONFIG, "dims: [ 3, -1 ]", "dims: [ 1, 3, -1 ] reshape { shape: [ 3, -1 ] }")
-    assert findings(tmp_path, plain(config)) == []
-
-
-def test_values_of_a_shape_tensor_are_no_shape(tmp_path: Path) -> None:
-    config = CONFIG + 'input { name: "size" data_type: TYPE_INT32 dims: [ 2 ] is_shape_tensor: true }'
-    facts = sidecar()
-    facts["inputs"].append({"name": "size", "dtype": "int32", "shape": [2]})
-    facts["profiles"][0]["size"] = {"min": [16, 16], "opt": [32, 32], "max": [64, 64]}
-    assert findings(tmp_path, plain(config, facts)) == []
 
 
 def test_any_sidecar_gives_findings_and_nothing_else(tmp_path: Path) -> None:
