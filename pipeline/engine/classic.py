@@ -1,6 +1,6 @@
 """What only classic TensorRT (10, 11) has: it builds on the GPU it builds for, and keeps what it timed there.
 
-Written against the bindings of 10.16.1 and 11.4.0; never run where this was written, for want of a GPU.
+Written against the bindings of 10.3.0, 10.16.1 and 11.4.0; never run where this was written, for want of a GPU.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pipeline.errors import StageError
 from pipeline.runtimes.onnxruntime import OnnxRuntime
 from pipeline.runtimes.tensorrt import TensorRtRuntime
 from pipeline.tensorrt_flavours import FlavourName
-from tests.integration.test_engines import IMAGES, TOKENS, engine_spec, image_net, saved
+from tests.integration.engine_graphs import IMAGES, TOKENS, engine_spec, image_net, saved
 from tests.models.make_models import masked_sum_onnx, row_sum_onnx
 
 pytestmark = pytest.mark.gpu

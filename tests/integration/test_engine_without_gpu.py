@@ -26,7 +26,7 @@ from pipeline.runtimes.tensorrt import TensorRtRuntime
 from pipeline.serve import triton
 from tests.gpu.test_build import YAML
 from tests.integration.conftest import CONFIGS
-from tests.integration.test_engines import IMAGES, engine_spec, image_net
+from tests.integration.engine_graphs import IMAGES, engine_spec, image_net
 from tests.models.make_models import tensor_text
 from tests.unit.runtimes.fake_tensorrt import Cuda
 

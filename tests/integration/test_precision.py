@@ -24,7 +24,7 @@ from pipeline.optimize import half, int8
 from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS
-from tests.integration.test_engines import TOKENS, saved
+from tests.integration.engine_graphs import TOKENS, saved
 
 YAML = """
 name: digits
@@ -151,10 +151,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(bench: Bench, othe
 def test_classic_tensorrt_without_a_gpu_is_a_lack_or_a_row_that_says_so(bench: Bench) -> None:
     bad = bench.refused("{from: onnx, format: tensorrt, engine: {flavour: tensorrt}}")
     assert bad.exit_code == 3
-    assert "pip install tensorrt" in bad.error
+    assert "pip install 'tensorrt==10.5.0.*'" in bad.error
     report = bench.build("{from: onnx, format: tensorrt, engine: {flavour: tensorrt, when_unavailable: skip}}")
     assert report.exit_code == 0
-    assert "pip install tensorrt" in report.variants[1].skipped
+    assert "pip install 'tensorrt==10.5.0.*'" in report.variants[1].skipped
     assert (report.variants[1].entry, report.variants[1].error) == (None, "")
 
 
