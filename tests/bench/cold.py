@@ -1,4 +1,4 @@
-"""A cold ``build --no-serve`` of resnet.yaml against the same library calls written as a flat script."""
+"""A cold ``build --no-serve`` of resnet.yaml's fp32 variants against the same library calls as a flat script."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def measure(folder: Path) -> str:
             shutil.rmtree(folder / name, ignore_errors=True)
         python(
             "-m", "pipeline", "build", "configs/resnet.yaml", "--no-serve",
+            "--variant", "onnx", "--variant", "torchscript",
             "--repository", folder / "repository", "--work-dir", folder / "work",
         )  # fmt: skip
 
@@ -24,4 +25,4 @@ def measure(folder: Path) -> str:
     seconds = interleaved({"flat script": flat, "pipeline build --no-serve": build}, rounds=2)
     base = min(seconds["flat script"])
     rows = [(name, f"{min(times):.1f}", f"{min(times) / base:.2f}") for name, times in seconds.items()]
-    return table(("resnet.yaml, cold", "s", "ratio"), rows)
+    return table(("resnet.yaml, cold, onnx and torchscript", "s", "ratio"), rows)
