@@ -26,6 +26,8 @@ PARTS = {
 
 def main(names: list[str]) -> None:
     """Run the named parts, or all, and print a Markdown table for each."""
+    if unknown := [name for name in names if name not in PARTS]:
+        sys.exit(f"no such part: {', '.join(unknown)}; usage: python -m tests.bench [{'|'.join(PARTS)}]...")
     for name in names or PARTS:
         with tempfile.TemporaryDirectory(prefix="bench.") as folder:
             print(PARTS[name](Path(folder)), end="\n\n", flush=True)
