@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from packaging.version import InvalidVersion, Version
+
 from pipeline.errors import ConfigError
 
 
@@ -162,8 +164,16 @@ def limits(release: str) -> Limits:
 
 def has_later_tensorrt(limits: Limits, version: str) -> bool:
     """Whether a release's TensorRT is known and later than a version: it loads what is built version-compatible."""
-    theirs, built = ([int(part) for part in text.split(".")] for text in (limits.tensorrt or "0", version))
-    return theirs > built
+    theirs, built = _numbers(limits.tensorrt or ""), _numbers(version)
+    return bool(built) and theirs > built
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, ``(10, 7, 0)`` of PyPI's ``10.7.0.post1``; none of what is no version (``unknown``)."""
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()
 
 
 def tensorrt_requirement(limits: Limits) -> str:
@@ -184,7 +194,7 @@ def tensorrt_conflict(limits: Limits, version: str, *, is_built: Literal["was", 
 
     Args:
         limits: the release that shall load it.
-        version: TensorRT that builds the engine, ``10.16.1`` or with the build number ``10.16.1.11``.
+        version: TensorRT that builds the engine, ``10.16.1`` or with the build number ``10.16.1.11``; may be unknown.
         is_built: whether it has done so.
 
     Returns:
@@ -196,7 +206,7 @@ def tensorrt_conflict(limits: Limits, version: str, *, is_built: Literal["was", 
     """
     if limits.tensorrt is None:
         return ""
-    pairs = zip(limits.tensorrt.split("."), version.split("."), strict=False)
+    pairs = zip(_numbers(limits.tensorrt), _numbers(version), strict=False)
     if all(theirs == built for theirs, built in pairs):
         return ""
     return (

@@ -71,6 +71,8 @@ def test_pip_is_asked_for_the_tensorrt_of_the_release() -> None:
     [
         ("10.14.1.48", "10.14.1.48", True),
         ("10.14.1.48", "10.14.1", True),
+        ("10.14.1.48", "10.14.1.post1", True),  # as PyPI's 10.7.0.post1
+        ("10.14.1.48", "unknown", True),  # installed without metadata: nothing is guessed
         ("10.14", "10.14.1", True),
         ("10.14.1.48", "10.14.1.49", False),
         ("10.14.1", "10.14.2", False),
@@ -94,6 +96,8 @@ def test_an_engine_loads_in_the_tensorrt_that_built_it(has: str, built: str, loa
         ("10.14.1", "10.14.2", False),
         ("10.14.1", "11.0.0", False),
         (None, "10.14.1", False),
+        ("10.14.1", "10.9.0.post1", True),
+        ("10.14.1", "unknown", False),
     ],
 )
 def test_a_later_tensorrt_loads_what_is_version_compatible(has: str | None, built: str, later: bool) -> None:
