@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
+
+# A shell without job control starts its background jobs with Ctrl-C ignored, and so would the children be that tests
+# interrupt: a test run in the background would wait for them in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pipeline(
