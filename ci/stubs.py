@@ -49,26 +49,26 @@ FLAVOURS = {
         wheel="tensorrt-cu12-bindings==10.3.0",
         module="tensorrt_bindings",
         libraries="libnvinfer.so.10 libnvinfer_plugin.so.10 libnvonnxparser.so.10",
-        other="pipeline/engine/rtx.py",
+        other="pipeline/formats/tensorrt/rtx.py",
     ),
     "tensorrt-10": Flavour(
         wheel="tensorrt-cu12-bindings==10.16.1.11",
         module="tensorrt_bindings",
         libraries="libnvinfer.so.10 libnvinfer_plugin.so.10 libnvonnxparser.so.10",
-        other="pipeline/engine/rtx.py",
+        other="pipeline/formats/tensorrt/rtx.py",
     ),
     # The cu13 wheel of this version gives the same stubs, byte for byte (measured with pybind11-stubgen 3.0.0).
     "tensorrt-11": Flavour(
         wheel="tensorrt-cu12-bindings==11.4.0.106",
         module="tensorrt_bindings",
         libraries="libnvinfer.so.11 libnvinfer_plugin.so.11 libnvonnxparser.so.11",
-        other="pipeline/engine/rtx.py",
+        other="pipeline/formats/tensorrt/rtx.py",
     ),
     "tensorrt-rtx": Flavour(
         wheel="tensorrt-rtx-cu12-bindings==1.7.1.116",
         module="tensorrt_rtx_bindings",
         libraries="libtensorrt_rtx.so.1 libtensorrt_onnxparser_rtx.so.1",
-        other="pipeline/engine/classic.py",
+        other="pipeline/formats/tensorrt/classic.py",
     ),
 }
 

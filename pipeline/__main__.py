@@ -7,13 +7,13 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.errors import PipelineError
-from pipeline.printing import printable
+from pipeline.base.errors import PipelineError
+from pipeline.base.printing import printable
 
 
 def main() -> int:
     """Run the command line and return its exit code; only our own bugs end in a traceback (exit 1)."""
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     try:
         app()

@@ -10,9 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.neural_network import MLPClassifier
 
-from pipeline import datasets
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.schema import Data
+from pipeline.data import datasets
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 1, 8, 8), layout="NCHW"),),

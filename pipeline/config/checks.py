@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import model_config
-from pipeline.artifacts import NUMPY_DTYPES
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import NUMPY_DTYPES
 from pipeline.config import (
     deployment_checks,
     ensemble_checks,
@@ -24,8 +25,7 @@ from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.schema import Config, Input
 from pipeline.config.subject import Found, Subject, chain_of, given
-from pipeline.errors import ConfigError
-from pipeline.target import limits
+from pipeline.machine.target import limits
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
 MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, MappingStartEvent, ScalarEvent, SequenceStartEvent
 from ruamel.yaml.reader import ReaderError
 
-from pipeline.errors import Problem
+from pipeline.base.errors import Problem
 
 Key = tuple[str | int, ...]
 

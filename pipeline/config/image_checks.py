@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pipeline.base.errors import ConfigError
 from pipeline.config import images
 from pipeline.config.document import Key
 from pipeline.config.schema import Config, Data
 from pipeline.config.subject import Found, Subject
-from pipeline.errors import ConfigError
 
 
 def preprocess(subject: Subject) -> Found:

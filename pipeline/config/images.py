@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.schema import Data, Postprocess, Preprocess
-from pipeline.errors import ConfigError
-from pipeline.postprocessing import Postprocessing
-from pipeline.preprocessing import Preprocessing
+from pipeline.images.postprocessing import Postprocessing
+from pipeline.images.preprocessing import Preprocessing
 
 Size = tuple[int, int]
 

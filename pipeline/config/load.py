@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.base.errors import ConfigError, Problem
 from pipeline.config import checks, document, explain
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import json_schema
 from pipeline.config.schema import Config, Data
-from pipeline.errors import ConfigError, Problem
 
 __all__ = ["LoadedConfig", "expand", "json_schema", "load"]
 

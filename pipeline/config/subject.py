@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.document import Key
 from pipeline.config.schema import Config, Input, Output
 

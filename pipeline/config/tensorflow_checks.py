@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from pipeline.base.errors import ConfigError
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
 from pipeline.config.schema import TF2ONNX_MAX_OPSET
 from pipeline.config.subject import Found, Subject
-from pipeline.errors import ConfigError
-from pipeline.target import LAST_WITH_TENSORFLOW, limits
+from pipeline.machine.target import LAST_WITH_TENSORFLOW, limits
 
 
 def formats(subject: Subject) -> Found:

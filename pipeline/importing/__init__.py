@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import files
-from pipeline.artifacts import NUMPY_DTYPES
+from pipeline.base import files
+from pipeline.base.errors import ConfigError, MissingError, Problem
+from pipeline.base.values import NUMPY_DTYPES
 from pipeline.config import load as loading
-from pipeline.errors import ConfigError, MissingError, Problem
 from pipeline.importing import archive as archives
 from pipeline.importing import manifest as manifests
 from pipeline.importing import model, serving, tensors, writing

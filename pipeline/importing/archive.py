@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from pipeline import files
-from pipeline.errors import ConfigError
+from pipeline.base import files
+from pipeline.base.errors import ConfigError
 from pipeline.importing import zips
 
 MAX_BYTES = 16 * 2**30

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import ConfigError
 from pipeline.config import document
-from pipeline.errors import ConfigError
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 MAX_TEXT_BYTES = 4 << 20

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.importing import screen, tensors, zips
 from pipeline.importing.manifest import MAX_TEXT_BYTES, Manifest
 from pipeline.importing.tensors import Tensor
-from pipeline.repository.lint import torchscript as lint
-from pipeline.source import onnx as given_onnx
+from pipeline.lint import torchscript as lint
+from pipeline.sources import onnx as given_onnx
 
 _MAX_RECORDS = 30_000  # of a file of torch: one for each tensor and each file of code
 _BROKEN = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error)

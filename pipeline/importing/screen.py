@@ -10,8 +10,8 @@ import zipfile
 from collections.abc import Iterator
 from itertools import groupby
 
-from pipeline.repository.lint import torchscript as lint
-from pipeline.repository.lint.model import MAX_TEXT_BYTES
+from pipeline.lint import torchscript as lint
+from pipeline.lint.model import MAX_TEXT_BYTES
 
 _OPERATORS = frozenset({"save", "from_file", "read_file", "write_file"})  # of torch; the last two of torchvision
 _NAMESPACES = frozenset({"torch", "ops", "aten"})

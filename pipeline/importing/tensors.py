@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artifacts import NUMPY_DTYPES, Dim
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import NUMPY_DTYPES, Dim
 
 _LETTER = re.compile(r"[A-Z][A-Za-z0-9_]{0,15}")  # config.schema.DimLetter
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")

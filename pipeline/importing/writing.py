@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.printing import printable
+from pipeline.base.errors import ConfigError
+from pipeline.base.printing import printable
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _OTHER_MEANINGS = ("null", "true", "false", "yes", "no", "on", "off")

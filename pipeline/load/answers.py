@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import Array, Tensors
+from pipeline.base.values import Array, Tensors
 
 _TOLERANCE = 1e-2
 """Farthest an answer under load may be from the one given alone. TF32, fp16 and int8 kernels chosen by batch size

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import Array, Tensors
-from pipeline.errors import ConfigError
-from pipeline.smoke.client import read_inputs
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import Array, Tensors
+from pipeline.proof.client import read_inputs
 
 MOST = 64
 """Most inputs of one load: each is asked alone first."""

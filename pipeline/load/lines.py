@@ -16,11 +16,11 @@ import numpy as np
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from pipeline.artifacts import Array, Tensors
-from pipeline.errors import SmokeError
-from pipeline.smoke.connection import GrpcConnection, HttpConnection
-from pipeline.smoke.shared_memory import give_back, new_name, registered
-from pipeline.smoke.values import Prepared, Reply, Request
+from pipeline.base.errors import SmokeError
+from pipeline.base.values import Array, Tensors
+from pipeline.proof.connection import GrpcConnection, HttpConnection
+from pipeline.proof.shared_memory import give_back, new_name, registered
+from pipeline.proof.values import Prepared, Reply, Request
 
 _GIVE_BACK_S = 1.0  # for all regions together; a server that hangs keeps nobody waiting
 

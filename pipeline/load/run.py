@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import Progress, Tensors
-from pipeline.errors import ConfigError, MissingError, SmokeError
+from pipeline.base.errors import ConfigError, MissingError, SmokeError
+from pipeline.base.values import Progress, Tensors
 from pipeline.load import inputs, lines
 from pipeline.load.answers import Judge, distinct
 from pipeline.load.ledger import Ledger, Outcome
-from pipeline.smoke.client import served_config
-from pipeline.smoke.connection import GrpcConnection, HttpConnection, is_loopback
-from pipeline.smoke.shared_memory import ForeignMemoryError
-from pipeline.smoke.values import NoAnswerError, RefusedError, Reply, Request
+from pipeline.proof.client import served_config
+from pipeline.proof.connection import GrpcConnection, HttpConnection, is_loopback
+from pipeline.proof.shared_memory import ForeignMemoryError
+from pipeline.proof.values import NoAnswerError, RefusedError, Reply, Request
 
 Protocol = Literal["http", "grpc", "shm"]
 _GRACE_S = 3.0  # for answers on their way when a person interrupts

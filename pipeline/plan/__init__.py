@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline import doctor
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline.base.errors import ConfigError
+from pipeline.base.store import Step
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config import images
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import Data, Input, Output
-from pipeline.environment import Environment
-from pipeline.errors import ConfigError
+from pipeline.machine import doctor
+from pipeline.machine.environment import Environment
+from pipeline.machine.target import Limits, limits
 from pipeline.plan import deployments
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
 from pipeline.plan.values import (
@@ -27,8 +29,6 @@ from pipeline.plan.values import (
     Variant,
 )
 from pipeline.plan.variants import resolve
-from pipeline.store import Step
-from pipeline.target import Limits, limits
 
 __all__ = [
     "BuildPlan",
@@ -223,7 +223,7 @@ def with_source_labels(plan: BuildPlan, labels: tuple[str, ...]) -> Signature:
 def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies) -> Step:
     return Step(
         name=f"source[{loaded.config.name}]",
-        code=("source", "runtimes", *(("tf",) if loaded.config.source.is_tensorflow else ()), *DATA_CODE),
+        code=("sources", "formats", "capture", *DATA_CODE),
         parameters={
             "source": loaded.config.source.model_dump(mode="json", by_alias=True),
             "tensors": samples_of(model_signature),
@@ -237,7 +237,7 @@ def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies
     data = loaded.train_data
     return Step(
         name=f"samples[{loaded.config.name}]",
-        code=("samples.py", "runtimes", *DATA_CODE),
+        code=("formats", *DATA_CODE),
         parameters={
             "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
             "train_data": data.model_dump(mode="json") if data else None,

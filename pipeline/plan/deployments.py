@@ -6,9 +6,9 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import doctor
+from pipeline.base.store import Step
+from pipeline.machine import doctor
 from pipeline.plan.values import EnsemblePlan, PillowPlan, Subject, TfServingPlan, TorchServePlan, Variant
-from pipeline.store import Step
 
 DEFAULT_BATCH_SIZE = 8
 
@@ -47,7 +47,7 @@ def _pillow(subject: Subject) -> tuple[PillowPlan, ...]:
             here=python == here,
             step=Step(
                 name=f"pillow[{python}]",
-                code=("repository/pillow.py",),
+                code=("servers/triton/pillow.py",),
                 parameters={"python": python, "machine": machine, "here": python == here},
                 tools=("pillow",),
             ),

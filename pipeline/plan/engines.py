@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipeline import doctor, tensorrt_flavours
+from pipeline.base.errors import Problem
+from pipeline.base.store import Step
 from pipeline.config.schema import Engine
-from pipeline.engine import profiles
-from pipeline.engine.spec import EngineSpec, to_json
-from pipeline.environment import Environment
-from pipeline.errors import Problem
+from pipeline.formats.tensorrt import profiles
+from pipeline.formats.tensorrt.spec import EngineSpec, to_json
+from pipeline.machine import doctor, tensorrt_flavours
+from pipeline.machine.environment import Environment
+from pipeline.machine.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
 from pipeline.plan.inheritance import inherited, owner
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
-from pipeline.store import Step
-from pipeline.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
 
 
 def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:
@@ -94,7 +94,7 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
     )
     step = Step(
         name=f"engine[{subject.loaded.config.name}_{key}]",
-        code=("engine", "tensorrt_flavours.py"),
+        code=("formats/tensorrt", "machine/tensorrt_flavours.py"),
         parameters={"spec": to_json(spec), "gpu": _gpu(subject.environment) if flavour.needs_gpu else None},
         tools=(*flavour.distributions, *flavour.libraries),
         upstream={"graph": graph},
@@ -126,7 +126,14 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     gpu = subject.environment.gpu
     return Step(
         name=f"parity[{subject.loaded.config.name}_{key}.engine]",
-        code=("gate.py", "parity.py", "comparison.py", "samples.py", "artifacts.py", "runtimes"),
+        code=(
+            "build/gate.py",
+            "proof/parity.py",
+            "proof/comparison.py",
+            "data/samples.py",
+            "base/values.py",
+            "formats",
+        ),
         parameters={**judged, "gpu": asdict(gpu) if gpu else None},
         tools=("cuda-bindings", "numpy", *engine.tools),
         upstream={"engine": engine, "samples": subject.samples},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import model_config
+from pipeline.base import model_config
 from pipeline.config import images
 from pipeline.config.schema import Variant
 from pipeline.plan.values import Subject

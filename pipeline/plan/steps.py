@@ -6,26 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.artifacts import Format, Signature, TensorSpec, Tolerance
+from pipeline.base.store import Step
+from pipeline.base.values import Format, Signature, TensorSpec, Tolerance
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import TF2ONNX_MAX_OPSET, AccuracyGate, Calibration, Data, KeepFp32, Repair, Source, Variant
+from pipeline.machine.target import Limits
 from pipeline.plan.inheritance import inherited
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject
-from pipeline.store import Step
-from pipeline.target import Limits
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
-SAMPLES_CODE = ("artifacts.py", "samples.py", "runtimes")
+SAMPLES_CODE = ("base/values.py", "data/samples.py", "formats", "capture")
 TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu")  # the last two are one library; one of them is absent
-DATA_CODE = (
-    "artifacts.py",
-    "datasets.py",
-    "image_data.py",
-    "preprocessing.py",
-    "config/images.py",
-    "user_code.py",
-    "torchvision_compat.py",
-)
+DATA_CODE = ("base/values.py", "data", "images/preprocessing.py", "config/images.py")
 
 
 def tensors(signature: Signature) -> dict[str, Any]:
@@ -46,7 +38,7 @@ def export(subject: Subject, maker: str) -> Step:
     making, source = subject.loaded.config.variants[maker], subject.loaded.config.source
     return Step(
         name=f"export[{subject.loaded.config.name}_{maker}]",
-        code=("export", "optimize/graph.py", *(("tf",) if source.is_tensorflow else ()), *SAMPLES_CODE),
+        code=SAMPLES_CODE,
         parameters={
             "format": making.format,
             "options": options(making, source, subject.limits),
@@ -133,7 +125,7 @@ def calibration(subject: Subject, key: str, identifier: str, reduction: Reductio
     data, trained = found
     return Step(
         name=f"calibration[{identifier}]",
-        code=("samples.py", *DATA_CODE),
+        code=DATA_CODE,
         parameters={
             "data": data.model_dump(mode="json"),
             "trained": trained,
@@ -162,7 +154,7 @@ def reduce(
     modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
     return Step(
         name=f"{reduction.precision}[{identifier}]",
-        code=("optimize", "gate.py", "parity.py", "comparison.py", *SAMPLES_CODE),
+        code=("precision", "build/gate.py", "proof/parity.py", "proof/comparison.py", *SAMPLES_CODE),
         parameters={
             "precision": reduction.precision,
             "consumer": reduction.consumer,
@@ -203,7 +195,7 @@ def parity(identifier: str, graph: Step, samples: Step, parameters: Mapping[str,
     """The step that judges a graph."""
     return Step(
         name=f"parity[{identifier}]",
-        code=("gate.py", "parity.py", "comparison.py", "optimize/simulate.py", *SAMPLES_CODE),
+        code=("build/gate.py", "proof/parity.py", "proof/comparison.py", "precision/simulate.py", *SAMPLES_CODE),
         parameters=parameters,
         tools=("onnxruntime", "torch", "numpy"),
         upstream={"graph": graph, "samples": samples},

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pipeline.artifacts import Format, Kind, Signature, Tolerance
+from pipeline.base.store import Step
+from pipeline.base.values import Format, Kind, Signature, Tolerance
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema import AccuracyGate, Calibration, Repair
-from pipeline.engine.spec import EngineSpec
-from pipeline.environment import Environment
-from pipeline.store import Step
-from pipeline.target import Limits
+from pipeline.formats.tensorrt.spec import EngineSpec
+from pipeline.machine.environment import Environment
+from pipeline.machine.target import Limits
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Consumer = Literal["onnxruntime", "tensorrt"]

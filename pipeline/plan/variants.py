@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline import comparison
-from pipeline.artifacts import Format
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import Format
+from pipeline.machine.target import LAST_WITH_TENSORFLOW
 from pipeline.plan import engines, settings, steps
 from pipeline.plan.inheritance import chain, inherited
 from pipeline.plan.values import Precision, Subject, Variant
-from pipeline.target import LAST_WITH_TENSORFLOW
+from pipeline.proof import comparison
 
 
 def resolve(subject: Subject) -> tuple[Variant, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from pipeline import files
+from pipeline.base import files
 
 
 def _talkative() -> list[logging.Logger]:

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import files
-from pipeline.artifacts import BuildReport
-from pipeline.errors import ConfigError
+from pipeline.base import files
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import BuildReport
 from pipeline.report.summary import run_report
 
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.artifacts import BuildReport, ParityResult, SmokeResult, VariantResult
+from pipeline.base.values import BuildReport, ParityResult, SmokeResult, VariantResult
 from pipeline.report import picks
 from pipeline.report.schema import Accuracy, Check, Measurement, Parity, Pick, RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
-from pipeline.artifacts import RepositoryEntry, SmokeCheck
-from pipeline.errors import StageError
+from pipeline.base import files
+from pipeline.base.errors import StageError
+from pipeline.base.values import RepositoryEntry, SmokeCheck
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100

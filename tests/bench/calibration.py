@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from pipeline import environment
-from pipeline.optimize import int8
-from pipeline.optimize.calibration import Method
+from pipeline.machine import environment
+from pipeline.precision import int8
+from pipeline.precision.calibration import Method
 from tests.bench.models import Model
 from tests.bench.timing import table
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import tensorrt_flavours, torchvision_compat
-from pipeline.artifacts import Array
-from pipeline.runtimes.tensorrt import TensorRtRuntime
-from pipeline.tensorrt_flavours import FlavourName
+from pipeline.base.values import Array
+from pipeline.data import torchvision_compat
+from pipeline.formats.tensorrt.runtime import TensorRtRuntime
+from pipeline.machine import tensorrt_flavours
+from pipeline.machine.tensorrt_flavours import FlavourName
 from tests.bench.models import Model
 from tests.bench.timing import interleaved, median, table
 

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline import environment, tensorrt_flavours
-from pipeline.engine import build, profiles
-from pipeline.engine.spec import EngineSpec
-from pipeline.errors import PipelineError
-from pipeline.optimize import half
-from pipeline.tensorrt_flavours import Flavour
+from pipeline.base.errors import PipelineError
+from pipeline.formats.tensorrt import build, profiles
+from pipeline.formats.tensorrt.spec import EngineSpec
+from pipeline.machine import environment, tensorrt_flavours
+from pipeline.machine.tensorrt_flavours import Flavour
+from pipeline.precision import half
 from tests.bench import calibration, engine_latency, models
 from tests.bench.models import Model
 from tests.bench.timing import interleaved, python, table

@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from pipeline import torchvision_compat
+from pipeline.data import torchvision_compat
 
 warnings.simplefilter("ignore")
 folder = Path(sys.argv[1])

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import command
-from pipeline.serve import triton
+from pipeline.base import command
+from pipeline.servers.triton import embedded as triton
 from tests.bench.http_load import Target
 from tests.bench.timing import ROOT
 from tests.models import make_models

@@ -22,12 +22,14 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from pipeline import environment, preprocessing, torchvision_compat
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.deploy.libtorch import compile_folder
-from pipeline.postprocessing import Postprocessing
-from pipeline.preprocessing import Preprocessing
-from pipeline.repository import program
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.build.libtorch import compile_folder
+from pipeline.data import torchvision_compat
+from pipeline.images import preprocessing
+from pipeline.images.postprocessing import Postprocessing
+from pipeline.images.preprocessing import Preprocessing
+from pipeline.machine import environment
+from pipeline.servers.libtorch import program
 from tests.bench.timing import ROOT, median, table
 
 ROUNDS, RUNS, IMAGES = 5, 40, 40

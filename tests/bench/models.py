@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import build, samples, torchvision_compat
-from pipeline.artifacts import GoldenSamples, Sample, Signature, TensorSpec
+from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec
+from pipeline.build import loop as build
 from pipeline.config import load
+from pipeline.data import samples, torchvision_compat
 from tests.bench.timing import ROOT, python
 
 
@@ -55,7 +56,7 @@ def untrained(name: str, folder: Path, *, calibrate_on: int) -> Model:
     """torchvision's model at 224x224 with random weights, and noise to calibrate on; the same in every run."""
     import torch
 
-    from pipeline.optimize import graph
+    from pipeline.formats.onnx import graph
 
     torchvision = torchvision_compat.load()
     torch.manual_seed(0)

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.artifacts import Array
-from pipeline.optimize import half
-from pipeline.runtimes.onnxruntime import OnnxRuntime
+from pipeline.base.values import Array
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+from pipeline.precision import half
 from tests.bench import calibration, models
 from tests.bench.models import Model
 from tests.bench.timing import table

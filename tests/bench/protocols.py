@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from onnx import helper
 
-from pipeline.runtimes.torchscript import no_deprecation_warnings
-from pipeline.serve import triton
+from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.servers.triton import embedded as triton
 from tests.bench import frontends, http_load, perf_analyzer
 from tests.bench.frontends import FrontEnd
 from tests.bench.timing import ROOT, table

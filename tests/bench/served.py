@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from pipeline import model_config, torchvision_compat
-from pipeline.artifacts import Sample, Signature, TensorSpec
-from pipeline.repository import config_pbtxt
-from pipeline.serve import triton
+from pipeline.base import model_config
+from pipeline.base.values import Sample, Signature, TensorSpec
+from pipeline.data import torchvision_compat
+from pipeline.servers.triton import config_pbtxt
+from pipeline.servers.triton import embedded as triton
 from tests.bench import perf_analyzer
 from tests.bench.perf_analyzer import Figures
 from tests.bench.timing import table

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import tensorrt_flavours
-from pipeline.runtimes.engine_session import UnavailableError, compute_capability
-from pipeline.tensorrt_flavours import FlavourName
+from pipeline.formats.tensorrt.engine_session import UnavailableError, compute_capability
+from pipeline.machine import tensorrt_flavours
+from pipeline.machine.tensorrt_flavours import FlavourName
 
 FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
 

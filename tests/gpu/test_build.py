@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.machine.tensorrt_flavours import FlavourName
 from pipeline.repository import versions
-from pipeline.tensorrt_flavours import FlavourName
 from tests.integration.conftest import CONFIGS, run
 
 pytestmark = pytest.mark.gpu

@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.comparison import compare, default_tolerance
-from pipeline.engine.build import build
-from pipeline.engine.spec import EngineSpec
-from pipeline.errors import StageError
-from pipeline.runtimes.onnxruntime import OnnxRuntime
-from pipeline.runtimes.tensorrt import TensorRtRuntime
-from pipeline.tensorrt_flavours import FlavourName
+from pipeline.base.errors import StageError
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+from pipeline.formats.tensorrt.build import build
+from pipeline.formats.tensorrt.runtime import TensorRtRuntime
+from pipeline.formats.tensorrt.spec import EngineSpec
+from pipeline.machine.tensorrt_flavours import FlavourName
+from pipeline.proof.comparison import compare, default_tolerance
 from tests.integration.engine_graphs import IMAGES, TOKENS, engine_spec, image_net, saved
 from tests.models.make_models import masked_sum_onnx, row_sum_onnx
 

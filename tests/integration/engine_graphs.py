@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.engine.build import build
-from pipeline.engine.profiles import resolve
-from pipeline.engine.spec import EngineSpec
-from pipeline.errors import PipelineError
+from pipeline.base.errors import PipelineError
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.formats.tensorrt.build import build
+from pipeline.formats.tensorrt.profiles import resolve
+from pipeline.formats.tensorrt.spec import EngineSpec
 
 CHANNELS = 8
 IMAGES = Signature(

@@ -16,8 +16,8 @@ import torch
 import tritonclient.grpc as grpcclient
 from onnx import helper
 
-from pipeline.serve import triton
-from pipeline.serve.process import Served
+from pipeline.servers.process import Served
+from pipeline.servers.triton import embedded as triton
 from tests.models import make_models as make
 
 X3 = make.tensor_text("x", "float32", [3])

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import command
-from pipeline.errors import MissingError, StageError
+from pipeline.base import command
+from pipeline.base.errors import MissingError, StageError
 
 
 def test_output_and_the_command_line_are_logged_and_the_environment_is_not(tmp_path: Path) -> None:

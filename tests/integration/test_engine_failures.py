@@ -10,10 +10,10 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline import tensorrt_flavours
-from pipeline.artifacts import Signature
-from pipeline.engine import plan_file
-from pipeline.errors import MissingError, StageError
+from pipeline.base.errors import MissingError, StageError
+from pipeline.base.values import Signature
+from pipeline.formats.tensorrt import plan_file
+from pipeline.machine import tensorrt_flavours
 from tests.integration.engine_graphs import IMAGES, built, engine_spec, image_net, refused, saved
 
 
@@ -153,7 +153,9 @@ def test_a_build_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytes
     library(monkeypatch, tmp_path / "path", "import time; time.sleep(600)")
     error = refused(image_net(tmp_path), engine_spec(), timeout_s=1.5)
     assert (type(error), error.what) == (StageError, "engine: not built within 1.5 s")
-    assert not [child for child in psutil.Process().children() if "pipeline.engine.builder" in child.cmdline()]
+    assert not [
+        child for child in psutil.Process().children() if "pipeline.formats.tensorrt.builder" in child.cmdline()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline import build as building
-from pipeline import environment, tensorrt_flavours
-from pipeline.artifacts import BuildReport
+from pipeline.base.errors import MissingError, SmokeError, StageError
+from pipeline.base.values import BuildReport
+from pipeline.build import loop as building
 from pipeline.config.load import load
-from pipeline.engine.build import build
-from pipeline.errors import MissingError, SmokeError, StageError
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+from pipeline.formats.tensorrt import runtime as tensorrt
+from pipeline.formats.tensorrt.build import build
+from pipeline.formats.tensorrt.runtime import TensorRtRuntime
+from pipeline.machine import environment, tensorrt_flavours
 from pipeline.report.terminal import Terminal
-from pipeline.runtimes import tensorrt
-from pipeline.runtimes.onnxruntime import OnnxRuntime
-from pipeline.runtimes.tensorrt import TensorRtRuntime
-from pipeline.serve import triton
+from pipeline.servers.triton import embedded as triton
 from tests.gpu.test_build import YAML
 from tests.integration.conftest import CONFIGS
 from tests.integration.engine_graphs import IMAGES, engine_spec, image_net
 from tests.models.make_models import tensor_text
-from tests.unit.runtimes.fake_tensorrt import Cuda
+from tests.unit.formats.tensorrt.fake_tensorrt import Cuda
 
 pytestmark = pytest.mark.skipif(
     environment.probe(Path()).gpu is not None, reason="this machine has a GPU: make test-gpu"

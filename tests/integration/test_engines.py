@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import tensorrt_flavours
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.engine import plan_file
-from pipeline.engine.profiles import resolve
-from pipeline.engine.spec import EngineSpec
-from pipeline.errors import StageError
-from pipeline.optimize import half
+from pipeline.base.errors import StageError
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.formats.tensorrt import plan_file
+from pipeline.formats.tensorrt.profiles import resolve
+from pipeline.formats.tensorrt.spec import EngineSpec
+from pipeline.machine import tensorrt_flavours
+from pipeline.precision import half
 from tests.integration.engine_graphs import TOKENS, built, engine_spec, image_net, refused, saved
 
 

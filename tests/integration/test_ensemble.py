@@ -15,9 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline import files
-from pipeline.preprocessing import png
-from pipeline.samples import read
+from pipeline.base import files
+from pipeline.data.samples import read
+from pipeline.images.preprocessing import png
 from tests.integration.conftest import CONFIGS, ROOT, Built, pipeline, run
 
 YAML = f"""\
@@ -122,7 +122,7 @@ def test_what_is_emitted_stands_alone(digits: Built) -> None:
     version = digits.repository / "digits_preprocess" / "1"
     for name, source in (("preprocess", "preprocessing.py"), ("postprocess", "postprocessing.py")):
         copy = digits.repository / f"digits_{name}" / "1" / source
-        assert copy.read_bytes() == (ROOT / "pipeline" / source).read_bytes()
+        assert copy.read_bytes() == (ROOT / "pipeline" / "images" / source).read_bytes()
         emitted = [*copy.parent.glob("*.py")]
         assert len(emitted) == 2
         assert not any("pipeline import" in path.read_text() for path in emitted)

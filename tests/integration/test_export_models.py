@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.export import onnx as onnx_export
-from tests.unit.export import tiny
+from pipeline.formats.onnx import export as onnx_export
+from tests.unit.formats import tiny
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import files, postprocessing, preprocessing
+from pipeline.base import files
 from pipeline.config import images
 from pipeline.config.load import load
+from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.images import postprocessing, preprocessing
 from pipeline.plan import signature
 from pipeline.repository.versions import read_manifest, version_numbers
-from pipeline.runtimes.torchscript import no_deprecation_warnings
-from pipeline.smoke.program import LOSSY_LEVELS
+from pipeline.servers.libtorch.checks import LOSSY_LEVELS
 from tests.integration import picture_files
 from tests.integration.conftest import CONFIGS, Built
 

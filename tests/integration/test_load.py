@@ -21,10 +21,11 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from PIL import Image
 
-from pipeline.errors import ConfigError, SmokeError
+from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.load import report
 from pipeline.load.run import Order, Result, run
-from pipeline.serve import probe, process, triton
+from pipeline.servers import probe, process
+from pipeline.servers.triton import embedded as triton
 from tests.integration.conftest import pipeline
 from tests.models import make_models as make
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ROOT
-from tests.unit.optimize.nets import convnet, images, quantize
+from tests.unit.precision.nets import convnet, images, quantize
 
 MODELOPT = ROOT / ".venv" / "modelopt"
 

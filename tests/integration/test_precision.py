@@ -14,13 +14,13 @@ import pytest
 from onnx import helper, numpy_helper
 from rich.console import Console
 
-from pipeline import build as building
-from pipeline import environment
-from pipeline.artifacts import BuildReport, VariantResult
-from pipeline.build import Options
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import BuildReport, VariantResult
+from pipeline.build import loop as building
+from pipeline.build.loop import Options
 from pipeline.config.load import load
-from pipeline.errors import ConfigError
-from pipeline.optimize import half, int8
+from pipeline.machine import environment
+from pipeline.precision import half, int8
 from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS

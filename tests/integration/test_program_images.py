@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import environment, preprocessing
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.postprocessing import Postprocessing
-from pipeline.preprocessing import Preprocessing
-from pipeline.repository import program
-from pipeline.smoke.program import LOSSY_LEVELS
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.images import preprocessing
+from pipeline.images.postprocessing import Postprocessing
+from pipeline.images.preprocessing import Preprocessing
+from pipeline.machine import environment
+from pipeline.servers.libtorch import program
+from pipeline.servers.libtorch.checks import LOSSY_LEVELS
 from tests.integration import picture_files
 
 HOW = Preprocessing(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import environment, postprocessing
-from pipeline.postprocessing import Postprocessing, UnusableScores
-from pipeline.repository import program
+from pipeline.images import postprocessing
+from pipeline.images.postprocessing import Postprocessing, UnusableScores
+from pipeline.machine import environment
+from pipeline.servers.libtorch import program
 from tests.integration.test_program_images import SIGNATURE
 
 ROWS = ("1 2", "2 1", "nan 0", "0 nan", "inf 0", "0 inf", "-inf 0", "0 -inf", "-inf -inf", "1000 0", "0 0")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files
+from pipeline.base import files
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS, ROOT, Built, run
 

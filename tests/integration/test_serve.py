@@ -20,9 +20,10 @@ from threading import Thread
 import psutil
 import pytest
 
-from pipeline.errors import MissingError, SmokeError
-from pipeline.serve import container, probe, process, triton
-from pipeline.serve.process import Ports
+from pipeline.base.errors import MissingError, SmokeError
+from pipeline.servers import container, probe, process
+from pipeline.servers.process import Ports
+from pipeline.servers.triton import embedded as triton
 from tests.models import make_models as make
 
 GONE_TIMEOUT_S = 10.0

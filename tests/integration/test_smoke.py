@@ -19,16 +19,16 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from pipeline import model_config
-from pipeline.artifacts import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError, SmokeError
+from pipeline.base.values import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
 from pipeline.config import images
-from pipeline.errors import ConfigError, SmokeError
-from pipeline.serve import triton
-from pipeline.smoke import checks, client
-from pipeline.smoke.connection import HttpConnection
-from pipeline.smoke.expectation import Expectation
-from pipeline.smoke.readiness import ready_versions
-from pipeline.smoke.values import NoAnswerError, Request
+from pipeline.proof import checks, client
+from pipeline.proof.connection import HttpConnection
+from pipeline.proof.expectation import Expectation
+from pipeline.proof.readiness import ready_versions
+from pipeline.proof.values import NoAnswerError, Request
+from pipeline.servers.triton import embedded as triton
 from tests.models import make_models
 
 TOLERANCE = Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99)

@@ -18,15 +18,15 @@ import onnx
 import onnxruntime
 import pytest
 
-from pipeline import source, tfserving_messages
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline import sources as source
+from pipeline.base.errors import StageError
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.schema import Source
-from pipeline.errors import StageError
-from pipeline.export import tensorflow as exporting
-from pipeline.runtimes.saved_model import SavedModelRuntime
-from pipeline.tf import messages, process
-from pipeline.tf.messages import ModelFile
-from pipeline.tf.process import RemoteRuntime
+from pipeline.formats.saved_model import export as exporting
+from pipeline.formats.saved_model import messages, process, tfserving_messages
+from pipeline.formats.saved_model.messages import ModelFile
+from pipeline.formats.saved_model.process import RemoteRuntime
+from pipeline.formats.saved_model.runtime import SavedModelRuntime
 from tests.integration.conftest import ROOT, pipeline
 
 SERVING_API = ROOT / ".venv" / "tfserving"

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import commands
-from pipeline.artifacts import RunningServer
-from pipeline.deploy import tfserving as deploying
-from pipeline.errors import SmokeError, StageError
-from pipeline.serve import tfserving
-from pipeline.smoke import tfserving as client
-from pipeline.tfserving_messages import parse_models_config
+from pipeline.base.errors import SmokeError, StageError
+from pipeline.base.values import RunningServer
+from pipeline.build import tfserving as deploying
+from pipeline.cli import commands
+from pipeline.formats.saved_model.tfserving_messages import parse_models_config
+from pipeline.servers.tfserving import client
+from pipeline.servers.tfserving import server as tfserving
 from tests.integration.conftest import ROOT, Built, run
 from tests.integration.test_tensorflow import ONE, SERVING_API, Made, made
 

@@ -25,15 +25,15 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline import torchserve_api
-from pipeline.artifacts import GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
-from pipeline.deploy import torchserve_store
-from pipeline.errors import MissingError, SmokeError
-from pipeline.serve import torchserve
-from pipeline.serve.process import free_ports
-from pipeline.serve.torchserve import TorchServed, TorchServePorts, launched
-from pipeline.smoke import torchserve as checks
-from pipeline.smoke.torchserve import TorchServeExpectation
+from pipeline.base.errors import MissingError, SmokeError
+from pipeline.base.values import GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
+from pipeline.servers.process import free_ports
+from pipeline.servers.torchserve import api as torchserve_api
+from pipeline.servers.torchserve import checks
+from pipeline.servers.torchserve import server as torchserve
+from pipeline.servers.torchserve import store as torchserve_store
+from pipeline.servers.torchserve.checks import TorchServeExpectation
+from pipeline.servers.torchserve.server import TorchServed, TorchServePorts, launched
 from tests.integration.conftest import ROOT, Built, pipeline, run
 
 CONFIG = """\
@@ -177,7 +177,7 @@ def test_the_archive_holds_the_judged_module_and_its_labels(built: Built) -> Non
     with zipfile.ZipFile(version(built) / "model_store" / "tiny.mar") as archive:
         assert archive.read("model.pt") == (built.repository / "tiny_ts" / "1" / "model.pt").read_bytes()
         assert json.loads(archive.read("index_to_name.json")) == {"0": "a", "1": "b", "2": "c"}
-        assert archive.read("preprocessing.py") == (ROOT / "pipeline" / "preprocessing.py").read_bytes()
+        assert archive.read("preprocessing.py") == (ROOT / "pipeline" / "images" / "preprocessing.py").read_bytes()
 
 
 def test_an_archive_made_again_elsewhere_is_the_same_to_the_byte(built: Built, tmp_path: Path) -> None:

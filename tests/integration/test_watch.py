@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.serve import process, triton
-from pipeline.serve.watch import Watch
+from pipeline.servers import process
+from pipeline.servers.triton import embedded as triton
+from pipeline.servers.triton.watch import Watch
 from tests.models import make_models as make
 
 ROOT = Path(__file__).parents[2]

@@ -89,7 +89,7 @@ def describe() -> None:
 
 
 def kind(field) -> str:
-    """As pipeline/tfserving_messages.py writes it."""
+    """As formats/saved_model/tfserving_messages.py writes it."""
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
         return f"map {kind(message.fields_by_name['value'])}"

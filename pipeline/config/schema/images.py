@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.schema.base import DimSize, Fraction, Name, PositiveInt, Section
-from pipeline.preprocessing import MOST_PIXELS
+from pipeline.images.preprocessing import MOST_PIXELS
 
 Size = Annotated[tuple[DimSize, DimSize], Field(description="[height, width] in pixels")]
 

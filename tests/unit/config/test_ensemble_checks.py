@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import ConfigError
 from pipeline.config.ensemble_checks import served_names
 from pipeline.config.load import load
-from pipeline.errors import ConfigError
 
 BASE = """\
 name: net

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import Signature, TensorSpec
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import Signature, TensorSpec
 from pipeline.config import images
 from pipeline.config.load import load
 from pipeline.config.schema import Postprocess, Preprocess
-from pipeline.errors import ConfigError
 
 YAML = """\
 name: net

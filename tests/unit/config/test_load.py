@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.base.errors import ConfigError, Problem
 from pipeline.config import load as loading
 from pipeline.config.load import LoadedConfig, expand, load
-from pipeline.errors import ConfigError, Problem
 
 GOOD = """\
 name: net

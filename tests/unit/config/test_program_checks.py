@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import ConfigError
 from pipeline.config.load import load
-from pipeline.errors import ConfigError
 
 YAML = """\
 name: net

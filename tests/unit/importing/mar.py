@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.unit.repository.lint_repository import CODE, torchscript_bytes
+from tests.unit.lint.lint_repository import CODE, torchscript_bytes
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 ONE_INPUT = CODE.replace("    ids: Tensor,\n    mask: Tensor)", "    x: Tensor)")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
 from pipeline.importing import archive, import_mar, zips
 
 from .mar import MANIFEST, MODEL, manifest, mar, tarred, zipped

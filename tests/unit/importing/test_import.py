@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from pipeline.base.errors import ConfigError, MissingError, PipelineError
 from pipeline.config import load
-from pipeline.errors import ConfigError, MissingError, PipelineError
 from pipeline.importing import Imported, import_mar
-from tests.unit.repository.lint_repository import CODE, onnx_bytes, torchscript_bytes
+from tests.unit.lint.lint_repository import CODE, onnx_bytes, torchscript_bytes
 
 from .mar import MODEL, ONE_INPUT, mar
 

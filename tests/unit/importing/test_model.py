@@ -12,12 +12,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
+from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 from pipeline.importing import model, screen, tensors
 from pipeline.importing.manifest import Manifest
 from pipeline.importing.model import Found
-from pipeline.runtimes.torchscript import no_deprecation_warnings
-from tests.unit.repository.lint_repository import CODE, onnx_bytes, torchscript_bytes
+from tests.unit.lint.lint_repository import CODE, onnx_bytes, torchscript_bytes
 
 NET = """import torch
 class Net(torch.nn.Module):

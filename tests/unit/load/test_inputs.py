@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import model_config
-from pipeline.errors import ConfigError
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError
 from pipeline.load.inputs import MOST, questions
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, SmokeError
+from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.load import report
 from pipeline.load.answers import Judge
 from pipeline.load.run import Order, Result, _Crew, run
-from pipeline.smoke.shared_memory import ForeignMemoryError
-from pipeline.smoke.values import NoAnswerError, RefusedError, Reply
+from pipeline.proof.shared_memory import ForeignMemoryError
+from pipeline.proof.values import NoAnswerError, RefusedError, Reply
 
 ANSWERS = [{"y": np.array([[float(number)]])} for number in range(1, 5)]
 Behaviour = Callable[[int, str], Reply]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import (
+from pipeline.base.values import (
     AccuracyResult,
     Artifact,
     BuildReport,

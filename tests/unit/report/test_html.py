@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from pipeline.artifacts import SmokeCheck, SmokeResult
+from pipeline.base.values import SmokeCheck, SmokeResult
 from pipeline.report import html
 from tests.unit.report.rows import record, result
 

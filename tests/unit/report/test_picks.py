@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.artifacts import SmokeCheck, SmokeResult, VariantResult
+from pipeline.base.values import SmokeCheck, SmokeResult, VariantResult
 from pipeline.report import picks
 from tests.unit.report.rows import result, rows
 

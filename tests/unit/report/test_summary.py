@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from pipeline.artifacts import (
+from pipeline.base.values import (
     AccuracyResult,
     Artifact,
     BuildReport,

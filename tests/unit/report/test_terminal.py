@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.errors import StageError
+from pipeline.base.errors import StageError
 from pipeline.report import terminal as showing
 from pipeline.report.log import StageLog
 from pipeline.report.terminal import Terminal

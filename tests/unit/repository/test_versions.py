@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import files
-from pipeline.artifacts import RepositoryEntry
-from pipeline.errors import MissingError, StageError
+from pipeline.base import files
+from pipeline.base.errors import MissingError, StageError
+from pipeline.base.values import RepositoryEntry
 from pipeline.repository import versions
 from pipeline.repository.versions import Version
 

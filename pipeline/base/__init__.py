@@ -1,0 +1,1 @@
+"""What every room stands on: values that pass between rooms, errors, files, child processes, addresses."""

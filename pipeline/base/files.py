@@ -1,0 +1,201 @@
+"""Atomic writes, hashing and path safety: nothing half-written, nothing outside its root."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.errors import ConfigError, MissingError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn a full disk or a forbidden path into an error that says what to do.
+
+    Args:
+        path: file or directory being written.
+        doing: the stage and action, for the message.
+
+    Raises:
+        MissingError: no space, no quota, or no permission at ``path``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise MissingError(
+                f"{doing}: no space left on the disk",
+                found=str(error),
+                where=str(path),
+                hint="free space there, run `python -m pipeline cache gc`, or name another --work-dir or --repository",
+            ) from error
+        if error.errno in _NO_ACCESS:
+            raise MissingError(
+                f"{doing}: not allowed to write", found=str(error), where=str(path), hint="check its owner and mode"
+            ) from error
+        raise
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def tree_digests(path: Path) -> dict[str, str]:
+    """SHA-256 of every file under ``path``, keyed by POSIX path relative to it, sorted.
+
+    A plain file gives one entry, keyed by its name.
+    """
+    if path.is_file():
+        return {path.name: sha256_file(path)}
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    return {item.relative_to(path).as_posix(): sha256_file(item) for item in files}
+
+
+def sha256_tree(path: Path) -> str:
+    """One digest for a file or a directory: names and contents, not times or modes."""
+    return sha256_file(path) if path.is_file() else digest_of(tree_digests(path))
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files under a directory."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare spaces: one text per value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """Hex SHA-256 of a JSON value's canonical text."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a directory's entries (creations, renames) durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(path: Path) -> None:
+    """Make every file and directory under ``path`` durable, ``path`` itself last."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            with (Path(folder) / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        fsync_directory(Path(folder))
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part.
+
+    Raises:
+        MissingError: disk full or not writable.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with disk_errors(path, "writing a file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp's 0600 would hide it from other users of the machine
+            os.replace(name, path)  # noqa: PTH105
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+def inside(root: Path, relative: str) -> Path:
+    """``root / relative``, refused if it leaves ``root`` by ``..``, an absolute path or a link.
+
+    Raises:
+        ConfigError: the path escapes.
+    """
+    candidate = (root / relative).resolve()
+    if not candidate.is_relative_to(root.resolve()):
+        raise ConfigError(
+            "a path leaves its root", found=relative, where=str(root), hint="use a path below that folder"
+        )
+    return candidate
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory or file if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout_s: float, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (a file made for it); the kernel drops it if the process dies.
+
+    Args:
+        path: lock file; created, never deleted.
+        timeout_s: how long to wait for another holder.
+        waiting: called once with the holder's description when the lock is not free.
+
+    Raises:
+        MissingError: still held by another process after ``timeout_s``.
+    """
+    with disk_errors(path, "taking a lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    with stream:
+        deadline = time.monotonic() + timeout_s
+        told = False
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                stream.seek(0)
+                holder = stream.read().strip() or "another process"
+                if not told:
+                    waiting(holder)
+                    told = True
+                if time.monotonic() > deadline:
+                    raise MissingError(
+                        "another build holds the lock",
+                        found=f"{holder}, for over {timeout_s:.0f} s",
+                        where=str(path),
+                        hint="wait for it to end, or stop it, then run again",
+                    ) from error
+                time.sleep(0.1)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}\n")
+        stream.flush()
+        yield

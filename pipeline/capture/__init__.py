@@ -1,0 +1,1 @@
+"""From a torch module to a graph: examples, what tracing sees, and what it would freeze."""

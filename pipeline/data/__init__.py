@@ -1,0 +1,1 @@
+"""Labelled data, golden samples and the code of users."""

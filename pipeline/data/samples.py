@@ -1,0 +1,333 @@
+"""Golden samples: real inputs with the source model's answers; everything later is judged against them.
+
+``samples.npz`` holds samples of equal shapes stacked as groups::
+
+    batched        bool
+    sha256         digest over all names, dtypes, shapes and values
+    targets        int64 [samples], -1 for unknown
+    0/rows         int64: numbers of the samples in group 0
+    0/inputs/<name>, 0/outputs/<name>    one leading dimension for the group's samples
+    images         uint8: the image files, one after the other; image_ends: where each ends (absent without images)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.base import files
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.values import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
+from pipeline.config.schema import MIN_CALIBRATION_SAMPLES, Data, Samples
+from pipeline.data import datasets
+
+FILE_NAME = "samples.npz"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say: same content, same bytes
+
+
+def make(
+    samples: Samples,
+    train_data: Data | None,
+    *,
+    signature: Signature,
+    resolve: datasets.Resolve,
+    runtime: Runtime,
+    seed: int,
+    out_dir: Path,
+) -> dict[str, Any]:
+    """Choose samples the model was not trained on, ask the source model about each alone, and write ``samples.npz``.
+
+    Args:
+        samples: the YAML's section.
+        train_data: the training data, whose held-out part is used for ``from: data.test``.
+        signature: labels included where they are known: class folders are matched to them by name.
+        resolve: turns a path relative to the YAML into a path.
+        runtime: the source model.
+        seed: the training seed; it fixed which part of the data was held out.
+        out_dir: where ``samples.npz`` goes.
+
+    Returns:
+        ``count``, ``sha256``, ``batched``, ``labels`` (the data's class names) and ``notes``.
+
+    Raises:
+        ConfigError: there is no data to take them from.
+        StageError: the source model failed on a sample, or its answers do not fit the YAML's outputs.
+    """
+    dataset = _dataset(samples, train_data, signature, resolve, seed)
+    available = len(dataset.test.inputs)
+    count, notes = min(samples.count, available), []
+    if count < samples.count:
+        notes.append(f"all {available} held-out samples are used; `samples.count` asks for {samples.count}")
+    targets, note = _targets(dataset, signature)
+    notes += [note] if note else []
+    # Ascending, so that the order of samples says nothing about the seed and files are read in order.
+    rows = np.sort(np.random.default_rng(samples.seed).choice(available, size=count, replace=False))
+    chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
+    known = np.full(count, -1, np.int64) if targets is None else targets[rows]
+    batched = signature.batch is not None
+    sha256 = digest(chosen, known, batched)
+    files.write_atomic(out_dir / FILE_NAME, _encoded(chosen, known, batched, sha256))
+    return {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels), "notes": notes}
+
+
+def make_calibration(
+    data: Data,
+    golden: GoldenSamples,
+    *,
+    count: int,
+    trained: bool,
+    own: bool,
+    where: str,
+    signature: Signature,
+    resolve: datasets.Resolve,
+    seed: int,
+    out_dir: Path,
+) -> dict[str, Any]:
+    """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
+
+    Args:
+        data: the training data, the golden samples' data, or a data set of the calibration's own. Where it has a
+            training part, that is used.
+        golden: the samples that judge; whatever equals one of them is left out.
+        count: how many are wanted.
+        trained: ``data`` is what the model was trained on, split as it was then.
+        own: ``data`` is named for the calibration.
+        where: in the YAML, for messages.
+        signature: names, dtypes and shapes.
+        resolve: turns a path relative to the YAML into a path.
+        seed: the training seed; it fixes the split and the choice.
+        out_dir: where ``samples.npz`` goes.
+
+    Returns:
+        ``count``, ``sha256`` and ``notes``.
+
+    Raises:
+        StageError: fewer than 16 samples are left.
+    """
+    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
+    part = dataset.test if dataset.train is None else dataset.train
+    judges = {_inputs_digest(sample.inputs) for sample in golden.samples}
+    chosen: list[Tensors] = []
+    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
+        inputs = part.inputs[int(row)]
+        if _inputs_digest(inputs) not in judges:
+            chosen.append(inputs)
+        if len(chosen) == count:
+            break
+    if len(chosen) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(chosen)
+        raise StageError(
+            f"calibration: {len(chosen)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            found=f"{len(part.inputs)} in all"
+            + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
+            where=where,
+            hint="name a larger data set under `calibration.from`"
+            if own
+            else "give the variant data of its own: calibration: {from: {images: folder/}}",
+        )
+    samples = [Sample(inputs=inputs, outputs={}) for inputs in chosen]
+    targets = np.full(len(samples), -1, np.int64)
+    sha256 = digest(samples, targets, golden.batched)
+    files.write_atomic(out_dir / FILE_NAME, _encoded(samples, targets, golden.batched, sha256))
+    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
+    return {"count": len(samples), "sha256": sha256, "notes": notes}
+
+
+def _inputs_digest(inputs: Tensors) -> str:
+    return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
+
+
+def read(path: Path) -> GoldenSamples:
+    """Read ``samples.npz``; needs numpy only.
+
+    Raises:
+        StageError: not a samples file.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            content = {name: archive[name] for name in archive.files}
+        targets = content["targets"]
+        images = _images(content, len(targets))
+        rows: list[Sample | None] = [None] * len(targets)
+        group = 0
+        while f"{group}/rows" in content:
+            for position, row in enumerate(content[f"{group}/rows"]):
+                rows[row] = Sample(
+                    inputs=_member(content, f"{group}/inputs/", position),
+                    outputs=_member(content, f"{group}/outputs/", position),
+                    target=int(targets[row]) if targets[row] >= 0 else None,
+                    image=images[row],
+                )
+            group += 1
+        samples = tuple(sample for sample in rows if sample is not None)
+        if not samples or len(samples) != len(rows):
+            raise ValueError(f"{len(samples)} of {len(rows)} samples")
+        return GoldenSamples(samples=samples, batched=bool(content["batched"]), sha256=str(content["sha256"]))
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise StageError(
+            "samples: not a readable samples file",
+            found=f"{type(error).__name__}: {error}",
+            where=str(path),
+            hint="run the build again",
+        ) from error
+
+
+def batches(golden: GoldenSamples, size: int) -> Iterator[Sample]:
+    """Join samples of equal shapes into batches of exactly ``size`` along dimension 0, so that every sample is in one.
+
+    The last batch of each shape is filled up by starting over. Joined samples have no target.
+
+    Raises:
+        ValueError: a size other than 1 for a model without a batch dimension.
+    """
+    if size == 1:
+        yield from golden.samples
+        return
+    if not golden.batched or size < 1:
+        raise ValueError(f"no batches of {size}: the model has no batch dimension")
+    for group in _groups(golden.samples).values():
+        for start in range(0, len(group), size):
+            members = [golden.samples[group[(start + step) % len(group)]] for step in range(size)]
+            yield Sample(
+                inputs=_joined([sample.inputs for sample in members]),
+                outputs=_joined([sample.outputs for sample in members]),
+            )
+
+
+def chunks(golden: GoldenSamples, size: int) -> Iterator[tuple[Sample, ...]]:
+    """Every sample once, in runs of equal input shapes, ``size`` at most; one by one where they cannot be joined."""
+    by_shape: dict[tuple[tuple[int, ...], ...], list[Sample]] = {}
+    for sample in golden.samples:
+        by_shape.setdefault(tuple(array.shape for array in sample.inputs.values()), []).append(sample)
+    step = size if golden.batched else 1
+    for group in by_shape.values():
+        for start in range(0, len(group), step):
+            yield tuple(group[start : start + step])
+
+
+def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and values of all samples, and their image files, in order."""
+    running = hashlib.sha256(f"{batched} {len(samples)}".encode())
+    running.update(np.ascontiguousarray(targets, np.int64).data)
+    for sample in samples:
+        for role, tensors in (("inputs", sample.inputs), ("outputs", sample.outputs)):
+            for name in sorted(tensors):
+                array = np.ascontiguousarray(tensors[name])
+                running.update(f"{role}/{name} {array.dtype.str} {array.shape}".encode())
+                running.update(array.tobytes())
+        running.update(sample.image)
+    return running.hexdigest()
+
+
+def _dataset(
+    samples: Samples, train_data: Data | None, signature: Signature, resolve: datasets.Resolve, seed: int
+) -> datasets.Dataset:
+    if isinstance(samples.from_, Data):
+        return datasets.load(samples.from_, signature=signature, resolve=resolve, seed=seed, split=False)
+    if train_data is None:
+        raise ConfigError(
+            "samples: `from: data.test` is the held-out part of source.train.data, and this source does not train",
+            hint="name a data set: samples: {from: {images: photos/}}, or arrays, callable, dataset",
+        )
+    return datasets.load(train_data, signature=signature, resolve=resolve, seed=seed)
+
+
+def _targets(dataset: datasets.Dataset, signature: Signature) -> tuple[Array | None, str]:
+    """Class indices in the order of the output's labels, where the data names its classes."""
+    targets, names = dataset.test.targets, dataset.labels
+    labels = next((spec.labels for spec in signature.outputs if spec.labels), ())
+    if targets is None or not names or not labels or names == labels:
+        return targets, ""
+    if set(names) <= set(labels):
+        index = np.asarray([labels.index(name) for name in names], np.int64)
+        return index[targets], ""
+    if len(names) == len(labels):
+        return targets, "the data's classes are not named as the labels; they are taken in sorted order"
+    unknown = ", ".join(sorted(set(names) - set(labels))[:5])
+    return None, f"accuracy is not measured: classes of the data that are no label of the output: {unknown}"
+
+
+def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row: int) -> Sample:
+    inputs = part.inputs[row]
+    outputs = runtime.run(inputs)
+    letters: dict[str, int] = {}
+    for spec in signature.inputs:
+        sizes = zip(spec.shape, inputs[spec.name].shape, strict=True)
+        letters.update({dim: size for dim, size in sizes if isinstance(dim, str)})
+    wrong = []
+    for spec in signature.outputs:
+        shape = outputs[spec.name].shape
+        expected = [letters.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
+        free = [isinstance(dim, str) for dim in expected]
+        if len(shape) != len(expected) or any(
+            size != dim for size, dim, any_size in zip(shape, expected, free, strict=True) if not any_size
+        ):
+            wrong.append(f"{spec.name} has shape {list(shape)}; the YAML says [{', '.join(map(str, spec.shape))}]")
+        elif np.issubdtype(outputs[spec.name].dtype, np.floating) and np.isnan(outputs[spec.name]).any():
+            wrong.append(f"{spec.name} holds NaN")
+    if wrong:
+        raise StageError(
+            "samples: the source model's answer does not fit `outputs`",
+            found="\n".join(wrong),
+            where=f"held-out sample {row}, inputs "
+            + ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items()),
+            hint="correct `outputs` in the YAML, or the model",
+        )
+    image = part.file(row) if signature.image and part.file else b""
+    return Sample(inputs=inputs, outputs=outputs, image=image)
+
+
+def _groups(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[int]]:
+    """Numbers of the samples by their shapes, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, sample in enumerate(samples):
+        key = tuple(
+            (name, array.shape) for part in (sample.inputs, sample.outputs) for name, array in sorted(part.items())
+        )
+        groups.setdefault(key, []).append(number)
+    return groups
+
+
+def _joined(parts: Sequence[Tensors]) -> dict[str, Array]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _member(content: Mapping[str, Array], prefix: str, position: int) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array[position] for name, array in content.items() if name.startswith(prefix)}
+
+
+def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
+    if "images" not in content:
+        return [b""] * count
+    whole, ends = content["images"].tobytes(), content["image_ends"].tolist()
+    return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: str) -> bytes:
+    content: dict[str, Array] = {
+        "batched": np.asarray(batched),
+        "sha256": np.asarray(sha256),
+        "targets": np.ascontiguousarray(targets, np.int64),
+    }
+    for group, rows in enumerate(_groups(samples).values()):
+        content[f"{group}/rows"] = np.asarray(rows, np.int64)
+        for role in ("inputs", "outputs"):
+            parts = [getattr(samples[row], role) for row in rows]
+            for name in parts[0]:
+                content[f"{group}/{role}/{name}"] = np.stack([part[name] for part in parts])
+    if any(sample.image for sample in samples):
+        content["images"] = np.frombuffer(b"".join(sample.image for sample in samples), np.uint8)
+        content["image_ends"] = np.cumsum([len(sample.image) for sample in samples], dtype=np.int64)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in content.items():
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), member.getvalue())
+    return stream.getvalue()

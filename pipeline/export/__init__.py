@@ -1,1 +1,0 @@
-"""Source model -> model file: one module per format, each with ``export``."""

@@ -1,0 +1,80 @@
+"""What runtimes check about a model: its names when opened, shapes and dtypes when run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.base.errors import StageError
+from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
+from pipeline.formats.tensorrt.engine_session import Profile, Shape, fitting, misfit
+
+
+def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[TensorSpec], where: str) -> None:
+    """Check that a file's names are the signature's, in any order.
+
+    Args:
+        runtime: for the message: ``onnxruntime``.
+        what: ``inputs`` or ``outputs``.
+        found: the file's names.
+        expected: the signature's tensors.
+        where: the file.
+
+    Raises:
+        StageError: one is missing or unknown.
+    """
+    if set(found) != {spec.name for spec in expected}:
+        raise StageError(
+            f"{runtime}: the file's {what} are not the configuration's",
+            found=f"{', '.join(found) or 'none'}; expected {', '.join(spec.name for spec in expected)}",
+            where=where,
+            hint=f"name them alike under `{what}`",
+        )
+
+
+def dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
+    """Check that outputs have the signature's dtypes.
+
+    Raises:
+        StageError: one has not.
+    """
+    for spec in signature.outputs:
+        if outputs[spec.name].dtype != NUMPY_DTYPES[spec.dtype]:
+            raise StageError(
+                f"{runtime}: output {spec.name} is {outputs[spec.name].dtype}",
+                found=f"`outputs.{spec.name}.dtype` says {spec.dtype}",
+                hint=f"write dtype: {outputs[spec.name].dtype}",
+            )
+
+
+def profile(runtime: str, profiles: Mapping[int, Profile], shapes: Mapping[str, Shape], where: str = "") -> int:
+    """The optimization profile to run a sample with.
+
+    Args:
+        runtime: for the message: ``tensorrt``.
+        profiles: an engine's, by index.
+        shapes: the sample's, of every input.
+        where: of the profiles in the YAML, if known.
+
+    Raises:
+        StageError: no profile takes these shapes.
+    """
+    chosen = fitting(profiles, shapes)
+    if chosen is None:
+        wrong = [
+            f"profile {index}, {name}: {reason}"
+            for index, spans in profiles.items()
+            for name, shape in shapes.items()
+            if (reason := misfit(shape, spans[name]))
+        ]
+        raise StageError(
+            f"{runtime}: no optimization profile takes a sample",
+            found="\n".join(wrong),
+            where=where,
+            hint="widen `engine.profiles`, or name samples that fit them",
+        )
+    return chosen
+
+
+def describe(inputs: dict[str, Array]) -> str:
+    """Names, dtypes and shapes in one line: ``ids int64[2, 7], mask int64[2, 7]``."""
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())

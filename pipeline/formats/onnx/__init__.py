@@ -1,0 +1,1 @@
+"""ONNX: exported from the source model, opened in ONNX Runtime."""

@@ -1,0 +1,304 @@
+"""Source model -> ONNX file with the YAML's names and dynamic dimensions."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+
+from pipeline.base import files
+from pipeline.base.errors import StageError
+from pipeline.base.values import GoldenSamples, Signature, SourceModel
+from pipeline.capture import capture, examples, lines, tracing
+from pipeline.capture.examples import Examples
+from pipeline.capture.quiet import quiet
+from pipeline.capture.torch_module import NamedModule
+from pipeline.formats import interface
+from pipeline.formats.onnx import graph
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+from pipeline.formats.torchscript import export as torchscript
+from pipeline.proof.comparison import compare, default_tolerance
+
+Exporter = Literal["auto", "dynamo", "torchscript"]
+_OLDER_EXPORTER_MAX_OPSET = 20  # torch.onnx._constants.ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET, torch 2.13
+_RNN_OPERATORS = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
+_EXTERNAL_DATA_THRESHOLD_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What both exporters are given, and where they write."""
+
+    source: SourceModel
+    module: NamedModule
+    signature: Signature
+    pair: Examples
+    opset: int
+    file: Path
+
+
+class _RefusedError(Exception):
+    """An exporter failed, or its graph is not the model's; the text says why in one line.
+
+    Args:
+        reason: for the note or the error.
+        where: the user's line, where known.
+        capturable: False when torch.export is what failed.
+    """
+
+    def __init__(self, reason: str, *, where: str = "", capturable: bool | None = None) -> None:
+        super().__init__(reason)
+        self.where, self.capturable = where, capturable
+
+
+def export(
+    source: SourceModel,
+    *,
+    signature: Signature,
+    golden: GoldenSamples,
+    exporter: Exporter,
+    opset: int,
+    max_opset: int,
+    max_ir_version: int,
+    simplify: bool,
+    out_dir: Path,
+    external_data_threshold_bytes: int = _EXTERNAL_DATA_THRESHOLD_BYTES,
+) -> dict[str, Any]:
+    """Write ``out_dir/model.onnx`` (a directory when the weights are over the threshold).
+
+    Every exported graph is run on two examples of different data and sizes before it is accepted.
+
+    Args:
+        source: a torch module, a TorchScript file, or an ONNX file, which is checked and copied as it is.
+        signature: names of inputs and outputs, and the names of dynamic dimensions.
+        golden: what to export with; see examples.choose.
+        exporter: ``dynamo`` (torch.export), ``torchscript`` (the older one), or ``auto``: dynamo, else the older one.
+        opset: greatest version of the standard operators in the file.
+        max_opset: limit for an ONNX file used as given.
+        max_ir_version: limit of the file's IR version.
+        simplify: see optimize.graph.finish.
+        out_dir: existing directory; equal models give equal bytes in any directory and process.
+        external_data_threshold_bytes: see optimize.graph.finish.
+
+    Returns:
+        ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.
+
+    Raises:
+        StageError: no exporter gives a graph that answers as the model does, or the file is not what the YAML says.
+    """
+    if source.kind == "onnx":
+        return _copied(source, signature, exporter, max_opset, max_ir_version, out_dir)
+    module = NamedModule(source.module, signature).eval()
+    pair = examples.choose(module, signature, golden)
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".raw") as raw:
+        job = _Job(
+            source=source, module=module, signature=signature, pair=pair, opset=opset, file=Path(raw) / "raw.onnx"
+        )
+        used, notes = _export(job, exporter)
+        finished = graph.finish(
+            job.file,
+            out_dir,
+            simplify=simplify,
+            max_ir_version=max_ir_version,
+            external_data_threshold_bytes=external_data_threshold_bytes,
+        )
+    return {
+        "file": finished["file"],
+        "notes": [*pair.notes, *notes, *finished["notes"]],
+        "properties": {"exporter": used, **finished["properties"]},
+    }
+
+
+def _export(job: _Job, exporter: Exporter) -> tuple[str, list[str]]:
+    """Write ``job.file`` with the first exporter that succeeds; which one, and the notes."""
+    capturable: bool | None = None
+    reasons: list[str] = []
+    where = ""
+    if exporter != "torchscript" and (exporter == "dynamo" or job.source.kind == "torch"):
+        try:
+            _accept(job, _dynamo)
+        except _RefusedError as refused:
+            reasons.append(f"dynamo: {refused}")
+            where, capturable = refused.where, refused.capturable
+        else:
+            return "dynamo", []
+    if exporter != "dynamo":
+        notes = [f"exported by the older exporter, because {reasons[0]}"] if reasons else []
+        if job.source.kind == "torchscript" and exporter == "auto":
+            notes = ["exported by the older exporter, because the source is TorchScript"]
+        try:
+            notes += _accept(job, lambda job: _older(job, capturable))
+        except _RefusedError as refused:
+            reasons.append(f"torchscript: {refused}")
+            where = where or refused.where
+        else:
+            return "torchscript", notes
+    raise StageError(
+        "export: the model cannot be exported to ONNX",
+        found="\n".join(reasons),
+        where=where,
+        hint="use `exporter: auto`"
+        if exporter != "auto"
+        else "write that line with tensor operations, or export the model yourself and use `source.onnx`",
+    )
+
+
+def _accept(job: _Job, write: Callable[[_Job], list[str]]) -> list[str]:
+    """Run an exporter, check its graph, name its dimensions, and run it on both examples.
+
+    Raises:
+        _RefusedError: the graph is not the model's.
+    """
+    notes = write(job)
+    model = onnx.load(str(job.file), load_external_data=False)
+    if graph.opset(model) > job.opset:
+        raise _RefusedError(f"its graph stayed at opset {graph.opset(model)}, over {job.opset}")
+    if reason := interface.problem(model, job.signature):
+        raise _RefusedError(reason)
+    interface.name_dimensions(model, job.signature)
+    job.file.write_bytes(model.SerializeToString())
+    try:
+        runtime = OnnxRuntime(job.file, job.signature)
+        for example in (job.pair.first, job.pair.second):
+            names = [spec.name for spec in job.signature.inputs]
+            outputs = runtime.run({n: tensor.numpy() for n, tensor in zip(names, example.inputs, strict=True)})
+            expected = tracing.named(example.outputs, job.signature)
+            if not (result := compare(outputs, expected, default_tolerance("fp32"))).passed:
+                sizes = ", ".join(f"{letter}={size}" for letter, size in example.sizes.items())
+                raise _RefusedError(f"its graph does not answer as the model does ({sizes}): {result.reason}")
+    except StageError as error:
+        raise _RefusedError(f"its graph does not run: {capture.first_line(Exception(error.found))}") from error
+    return notes
+
+
+def _dynamo(job: _Job) -> list[str]:
+    """torch.export, then the new exporter."""
+    for (
+        operator
+    ) in _RNN_OPERATORS:  # torch caches their first decomposition, which unrolls later sequences to one length
+        operator._dispatch_cache.clear()
+    dynamic = any(isinstance(dim, str) for spec in job.signature.inputs for dim in spec.shape)
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                job.module,
+                job.pair.first.inputs,
+                dynamo=True,
+                dynamic_shapes=capture.dynamic_shapes(job.signature) if dynamic else None,
+                input_names=[spec.name for spec in job.signature.inputs],
+                output_names=[spec.name for spec in job.signature.outputs],
+                opset_version=job.opset,
+                verbose=False,
+            )
+    except Exception as error:
+        failed = type(error).__name__ == "TorchExportError"
+        cause = error.__cause__ or error
+        raise _RefusedError(
+            capture.first_line(cause), where=lines.of_error(cause), capturable=False if failed else None
+        ) from error
+    if dynamic and (
+        reason := capture.limit_problem(program.exported_program, job.module, job.signature, job.pair.first)
+    ):
+        raise _RefusedError(reason, capturable=False)
+    program.save(job.file)
+    return []
+
+
+def _older(job: _Job, capturable: bool | None) -> list[str]:
+    """Trace or script, then the exporter that reads TorchScript."""
+    opset = min(job.opset, _OLDER_EXPORTER_MAX_OPSET)
+    specs = (*job.signature.inputs, *job.signature.outputs)
+    axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs}
+    try:
+        built = torchscript.build(job.source, job.signature, job.pair, method="auto", capturable=capturable)
+    except StageError as error:
+        raise _RefusedError(f"{error.what.removeprefix('export: ')}: {error.found}", where=error.where) from error
+    try:
+        with quiet(), torch.no_grad():
+            torch.onnx.export(
+                built.module,
+                job.pair.first.inputs,
+                str(job.file),
+                dynamo=False,
+                input_names=[spec.name for spec in job.signature.inputs],
+                output_names=[spec.name for spec in job.signature.outputs],
+                dynamic_axes=axes,
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        raise _RefusedError(capture.first_line(error), where=lines.of_error(error)) from error
+    lower = [f"opset {opset}, where the older exporter ends; {job.opset} was allowed"] if opset < job.opset else []
+    return [*built.notes, *lower]
+
+
+def _copied(
+    source: SourceModel, signature: Signature, exporter: Exporter, max_opset: int, max_ir_version: int, out_dir: Path
+) -> dict[str, Any]:
+    """Check an ONNX file against the YAML and the target, and copy it with its external data.
+
+    Raises:
+        StageError: it is not valid ONNX, too new for the target, or not what the YAML says.
+    """
+    assert source.path is not None
+    path = source.path / graph.FILE if source.path.is_dir() else source.path
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(str(path), full_check=True)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise StageError(
+            "export: the ONNX file is not valid",
+            found=capture.first_line(error),
+            where=str(path),
+            hint="export it again; `onnx.checker.check_model(path, full_check=True)` shows the same",
+        ) from error
+    opset = graph.opset(model)
+    if opset > max_opset or model.ir_version > max_ir_version:
+        raise StageError(
+            "export: the ONNX file is too new for the target's ONNX Runtime",
+            found=f"opset {opset} and IR version {model.ir_version}; the target takes opset {max_opset} and "
+            f"IR version {max_ir_version} at most",
+            where=str(path),
+            hint=f"export it again with opset_version={min(opset, max_opset)}, convert it with "
+            "onnx.version_converter.convert_version and a lower model.ir_version, or set a newer `triton.target`",
+        )
+    if reason := interface.problem(model, signature):
+        raise StageError(
+            "export: the ONNX file is not what the configuration says",
+            found=reason,
+            where=str(path),
+            hint="correct `inputs` and `outputs`, or export the file again with these names and dynamic axes",
+        )
+    locations = graph.external_files(model)
+    _copy(path, locations, out_dir)
+    return {
+        "file": graph.FILE,
+        "notes": [f"`exporter: {exporter}` has no effect: the source is ONNX"] if exporter != "auto" else [],
+        "properties": {
+            "exporter": "as given",
+            "opset": opset,
+            "ir_version": model.ir_version,
+            "nodes": len(model.graph.node),
+            "external_data": bool(locations),
+        },
+    }
+
+
+def _copy(path: Path, locations: tuple[str, ...], out_dir: Path) -> None:
+    if not locations:
+        shutil.copyfile(path, out_dir / graph.FILE)
+        return
+    folder = out_dir / graph.FILE
+    folder.mkdir()
+    shutil.copyfile(path, folder / graph.FILE)
+    for location in locations:
+        target = files.inside(folder, location)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files.inside(path.parent, location), target)

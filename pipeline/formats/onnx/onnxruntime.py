@@ -1,0 +1,74 @@
+"""ONNX files through ONNX Runtime on the CPU, behind artifacts.Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from pipeline.base.errors import StageError
+from pipeline.base.values import Array, Signature, Tensors
+from pipeline.formats import checks
+
+_ERRORS_ONLY = 3  # ONNX Runtime's severity scale; its warnings about unused initializers would go to stderr
+_FILE = "model.onnx"
+
+
+class OnnxRuntime:
+    """An ONNX model opened with the CPU provider.
+
+    Args:
+        path: the file, or the directory that holds ``model.onnx`` and its external data.
+        signature: names and dtypes to feed and to return.
+        threads: threads within one operator; 0 takes every core.
+        float_qdq: QuantizeLinear and DequantizeLinear round as they say, and the operators between them compute in
+            float32, so that an int8 graph is judged as its numbers are: 8-bit arithmetic saturates on a CPU without
+            VNNI (onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to
+            try U8U8?").
+
+    Raises:
+        StageError: the file cannot be loaded, or its inputs and outputs are not the signature's.
+    """
+
+    def __init__(self, path: Path, signature: Signature, threads: int = 0, *, float_qdq: bool = False) -> None:
+        self._signature = signature
+        self._outputs = [spec.name for spec in signature.outputs]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _ERRORS_ONLY
+        if float_qdq:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        file = str(path / _FILE if path.is_dir() else path)
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise StageError(
+                "onnxruntime: cannot load the model",
+                found=str(error),
+                where=file,
+                hint="the file is damaged, or needs a newer onnxruntime: export it again",
+            ) from error
+        for what, found, expected in (
+            ("inputs", self._session.get_inputs(), signature.inputs),
+            ("outputs", self._session.get_outputs(), signature.outputs),
+        ):
+            checks.names("onnxruntime", what, [item.name for item in found], expected, file)
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            StageError: ONNX Runtime refused the inputs or failed, or an output's dtype is not the signature's.
+        """
+        feeds = {spec.name: inputs[spec.name] for spec in self._signature.inputs}
+        try:
+            results = self._session.run(self._outputs, feeds)
+        except Exception as error:
+            raise StageError(
+                "onnxruntime: the model failed on a sample",
+                found=str(error),
+                hint=f"inputs were {checks.describe(feeds)}",
+            ) from error
+        outputs: dict[str, Array] = dict(zip(self._outputs, results, strict=True))
+        checks.dtypes("onnxruntime", outputs, self._signature)
+        return outputs

@@ -1,0 +1,96 @@
+"""A TensorFlow model's tensors and the YAML's: which is which, and whether they agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.base.errors import StageError
+from pipeline.base.values import TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """An input or output as the model has it.
+
+    Attributes:
+        dtype: TensorFlow's name of it: ``float32``, ``string``.
+        shape: None for a dynamic dimension; None as a whole where even the rank is unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: str) -> tuple[dict[str, str], str]:
+    """Find the model's tensor for each of the YAML's: by name where equal, the rest by order.
+
+    Args:
+        side: ``inputs`` or ``outputs``.
+        ports: the model's, in its order; see ``ordered`` for those of a SavedModel, which has none.
+        specs: the YAML's.
+        where: the model's file.
+
+    Returns:
+        The model's name by the YAML's, and a note that says what was taken by order, or an empty text.
+
+    Raises:
+        StageError: their number, dtypes or fixed sizes differ; all differences are listed.
+    """
+    if len(ports) != len(specs):
+        raise StageError(
+            f"source: the model has {len(ports)} {side}, the YAML {len(specs)}",
+            found=f"the model's are {', '.join(map(_shown, ports)) or 'none'}",
+            where=where,
+            hint=f"correct `{side}`",
+        )
+    known, wanted = {port.name: port for port in ports}, {spec.name for spec in specs}
+    rest = iter(port for port in ports if port.name not in wanted)
+    pairs = [(spec, known[spec.name] if spec.name in known else next(rest)) for spec in specs]
+    if wrong := [text for spec, port in pairs for text in _differences(side, spec, port)]:
+        raise StageError(
+            f"source: the model's {side} are not the YAML's",
+            found="\n".join(wrong),
+            where=where,
+            hint=f"correct `{side}`",
+        )
+    taken = [f"{spec.name} is its {port.name}" for spec, port in pairs if spec.name != port.name]
+    note = f"{side} without the YAML's names are taken in order: {', '.join(taken)}" if taken else ""
+    return {spec.name: port.name for spec, port in pairs}, note
+
+
+def ordered(ports: Sequence[Port]) -> list[Port]:
+    """A SavedModel's tensors have names and no order: that of the names, numbers in them counted as such."""
+    return sorted(ports, key=lambda port: [int(part) if part.isdigit() else part for part in _parts(port.name)])
+
+
+def _parts(name: str) -> list[str]:
+    """Text and digits in turn, text first."""
+    return re.split(r"(\d+)", name)
+
+
+def _differences(side: str, spec: TensorSpec, port: Port) -> list[str]:
+    wrong = []
+    label = f"{side.removesuffix('s')} {spec.name}" + (f" (its {port.name})" if port.name != spec.name else "")
+    if port.dtype != spec.dtype:
+        wrong.append(f"{label} is {port.dtype}; the YAML says {spec.dtype}")
+    if port.shape is None:
+        return wrong
+    # A fixed size in the model must be the YAML's; a dynamic one admits any.
+    fits = len(port.shape) == len(spec.shape) and all(
+        size is None or size == dim for size, dim in zip(port.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join(map(str, spec.shape))
+        wrong.append(f"{label} has shape {_sizes(port.shape)}; the YAML says [{expected}]")
+    return wrong
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _shown(port: Port) -> str:
+    return f"{port.name} {port.dtype}{'' if port.shape is None else _sizes(port.shape)}"

@@ -1,0 +1,90 @@
+"""The child that builds one engine: ``python -m pipeline.engine.builder JOB.json``.
+
+One process per build, because a failed build changes the next one in its process (measured with TensorRT-RTX 1.7.1).
+It writes the engine and a JSON file of what it found, or why there is none; what the library says goes to standard
+output, with lines that start with ``@progress`` in between.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pipeline.formats.tensorrt import interface, spec
+from pipeline.formats.tensorrt.failures import FailureError
+from pipeline.machine import tensorrt_flavours
+
+PROGRESS = "@progress"
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job of a file; the exit status is 0 also when there is no engine, and the result says why."""
+    job = json.loads(Path(arguments[0]).read_text())
+    try:
+        result = _build(job)
+    except FailureError as failure:
+        result = {"failure": failure.values}
+    except MemoryError:
+        result = {"failure": FailureError("build", "out of memory").values}
+    except OSError as error:
+        result = {"failure": FailureError("disk", str(error), errno=error.errno).values}
+    Path(job["result"]).write_text(json.dumps(result))
+    return 0
+
+
+def _build(job: Mapping[str, Any]) -> dict[str, Any]:
+    wanted, plan = spec.from_json(job["spec"]), Path(job["plan"])
+    timing_cache = None if job["timing_cache"] is None else Path(job["timing_cache"])
+    # All flavours have one interface. The modules imported next are written, and type-checked, against `tensorrt`.
+    sys.modules["tensorrt"] = library = _library(wanted.flavour)
+    common = importlib.import_module("pipeline.formats.tensorrt.common")
+    hooks = importlib.import_module(f"pipeline.formats.tensorrt.{'classic' if wanted.flavour == 'tensorrt' else 'rtx'}")
+    log = common.Log()
+    device = hooks.prepare(wanted)
+    builder = common.make_builder(log)
+    network = common.parse(builder, log, Path(job["onnx"]))
+    inputs, outputs = common.ports(network)
+    if wrong := interface.problems(inputs, outputs, wanted):
+        raise FailureError("interface", *wrong)
+    config = common.configure(builder, wanted, _tell)
+    capabilities = hooks.configure(config, wanted, timing_cache, device)
+    common.build(builder, network, config, log, plan)
+    hooks.finish(config, log, plan, timing_cache, device)
+    return {
+        "version": library.__version__,
+        "compute_capabilities": capabilities,
+        "inputs": [asdict(port) for port in inputs],
+        "outputs": [asdict(port) for port in outputs],
+        "products": common.products(network),
+        "quantized": common.quantized(network),
+        "table": log.table,
+    }
+
+
+def _library(name: tensorrt_flavours.FlavourName) -> ModuleType:
+    """The first of a flavour's modules that is there.
+
+    Raises:
+        FailureError: none is, or it cannot load its libraries.
+    """
+    reasons = []
+    for module in tensorrt_flavours.flavour(name).modules:
+        try:
+            return importlib.import_module(module)
+        except (ImportError, OSError) as error:  # its bindings load the libraries with ctypes, which raises OSError
+            reasons.append(f"import {module}: {error}")
+    raise FailureError("missing", *reasons)
+
+
+def _tell(phase: str, share: float) -> None:
+    print(f"{PROGRESS} {share:.3f} {phase}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""TensorRT engines on the GPU at hand, behind artifacts.Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.base.errors import MissingError, StageError
+from pipeline.base.values import Array, Signature, Tensors
+from pipeline.formats import checks
+from pipeline.formats.tensorrt.engine_session import Session, SessionError, UnavailableError
+from pipeline.machine import tensorrt_flavours
+from pipeline.machine.tensorrt_flavours import FlavourName
+
+
+class TensorRtRuntime:
+    """An engine opened on the first GPU; every run takes the optimization profile that suits its inputs best.
+
+    Args:
+        path: the engine's file.
+        signature: names and dtypes to feed and to return.
+        flavour: what built it.
+
+    Raises:
+        MissingError: this machine has no GPU, no driver for it, or not the libraries.
+        StageError: the engine cannot be loaded, or its inputs and outputs are not the signature's.
+    """
+
+    def __init__(self, path: Path, signature: Signature, flavour: FlavourName) -> None:
+        self._signature = signature
+        known = tensorrt_flavours.flavour(flavour)
+        try:
+            self._session = Session(flavour, path.read_bytes())
+        except UnavailableError as error:
+            raise MissingError(
+                f"{flavour}: an engine cannot be run here",
+                found=str(error),
+                where=str(path),
+                hint=f"{known.install} cuda-bindings, on a machine with an NVIDIA GPU and its driver",
+            ) from error
+        except SessionError as error:
+            raise StageError(
+                f"{flavour}: cannot load the engine",
+                found=str(error),
+                where=str(path),
+                hint=f"the library here is {tensorrt_flavours.installed(flavour)}: the engine was built by another "
+                "version, or for another GPU, or the file is damaged; build it again, here",
+            ) from error
+        for what, found, expected in (
+            ("inputs", self._session.inputs, signature.inputs),
+            ("outputs", self._session.outputs, signature.outputs),
+        ):
+            checks.names(flavour, what, [item.name for item in found], expected, str(path))
+        self._flavour = flavour
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            StageError: no profile takes the inputs, the run failed, or an output's dtype is not the signature's.
+        """
+        feeds = {spec.name: inputs[spec.name] for spec in self._signature.inputs}
+        shapes = {name: array.shape for name, array in feeds.items()}
+        chosen = checks.profile(self._flavour, self._session.profiles, shapes)
+        try:
+            outputs = self._session.run(feeds, chosen)
+        except SessionError as error:
+            raise StageError(
+                f"{self._flavour}: the engine failed on a sample",
+                found=str(error),
+                hint=f"inputs were {checks.describe(feeds)}",
+            ) from error
+        checks.dtypes(self._flavour, outputs, self._signature)
+        return {spec.name: outputs[spec.name] for spec in self._signature.outputs}

@@ -1,0 +1,1 @@
+"""TorchScript: traced or scripted from the source model, opened in PyTorch."""

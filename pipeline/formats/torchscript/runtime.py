@@ -1,0 +1,86 @@
+"""TorchScript files through libtorch in this process, behind artifacts.Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pipeline.base.errors import StageError
+from pipeline.base.values import Array, Signature, Tensors
+from pipeline.formats import checks
+
+
+@contextlib.contextmanager
+def no_deprecation_warnings() -> Iterator[None]:
+    """Ignore that torch 2.13 deprecates TorchScript in favour of torch.export: Triton's backend reads nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        yield
+
+
+class TorchScriptRuntime:
+    """A file of ``torch.jit.save`` whose forward takes the signature's inputs by name and returns its outputs in order.
+
+    Args:
+        path: the file.
+        signature: names and dtypes to feed and to return.
+
+    Raises:
+        StageError: the file cannot be loaded, or its arguments are not the signature's inputs.
+    """
+
+    def __init__(self, path: Path, signature: Signature) -> None:
+        self._signature = signature
+        try:
+            with no_deprecation_warnings():
+                self._module = torch.jit.load(str(path), map_location="cpu").eval()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise StageError(
+                "torchscript: cannot load the model",
+                found=_first_line(error),
+                where=str(path),
+                hint="expected a file of torch.jit.save, not of torch.save; export it again",
+            ) from error
+        arguments = self._module._c._get_method("forward").schema.arguments[1:]
+        checks.names("torchscript", "inputs", [item.name for item in arguments], signature.inputs, str(path))
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            StageError: the module failed, or its outputs are not the signature's in number or dtype.
+        """
+        feeds = {spec.name: torch.from_numpy(inputs[spec.name].copy()) for spec in self._signature.inputs}
+        try:
+            with torch.inference_mode():
+                result = self._module(**feeds)
+        except (RuntimeError, torch.jit.Error) as error:  # the second where the module itself raises
+            raise StageError(
+                "torchscript: the model failed on a sample",
+                found=_last_line(error),
+                hint=f"inputs were {checks.describe(dict(inputs))}",
+            ) from error
+        values = (result,) if isinstance(result, torch.Tensor) else tuple(result)
+        if len(values) != len(self._signature.outputs):
+            raise StageError(
+                f"torchscript: the model returned {len(values)} outputs",
+                found=f"expected {', '.join(spec.name for spec in self._signature.outputs)}",
+            )
+        outputs: dict[str, Array] = {
+            spec.name: value.numpy() for spec, value in zip(self._signature.outputs, values, strict=True)
+        }
+        checks.dtypes("torchscript", outputs, self._signature)
+        return outputs
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    """TorchScript puts the operator's message after its own traceback."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""From image file to tensor, and from scores to labels: stands alone, being copied into what is served."""

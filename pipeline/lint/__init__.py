@@ -1,0 +1,200 @@
+"""Check any Triton model repository offline, without a server and without changing a byte of it.
+
+The rules are Triton's own, read in the source of release 24.10 and tried on a running server: what its core, its
+onnxruntime and its pytorch backend refuse, what they take otherwise than a person would, and what fails later on
+another machine. Nothing in a repository is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError
+from pipeline.lint import tree
+from pipeline.lint.config import CONFIG_RULES
+from pipeline.lint.engine import ENGINE_RULES
+from pipeline.lint.ensemble import ENSEMBLE_RULES
+from pipeline.lint.layout import ANY_RULES, CONFIGURED_RULES
+from pipeline.lint.model import (
+    CONFIG_NAME,
+    MAX_TEXT_BYTES,
+    Finding,
+    Model,
+    children,
+    error,
+    printable,
+    read_text,
+    run,
+    shown,
+    unreadable,
+    version_directories,
+    warning,
+)
+from pipeline.lint.onnx import ONNX_RULES
+from pipeline.lint.scheduling import SCHEDULING_RULES
+from pipeline.lint.tensors import TENSOR_RULES
+from pipeline.lint.torchscript import TORCHSCRIPT_RULES
+from pipeline.lint.warmup import WARMUP_RULES
+from pipeline.machine import target as releases
+
+__all__ = ["Finding", "lint"]
+
+# Fields of later releases, which the message read here (2.51) does not have: field -> first release with it
+# (git history of triton-inference-server/common, protobuf/model_config.proto).
+_LATER_FIELDS = {"model_metrics": "24.11", "max_inflight_requests": "25.11"}
+
+_CONFIGURED = (
+    *CONFIGURED_RULES,
+    *CONFIG_RULES,
+    *SCHEDULING_RULES,
+    *TENSOR_RULES,
+    *WARMUP_RULES,
+    *ENSEMBLE_RULES,
+    *ONNX_RULES,
+    *TORCHSCRIPT_RULES,
+    *ENGINE_RULES,
+)
+
+
+def lint(root: Path, *, target: str = "24.10") -> list[Finding]:
+    """Check a model repository.
+
+    Args:
+        root: what ``tritonserver --model-repository`` would be given.
+        target: Triton release to check for.
+
+    Returns:
+        All findings of all models, sorted by path, then errors before warnings, then rule.
+
+    Raises:
+        ConfigError: ``root`` is no readable directory with a model in it, or the target is unknown.
+    """
+    limits = releases.limits(target)
+    findings: list[Finding] = []
+    models: dict[str, Model] = {}
+    for path in _directories(root, findings):
+        try:
+            versions = version_directories(path)
+            texts = [item for item in (path / CONFIG_NAME, *children(path / "configs")) if item.suffix == ".pbtxt"]
+        except OSError as problem:
+            findings.append(unreadable(root, path, problem))
+            continue
+        configs = {item: _parse(root, item, target, findings) for item in texts}
+        models[path.name] = Model(
+            root=root, path=path, config=configs[path / CONFIG_NAME], versions=versions, target=limits, others=models
+        )
+    for model in models.values():
+        findings.extend(_check(model))
+    return sorted(set(findings), key=lambda item: (item.path, item.severity, item.rule, item.reason))
+
+
+def _directories(root: Path, findings: list[Finding]) -> list[Path]:
+    """The directories that Triton takes for models; links that lead nowhere become findings."""
+    try:
+        if not root.is_dir():
+            raise ConfigError(
+                "there is no model repository",
+                found="a file" if root.exists() else "nothing",
+                where=str(root),
+                hint="give the directory that holds one folder per model",
+            )
+        items = children(root)
+    except OSError as problem:
+        raise ConfigError("the repository cannot be read", found=str(problem), where=str(root)) from problem
+    found = []
+    for item in items:
+        if item.is_symlink() and not os.path.exists(item):  # noqa: PTH110 - Path.exists raises on a loop of links
+            findings.append(tree.dangling(root, shown(root, item)))
+        elif item.is_dir():
+            if item.is_symlink() and not Path(os.path.realpath(item)).is_relative_to(os.path.realpath(root)):
+                findings.append(tree.leaving(shown(root, item), os.path.realpath(item)))
+            found.append(item)
+    if not found and not findings:
+        raise ConfigError(
+            "the repository is empty",
+            found="no directory in it",
+            where=str(root),
+            hint="give the directory that holds one folder per model",
+        )
+    return found
+
+
+def _check(model: Model) -> Iterator[Finding]:
+    found = list(run(tree.TREE_RULES, model))
+    yield from found
+    if any(item.rule == "stray-directory" for item in found):
+        return  # it is no model, so what a model lacks is no news
+    yield from run(ANY_RULES, model)
+    if model.config is not None:
+        yield from run(_CONFIGURED, model)
+
+
+def _parse(root: Path, path: Path, target: str, found: list[Finding]) -> Any:
+    """The configuration message of a text file, or None; what is wrong with the text is added to ``found``."""
+    at = shown(root, path)
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on a loop of links
+        return None  # missing and dangling are rules of their own
+    try:
+        text = read_text(path)
+    except OSError as problem:
+        found.append(unreadable(root, path, problem))
+        return None
+    if text is None:
+        found.append(
+            error(
+                at,
+                "config-not-text",
+                f"this is no plain file of at most {MAX_TEXT_BYTES >> 20} MiB, so it is not read.",
+                "write the configuration as a text file",
+            )
+        )
+        return None
+    templates = list(_templates(at, text))
+    found.extend(templates)
+    try:
+        return model_config.parse_text(text, at)
+    except ConfigError as problem:
+        if not templates:
+            found.append(_unparsed(problem, target))
+        return None
+
+
+def _templates(at: str, text: str) -> Iterator[Finding]:
+    for number, line in enumerate(text.split("\n"), 1):
+        match = re.search(r"\$\{[^}]*\}", line.partition("#")[0])
+        if match:
+            yield error(
+                f"{at}:{number}:{match.start() + 1}",
+                "unfilled-template",
+                f"the placeholder {printable(match[0])!r} was never filled in.",
+                "replace it by its value",
+            )
+
+
+def _unparsed(problem: ConfigError, target: str) -> Finding:
+    later = next((name for name in _LATER_FIELDS if re.search(rf"\b{name}\b", problem.found)), None)
+    if later is not None and target < _LATER_FIELDS[later]:
+        return error(
+            problem.where,
+            "field-unknown-to-release",
+            f"{later} exists from release {_LATER_FIELDS[later]} on; release {target} refuses the configuration.",
+            "remove the field, or choose a later target",
+        )
+    if later is not None:
+        return warning(
+            problem.where,
+            "config-not-checked",
+            f"{later} is younger than the message definition used here (24.10), so this model is not checked further.",
+            f"to check the rest, remove {later} for the time of the check",
+        )
+    return error(
+        problem.where,
+        "config-parse",
+        f"Triton cannot read the configuration: {printable(problem.found)}.",
+        "correct it there; fields are spelled as in Triton's model_config.proto",
+    )

@@ -1,0 +1,210 @@
+"""Lint rules on TensorRT engines: the file, what it was built by and for, and the backend that is to load it.
+
+Numbers such as server#4657 are issues of github.com/triton-inference-server/server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.base.files import sha256_file
+from pipeline.formats.tensorrt import layers
+from pipeline.lint.engine_shapes import SHAPE_RULES
+from pipeline.lint.engine_sidecar import Engine, EngineRule, compute_capability, open_engine
+from pipeline.lint.model import (
+    ENGINE_BACKENDS,
+    RTX_BACKEND,
+    Finding,
+    Model,
+    Rule,
+    backend_of,
+    below,
+    error,
+    is_regular,
+    model_filename,
+    printable,
+    warning,
+)
+from pipeline.machine import tensorrt_flavours
+from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
+from pipeline.repository.versions import read_manifest
+
+_RTX = "tensorrt_rtx"  # the flavour; the backend for it has the same name
+# Layout of a TensorRT-RTX engine, measured with 1.7.1: a header that starts with the magic and holds the length of the
+# whole file. Whether classic plans have the same magic is not known, so it proves no flavour.
+_MAGIC, _HEADER_BYTES, _LENGTH_AT = b"vtrt", 64, slice(16, 24)
+
+
+def engines(model: Model) -> Iterator[Finding]:
+    """All rules on every version's engines."""
+    if backend_of(model) not in ENGINE_BACKENDS:
+        return
+    names = sorted({model_filename(model), *model.config.cc_model_filenames.values()})
+    for number, version in model.versions.items():
+        candidates = [path for name in names if (path := below(version, name)) is not None]
+        paths = [path for path in candidates if is_regular(path)]
+        for path in paths:
+            engine, problem = open_engine(model, number, path, alone=len(paths) == 1)
+            if problem is not None:
+                yield problem
+            for rule in FILE_RULES:
+                yield from rule(model, engine)
+
+
+def header(model: Model, engine: Engine) -> Iterator[Finding]:
+    """The file is whole, as far as its header tells."""
+    at, fix = model.where(engine.path), "copy the file again, or build it again"
+    built_as = engine.sidecar.flavour or (_RTX if backend_of(model) == RTX_BACKEND else None)
+    with engine.path.open("rb") as stream:
+        head = stream.read(_HEADER_BYTES)
+    size, magic = engine.path.stat().st_size, head.startswith(_MAGIC)
+    if not head:
+        yield error(at, "engine-truncated", "the file is empty.", fix)
+    elif built_as == "tensorrt" or (built_as is None and not magic):
+        return  # how a classic plan begins is not known
+    elif not magic or len(head) < _HEADER_BYTES:
+        yield error(at, "engine-truncated", "the file does not begin as a TensorRT-RTX engine does.", fix)
+    elif (length := int.from_bytes(head[_LENGTH_AT], "little")) != size:
+        report = error if built_as == _RTX else warning
+        yield report(at, "engine-truncated", f"its header says {length} bytes; the file has {size}.", fix)
+
+
+def digest(model: Model, engine: Engine) -> Iterator[Finding]:
+    """The file is the one that was built and proven."""
+    wanted = engine.sidecar.plan_sha256
+    if wanted is not None and sha256_file(engine.path) != wanted:
+        yield error(
+            model.where(engine.path),
+            "engine-sha256",
+            f"its SHA-256 is not the {wanted[:12]}… of its sidecar: it was changed or damaged after it was built.",
+            "copy the engine and its sidecar again, or build it again",
+        )
+
+
+def flavour(model: Model, engine: Engine) -> Iterator[Finding]:
+    """An engine loads in the runtime of its own flavour only."""
+    built_as, backend = engine.sidecar.flavour, backend_of(model)
+    if built_as == _RTX and backend != RTX_BACKEND:
+        yield error(
+            model.where(engine.path),
+            "engine-flavour",
+            "this is a TensorRT-RTX engine, which Triton's tensorrt backend cannot load.",
+            f'write backend: "{RTX_BACKEND}" and no platform, or build the engine with the flavour tensorrt',
+        )
+    elif built_as == "tensorrt" and backend == RTX_BACKEND:
+        yield error(
+            model.where(engine.path),
+            "engine-flavour",
+            "this is an engine of classic TensorRT, which TensorRT-RTX cannot load.",
+            f'write backend: "tensorrt", or build the engine with the flavour {_RTX}',
+        )
+
+
+def tensorrt_version(model: Model, engine: Engine) -> Iterator[Finding]:
+    """The target has the TensorRT that built the engine."""
+    version, at, image = engine.sidecar.version, model.where(engine.path), tensorrt_image(model.target)
+    if engine.sidecar.flavour != "tensorrt" or version is None:
+        return
+    if engine.sidecar.options.version_compatible and has_later_tensorrt(model.target, version):
+        return
+    if conflict := tensorrt_conflict(model.target, version):
+        yield error(at, "engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
+    elif model.target.tensorrt is None and _built_for(model, engine) != model.target.release:
+        yield warning(
+            at,
+            "engine-tensorrt-unknown",
+            f"TensorRT {version} built the engine, and the TensorRT of Triton {model.target.release}'s container is "
+            "not known here.",
+            f"build it in {image}, the same month, or name the release it was built for as the target",
+        )
+
+
+def precision(model: Model, engine: Engine) -> Iterator[Finding]:
+    """The types of the layers are those of the precision, as far as their numbers tell."""
+    claimed, found = engine.sidecar.precision, engine.sidecar.layers
+    if claimed is None:
+        return
+    asked, known = layers.TYPE_OF[claimed], [kind for kind in layers.PRECISION_OF if found.get(kind)]
+    others = [kind for kind in layers.product_counts(engine.sidecar.layer_types) if kind != asked]
+    if (known and asked not in known) or (claimed == "fp32" and others):
+        counted = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(found.items()))
+        yield error(
+            model.where(engine.sidecar_path),
+            "engine-precision",
+            f"the sidecar says {claimed}, and the engine's layers are {counted}.",
+            "build the engine again from a graph in that precision",
+        )
+
+
+def _built_for(model: Model, engine: Engine) -> object:
+    """The release this tool built a version for, by its manifest beside the repository; None where there is none."""
+    root = model.root.resolve()
+    manifest = read_manifest(root, model.name, engine.version) if root.name else None
+    target = (manifest or {}).get("target")
+    return target.get("release") if isinstance(target, dict) else None
+
+
+def capabilities(model: Model, engine: Engine) -> Iterator[Finding]:
+    """``cc_model_filenames`` and the sidecar agree on the GPUs an engine is for."""
+    given = {name: compute_capability(name) for name in engine.sidecar.compute_capabilities}
+    for name in sorted(name for name, known in given.items() if known is None):
+        yield warning(
+            model.where(engine.sidecar_path),
+            "engine-capability-name",
+            f"the sidecar lists {printable(name)!r}, which is no compute capability.",
+            'write it as "8.9" or "sm_89"',
+        )
+    offered = (
+        tensorrt_flavours.flavour("tensorrt_rtx").capabilities if engine.sidecar.flavour == "tensorrt_rtx" else None
+    )
+    for name, known in given.items():
+        if offered is not None and known is not None and f"sm_{known.replace('.', '')}" not in offered:
+            yield error(
+                model.where(engine.sidecar_path),
+                "engine-capability-unknown",
+                f"the sidecar lists {printable(name)!r}, and TensorRT-RTX builds for {', '.join(offered)} only.",
+                "build the engine again, for GPUs of that list",
+            )
+    built = {known for known in given.values() if known is not None}
+    names = dict(model.config.cc_model_filenames)
+    keys = {key for key, name in names.items() if below(engine.path.parent, name) == engine.path}
+    if built and None not in given.values():
+        for key in sorted(keys - built):
+            yield error(
+                model.where(engine.path),
+                "engine-capability-mismatch",
+                f"cc_model_filenames gives it to GPUs of compute capability {printable(key)}; it is built for "
+                f"{', '.join(sorted(built))}.",
+                "name a file there that is built for it",
+            )
+    for missing in sorted(built - names.keys()) if names else ():
+        yield warning(
+            model.where(engine.path),
+            "engine-capability-unlisted",
+            f"it is built for compute capability {missing}, which cc_model_filenames does not list; such a GPU "
+            "silently gets default_model_filename (server#4657).",
+            f'add cc_model_filenames {{ key: "{missing}" value: "{printable(engine.path.name)}" }}',
+        )
+
+
+def rtx_backend(model: Model) -> Iterator[Finding]:
+    """No container of Triton can load a TensorRT-RTX engine, and nothing may look as if one could."""
+    if backend_of(model) != RTX_BACKEND:
+        return
+    yield warning(
+        model.config_path,
+        "backend-not-in-containers",
+        f"no container of Triton has the backend {RTX_BACKEND}; without it the model fails to load.",
+        "put a backend of that name into the server's backend directory, or build with the flavour tensorrt",
+    )
+    if model.config.platform == "tensorrt_plan":
+        yield error(
+            model.config_path,
+            "platform-backend-pair",
+            f"the backend {RTX_BACKEND} does not go with the platform 'tensorrt_plan', which is classic TensorRT's.",
+            "leave the platform out",
+        )
+
+
+FILE_RULES: tuple[EngineRule, ...] = (header, digest, flavour, tensorrt_version, precision, capabilities, *SHAPE_RULES)
+ENGINE_RULES: tuple[Rule, ...] = (rtx_backend, engines)

@@ -1,0 +1,276 @@
+"""Lint rules on directories and files: version directories, links, modes, the file a backend opens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.lint.model import (
+    AOTI_FILE,
+    AOTI_SINCE,
+    BACKENDS,
+    CONFIG_NAME,
+    INT64_MAX,
+    RTX_BACKEND,
+    SKIPPED_DIRECTORIES,
+    TENSORFLOW_FILES,
+    Finding,
+    Model,
+    Rule,
+    backend_of,
+    below,
+    children,
+    error,
+    is_ensemble,
+    is_regular,
+    model_filename,
+    printable,
+    version_number,
+    warning,
+)
+
+_KNOWN_BACKENDS = (*BACKENDS, RTX_BACKEND, "tensorflow")
+
+
+def version_names(model: Model) -> Iterator[Finding]:
+    """Directory names that Triton reads differently from a person (core, VersionsToLoad)."""
+    for item in children(model.path):
+        if item.name in SKIPPED_DIRECTORIES or not item.is_dir():
+            continue
+        number, at = version_number(item.name), model.where(item)
+        if number is None:
+            yield _ignored_directory(item, at)
+        elif abs(number) > INT64_MAX:
+            yield error(
+                at,
+                "version-beyond-int64",
+                "the version number does not fit in 64 bits, and the whole server aborts when it reads the name.",
+                "rename it to a plain number such as 1",
+            )
+        elif number == 0:
+            yield warning(
+                at,
+                "version-zero",
+                "Triton's documentation says a version named 0 is ignored; the server serves it all the same.",
+                "rename it to 1 or higher",
+            )
+        elif item.name != str(number) or number < 0:
+            yield error(
+                at,
+                "version-directory-name",
+                f"Triton reads only the leading digits, so it takes this directory for version {number}.",
+                "rename it to a plain number, or move it out of the repository",
+            )
+
+
+def _ignored_directory(item: Path, at: str) -> Finding:
+    return warning(
+        at,
+        "version-directory-ignored",
+        f"Triton ignores {printable(item.name)!r}: its name is not a plain number.",
+        "rename it to a plain number without leading zeros, or move it out of the model directory",
+    )
+
+
+def version_missing(model: Model) -> Iterator[Finding]:
+    """A model, an ensemble too, is served only from numbered directories."""
+    if not model.versions:
+        yield error(
+            model.where(model.path),
+            "version-missing",
+            "the model has no version directory, so nothing of it is served.",
+            f"make the directory {model.name}/1 (an empty one for an ensemble) and put the model's file into it",
+        )
+
+
+def version_empty(model: Model) -> Iterator[Finding]:
+    """An empty version fails to load, and its failure stops its sibling versions."""
+    if model.config is not None and is_ensemble(model.config):
+        return
+    for path in model.versions.values():
+        if not children(path):
+            yield error(
+                model.where(path),
+                "version-empty",
+                "the version directory is empty.",
+                "put the model's file into it, or remove the directory",
+            )
+
+
+def version_policy(model: Model) -> Iterator[Finding]:
+    """The policy must select a version that exists."""
+    policy, present = model.config.version_policy, set(model.versions)
+    if policy.HasField("latest") and policy.latest.num_versions == 0:
+        yield error(
+            model.config_path,
+            "version-policy-selects-none",
+            "version_policy asks for the latest 0 versions.",
+            "write version_policy { latest { num_versions: 1 } }, or leave it out",
+        )
+    if not policy.HasField("specific"):
+        return
+    wanted = set(policy.specific.versions)
+    absent, numbers = sorted(wanted - present), ", ".join(str(number) for number in sorted(present)) or "none"
+    if not wanted & present:
+        yield error(
+            model.config_path,
+            "version-policy-selects-none",
+            f"version_policy asks for versions {sorted(wanted)}, none of which exists (present: {numbers}).",
+            "list versions that exist",
+        )
+    elif absent:
+        yield warning(
+            model.config_path,
+            "version-policy-absent-version",
+            f"version_policy asks for versions {absent}, which do not exist (present: {numbers}).",
+            "add those directories, or list only versions that exist",
+        )
+
+
+def default_filename(model: Model) -> Iterator[Finding]:
+    """``default_model_filename`` is one name inside the version directory."""
+    name = str(model.config.default_model_filename)
+    if not name:
+        return
+    if below(Path("/version"), name) is None:
+        yield error(
+            model.config_path,
+            "model-filename-escapes",
+            f"default_model_filename {printable(name)!r} leads out of the version directory.",
+            "name a file inside the version directory",
+        )
+    elif "/" in name:
+        yield warning(
+            model.config_path,
+            "model-filename-path",
+            f"default_model_filename {printable(name)!r} has a folder in it; backends then take that "
+            "folder for the model's.",
+            "put the file directly into the version directory and give its plain name",
+        )
+
+
+def model_file(model: Model) -> Iterator[Finding]:
+    """Each version holds the file, or the directory, that its backend opens."""
+    name = model_filename(model)
+    if not name or model.config.cc_model_filenames or backend_of(model) not in _KNOWN_BACKENDS:
+        return
+    for version in model.versions.values():
+        path = below(version, name)
+        if path is not None and children(version):
+            yield from _model_file(model, path)
+
+
+def _model_file(model: Model, path: Path) -> Iterator[Finding]:
+    backend, at = backend_of(model), model.where(path)
+    wants_directory = backend == "tensorflow" and model.config.platform == "tensorflow_savedmodel"
+    if not path.exists():
+        yield error(
+            at,
+            "model-file-missing",
+            f"the backend {backend} opens this file, which is not there.",
+            "put the file there, or name the one you have in default_model_filename",
+        )
+    elif wants_directory != path.is_dir() and not (backend == "onnxruntime" and path.is_dir()):
+        wanted = "a directory" if wants_directory else "a file"
+        yield error(
+            at, "model-file-kind", f"the backend {backend} expects {wanted} of this name.", f"replace it by {wanted}"
+        )
+    elif backend == "onnxruntime" and path.is_dir() and not is_regular(path / "model.onnx"):
+        yield error(
+            at,
+            "model-file-missing",
+            "an ONNX model given as a directory must hold a file named model.onnx.",
+            "name the ONNX file in it model.onnx",
+        )
+    elif backend == "openvino" and path.suffix == ".xml" and not path.with_suffix(".bin").exists():
+        yield error(
+            model.where(path.with_suffix(".bin")),
+            "model-file-missing",
+            "OpenVINO reads the weights from a .bin file beside the .xml, which is not there.",
+            "copy the .bin file too",
+        )
+
+
+def cc_filenames(model: Model) -> Iterator[Finding]:
+    """``cc_model_filenames``: files exist, keys are compute capabilities, no default hides a gap."""
+    names = dict(model.config.cc_model_filenames)
+    if not names:
+        return
+    for key in names:
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", key):
+            yield error(
+                model.config_path,
+                "cc-model-filename-key",
+                f"cc_model_filenames key {printable(key)!r} is not a compute capability, so it never matches.",
+                'write it as "major.minor", for example "8.9"',
+            )
+    for version in model.versions.values():
+        for key, name in names.items():
+            path = below(version, name)
+            if path is None or not path.exists():
+                yield error(
+                    model.where(path or version),
+                    "cc-model-filename-missing",
+                    f"cc_model_filenames names {printable(name)!r} for compute capability "
+                    f"{printable(key)}; it is not there.",
+                    "add the file, or remove the entry",
+                )
+        default = below(version, model_filename(model) or "model.plan")
+        if default is not None and default.exists():
+            yield warning(
+                model.where(default),
+                "cc-model-filenames-ambiguous",
+                "a GPU that cc_model_filenames does not list silently gets this file, whatever GPU it was built for.",
+                "rename it after the compute capability it was built for, and list it under that, or remove it",
+            )
+
+
+def aoti_file(model: Model) -> Iterator[Finding]:
+    """``model.pt2`` is served by late releases only."""
+    if model.target.release >= AOTI_SINCE or (model.config is not None and model.config.default_model_filename):
+        return
+    for version in model.versions.values():
+        if (version / AOTI_FILE).exists() and not any((version / name).exists() for name in ("model.pt", "model.py")):
+            yield error(
+                model.where(version / AOTI_FILE),
+                "model-pt2-unsupported",
+                f"AOTInductor packages are served from release {AOTI_SINCE} on, not by {model.target.release}.",
+                "export TorchScript to model.pt, or ONNX to model.onnx",
+            )
+
+
+def removed_backend(model: Model) -> Iterator[Finding]:
+    """The TensorFlow backend left the images with 25.03."""
+    if backend_of(model) == "tensorflow" and model.target.release >= "25.03":
+        yield error(
+            model.config_path,
+            "backend-removed",
+            f"release {model.target.release} has no TensorFlow backend; it was last in 25.02.",
+            "convert the model to ONNX (tf2onnx), or serve it with release 25.02 or older",
+        )
+    elif backend_of(model) == "tensorflow" and model.config.platform not in TENSORFLOW_FILES:
+        found = [version / name for version in model.versions.values() for name in TENSORFLOW_FILES.values()]
+        if not any(path.exists() for path in found):
+            yield error(
+                model.config_path,
+                "tensorflow-platform-missing",
+                "without a platform Triton cannot tell a SavedModel from a GraphDef.",
+                'write platform: "tensorflow_savedmodel" or "tensorflow_graphdef"',
+            )
+
+
+def config_missing(model: Model) -> Iterator[Finding]:
+    """A server that completes nothing by itself needs config.pbtxt."""
+    path = model.path / CONFIG_NAME
+    if not path.exists() and not path.is_symlink():
+        yield error(
+            model.config_path,
+            "config-missing",
+            "without config.pbtxt the model loads only where auto-complete is on and its backend can guess.",
+            "write config.pbtxt with all inputs, outputs and the instance_group",
+        )
+
+
+ANY_RULES: tuple[Rule, ...] = (config_missing, version_names, version_missing, version_empty, aoti_file)
+CONFIGURED_RULES: tuple[Rule, ...] = (version_policy, default_filename, model_file, cc_filenames, removed_backend)

@@ -1,0 +1,293 @@
+"""What lint rules work on: one model directory, read once and safely, and the finding they report."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.base import printing
+from pipeline.machine.target import Limits
+
+CONFIG_NAME = "config.pbtxt"
+SKIPPED_DIRECTORIES = ("configs", "warmup", "initial_state")  # core, VersionsToLoad: never read as versions
+INT64_MAX = 2**63 - 1
+# A config of hundreds of tensors has tens of kilobytes; the bound keeps a hostile one from filling memory.
+MAX_TEXT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing in a repository that Triton refuses, or serves in a way its owner would not expect.
+
+    Attributes:
+        path: file or directory, relative to the repository root; with ``:line:column`` where a line is meant.
+        rule: stable identifier, kebab-case.
+        severity: ``error``: not loaded, or served wrongly; ``warning``: loaded, with a risk.
+        reason: one sentence.
+        fix: what to change.
+    """
+
+    path: str
+    rule: str
+    severity: Literal["error", "warning"]
+    reason: str
+    fix: str
+
+
+def error(path: str, rule: str, reason: str, fix: str) -> Finding:
+    """A finding of severity ``error``."""
+    return Finding(path, rule, "error", reason, fix)
+
+
+def warning(path: str, rule: str, reason: str, fix: str) -> Finding:
+    """A finding of severity ``warning``."""
+    return Finding(path, rule, "warning", reason, fix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One directory of the repository root.
+
+    Attributes:
+        root: the repository.
+        path: the model's directory.
+        config: its ModelConfig message, or None where there is none that parses.
+        versions: version number -> its directory, as Triton reads the names; smallest first.
+        target: the release it is checked for.
+        others: all models of the repository by name, this one included.
+    """
+
+    root: Path
+    path: Path
+    config: Any
+    versions: Mapping[int, Path]
+    target: Limits
+    others: Mapping[str, Model] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the directory, which is the model's."""
+        return self.path.name
+
+    @property
+    def config_path(self) -> str:
+        """The configuration's path, for findings."""
+        return self.where(self.path / CONFIG_NAME)
+
+    def where(self, path: Path) -> str:
+        """``path`` relative to the repository root, always printable."""
+        return shown(self.root, path)
+
+
+Rule = Callable[[Model], Iterator[Finding]]
+
+
+def shown(root: Path, path: Path) -> str:
+    """``path`` relative to ``root``, in text that any terminal takes."""
+    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return printable(relative)
+
+
+def printable(text: str) -> str:
+    """Printable text, shortened past 200 characters."""
+    clean = printing.printable(text)
+    return clean if len(clean) <= 200 else f"{clean[:199]}…"
+
+
+def run(rules: Iterable[Rule], model: Model) -> Iterator[Finding]:
+    """All findings of the rules; what cannot be read is a finding too."""
+    for rule in rules:
+        try:
+            yield from rule(model)
+        except OSError as problem:
+            yield unreadable(model.root, model.path, problem)
+
+
+def unreadable(root: Path, path: Path, problem: OSError) -> Finding:
+    """The finding for a file or directory the system would not give."""
+    at = Path(problem.filename) if isinstance(problem.filename, str) else path
+    return error(
+        shown(root, at),
+        "unreadable",
+        f"it cannot be read: {problem.strerror or problem}.",
+        "give read permission (chmod a+rX), or remove it",
+    )
+
+
+def children(path: Path) -> list[Path]:
+    """Entries of a directory, sorted; empty when it is no directory.
+
+    Raises:
+        OSError: not readable.
+    """
+    return sorted(path.iterdir()) if path.is_dir() else []
+
+
+def is_regular(path: Path) -> bool:
+    """Whether it is a plain file (through links): opening a pipe or device could block for ever.
+
+    Raises:
+        OSError: its directory is not readable.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as problem:
+        if problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+
+
+def below(base: Path, relative: str) -> Path | None:
+    """``base / relative``, or None when it is absolute, climbs out by ``..`` or cannot be a file's name."""
+    parts = relative.split("/")
+    if "\0" in relative or relative.startswith("/") or max(len(part.encode()) for part in parts) > 255:
+        return None
+    joined = Path(os.path.normpath(base / relative))
+    return joined if joined.is_relative_to(base) and joined != base else None
+
+
+def read_text(path: Path) -> str | None:
+    """A small text file; None when it is no plain file or longer than ``MAX_TEXT_BYTES``.
+
+    Raises:
+        OSError: not readable.
+    """
+    if not is_regular(path):
+        return None
+    with path.open("rb") as stream:
+        data = stream.read(MAX_TEXT_BYTES + 1)
+    return data.decode(errors="replace") if len(data) <= MAX_TEXT_BYTES else None
+
+
+def version_number(name: str) -> int | None:
+    """The version Triton takes a directory name for, or None if it ignores it.
+
+    It calls ``stoll``, which reads the leading digits and drops the rest: ``2.tmp`` is version 2.
+    """
+    if name in SKIPPED_DIRECTORIES or (len(name) > 1 and name.startswith("0")):
+        return None
+    match = re.match(r"[ \t\n\v\f\r]*([+-]?[0-9]+)", name)
+    # Python refuses to convert thousands of digits; a name has at most 255 bytes.
+    return int(match[1]) if match else None
+
+
+def version_directories(path: Path) -> dict[int, Path]:
+    """Version number -> directory for all that Triton would take as versions, smallest first.
+
+    Raises:
+        OSError: not readable.
+    """
+    found: dict[int, Path] = {}
+    for item in children(path):
+        number = version_number(item.name)
+        if number is not None and abs(number) <= INT64_MAX and item.is_dir():
+            found.setdefault(number, item)
+    return dict(sorted(found.items()))
+
+
+def enum_name(message: Any, name: str) -> str:
+    """Name of an enum field's value, ``TYPE_FP32`` for example; the number where it has none."""
+    number = getattr(message, name)
+    value = message.DESCRIPTOR.fields_by_name[name].enum_type.values_by_number.get(number)
+    return str(value.name if value else number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A backend as Triton's core knows it (core, constants.h and AutoCompleteBackendFields)."""
+
+    platform: str
+    filename: str
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "onnxruntime": Backend(platform="onnxruntime_onnx", filename="model.onnx"),
+    "tensorrt": Backend(platform="tensorrt_plan", filename="model.plan"),
+    "pytorch": Backend(platform="pytorch_libtorch", filename="model.pt"),
+    "openvino": Backend(platform="", filename="model.xml"),
+    "python": Backend(platform="", filename="model.py"),
+}
+# This tool's own backend: Triton's core infers nothing about it from platforms and file names.
+RTX_BACKEND, RTX_FILE = "tensorrt_rtx", "model.engine"
+ENGINE_BACKENDS = ("tensorrt", RTX_BACKEND)
+TENSORFLOW_FILES = {"tensorflow_savedmodel": "model.savedmodel", "tensorflow_graphdef": "model.graphdef"}
+AOTI_PLATFORM, AOTI_FILE, AOTI_SINCE = "torch_aoti", "model.pt2", "26.03"
+# Backends whose library checks the configured tensors against the file, and so need both inputs and outputs.
+CHECKED_BACKENDS = ("onnxruntime", "pytorch", "tensorrt")
+
+
+def is_ensemble(config: Any) -> bool:
+    """Whether the configuration is an ensemble's."""
+    return bool(config.platform == "ensemble" or config.HasField("ensemble_scheduling"))
+
+
+def backend_of(model: Model) -> str:
+    """The backend Triton would use: configured, else inferred as its core does; empty when it cannot tell."""
+    config = model.config
+    if config.backend or is_ensemble(config):
+        return str(config.backend)
+    if config.platform in TENSORFLOW_FILES or config.default_model_filename in TENSORFLOW_FILES.values():
+        return "tensorflow"
+    if config.platform == AOTI_PLATFORM or config.default_model_filename == AOTI_FILE:
+        return "pytorch"
+    for name, backend in BACKENDS.items():
+        if config.platform and config.platform == backend.platform:
+            return name
+        if config.default_model_filename == backend.filename:
+            return name
+    if config.platform or config.default_model_filename:
+        return ""
+    return _backend_by_files(model)
+
+
+def _backend_by_files(model: Model) -> str:
+    # Core looks into the version directory whose name sorts first.
+    first = min(model.versions.values(), key=lambda path: path.name, default=None)
+    present = {item.name for item in children(first)} if first else set()
+    if present & set(TENSORFLOW_FILES.values()):
+        return "tensorflow"
+    for name, backend in BACKENDS.items():
+        if backend.filename in present:
+            return name
+    # Last resort of the core: a model named model.<backend>.
+    return model.name.partition(".")[2]
+
+
+def model_filename(model: Model) -> str:
+    """Name of the file each version directory must hold; empty where the backend has no such rule."""
+    config, backend = model.config, backend_of(model)
+    if config.default_model_filename:
+        return str(config.default_model_filename)
+    if backend == "tensorflow":
+        return TENSORFLOW_FILES.get(config.platform, "")
+    if backend == "pytorch" and config.platform == AOTI_PLATFORM:
+        return AOTI_FILE
+    if backend == "pytorch" and config.runtime == "model.py":
+        return ""
+    if backend == RTX_BACKEND:
+        return RTX_FILE
+    return BACKENDS[backend].filename if backend in BACKENDS else ""
+
+
+def fed_inputs(config: Any) -> set[str]:
+    """Names of all inputs a backend is given: the client's, the sequence batcher's, and those made per batch."""
+    sequence = config.sequence_batching
+    names = {item.name for item in (*config.input, *sequence.control_input)}
+    names |= {item.input_name for item in sequence.state}
+    return names | {name for item in config.batch_input for name in item.target_name}
+
+
+def model_dims(item: Any) -> list[int]:
+    """A configured tensor's dims as the backend sees them, without the batch dimension."""
+    return list(item.reshape.shape if item.HasField("reshape") else item.dims)
+
+
+def dims_text(dims: Iterable[int]) -> str:
+    """``[3, 224, 224]``."""
+    return f"[{', '.join(str(dim) for dim in dims)}]"

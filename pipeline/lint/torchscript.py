@@ -1,0 +1,337 @@
+"""Lint rules on TorchScript files, read as what they are: zip archives of source text. Nothing in them is run."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.lint.model import (
+    AOTI_PLATFORM,
+    MAX_TEXT_BYTES,
+    Finding,
+    Model,
+    Rule,
+    backend_of,
+    below,
+    dims_text,
+    enum_name,
+    error,
+    is_regular,
+    model_filename,
+    printable,
+    warning,
+)
+
+# pytorch_backend src/libtorch_utils.cc, ModelConfigDataTypeToTorchType; strings are handled apart.
+_TYPES = ("BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "STRING")
+_MAX_CODE_FILES = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """The signature of a TorchScript file's ``forward``.
+
+    Attributes:
+        path: the file.
+        arguments: (name, type) without self, types as TorchScript writes them.
+        returns: its type.
+        devices: device constants in the code, such as ``cuda:0``.
+    """
+
+    path: Path
+    arguments: tuple[tuple[str, str], ...]
+    returns: str
+    devices: frozenset[str]
+
+
+ForwardRule = Callable[[Model, Forward], Iterator[Finding]]
+
+
+def data_types(model: Model) -> Iterator[Finding]:
+    """Types that libtorch of the backend does not have, and strings of more than one dimension."""
+    if backend_of(model) != "pytorch":
+        return
+    batched = model.config.max_batch_size > 0
+    for item in (*model.config.input, *model.config.output):
+        kind = enum_name(item, "data_type").removeprefix("TYPE_")
+        dims = list(item.reshape.shape if item.HasField("reshape") else item.dims)
+        if kind != "INVALID" and kind not in _TYPES:
+            yield error(
+                model.config_path,
+                "torchscript-data-type",
+                f"the pytorch backend has no type TYPE_{kind}, given for {printable(item.name)!r}.",
+                f"use one of {', '.join(f'TYPE_{name}' for name in _TYPES)}",
+            )
+        if kind == "STRING" and len(dims) + batched > 1:
+            yield error(
+                model.config_path,
+                "torchscript-string-dims",
+                f"the pytorch backend takes strings of one dimension only; {printable(item.name)!r} has dims "
+                f"{dims_text(dims)}{' and a batch dimension' * batched}.",
+                "use dims: [ -1 ] with max_batch_size: 0",
+            )
+
+
+def torchscript_files(model: Model) -> Iterator[Finding]:
+    """All rules on every version's TorchScript file."""
+    config = model.config
+    if backend_of(model) != "pytorch" or config.platform == AOTI_PLATFORM or config.runtime == "model.py":
+        return
+    names = {model_filename(model), *config.cc_model_filenames.values()}
+    for version in model.versions.values():
+        for name in sorted(names):
+            path = below(version, name)
+            if path is not None and is_regular(path):
+                yield from _file(model, path)
+
+
+def _file(model: Model, path: Path) -> Iterator[Finding]:
+    if not zipfile.is_zipfile(path):
+        yield _no_archive(model, path)
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if not any(name.endswith("/constants.pkl") for name in names):
+                yield _saved_otherwise(model.where(path), names)
+                return
+            forward = read_forward(path, archive)
+    # What zipfile raises for broken, encrypted and exotic archives, and pickletools for broken pickles.
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as problem:
+        yield error(
+            model.where(path),
+            "torchscript-corrupt",
+            f"the archive is damaged: {printable(str(problem))}.",
+            "copy the file again, or export it again with torch.jit.save",
+        )
+        return
+    for rule in FORWARD_RULES if forward is not None else ():
+        yield from rule(model, forward)  # type: ignore[arg-type]
+
+
+def _no_archive(model: Model, path: Path) -> Finding:
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    if start[:1] == b"\x80":
+        return error(
+            model.where(path),
+            "torch-save-archive",
+            "this is a pickle of torch.save, which the pytorch backend cannot load.",
+            "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
+        )
+    return error(
+        model.where(path),
+        "torchscript-corrupt",
+        "this is no TorchScript archive; it may be truncated.",
+        "copy the file again, or export it again with torch.jit.save",
+    )
+
+
+def _saved_otherwise(at: str, names: list[str]) -> Finding:
+    if any(name.endswith(("/data.pkl", "data.pkl")) for name in names):
+        return error(
+            at,
+            "torch-save-archive",
+            "torch.save wrote this file (it has data.pkl and no constants.pkl); the pytorch backend "
+            "loads TorchScript only.",
+            "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
+        )
+    return error(
+        at,
+        "torchscript-corrupt",
+        "the archive is not TorchScript: it has no constants.pkl.",
+        "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
+    )
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The first ``MAX_TEXT_BYTES`` of a member: a bound on what a crafted archive unfolds to.
+
+    Raises:
+        NotImplementedError: compressed in a way that torch does not read; Python's readers of those raise errors of
+            their own.
+        zipfile.BadZipFile: damaged; or zlib.error, EOFError, RuntimeError (encrypted).
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError(f"{info.filename} is compressed by method {info.compress_type}, not deflate")
+    with archive.open(info) as stream:
+        return stream.read(MAX_TEXT_BYTES)
+
+
+def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
+    """The signature in the source text, or None when the archive does not show it plainly; nothing is loaded."""
+    members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    if "data.pkl" not in members:
+        return None
+    main = _first_class(read_member(archive, members["data.pkl"]))
+    if main is None:
+        return None
+    module, _, name = main.partition(" ")
+    source = members.get(f"code/{module.replace('.', '/')}.py")
+    if source is None:
+        return None
+    text = read_member(archive, source).decode(errors="replace")
+    body = re.search(rf"^class {re.escape(name)}\(.*?(?=^class |\Z)", text, re.MULTILINE | re.DOTALL)
+    head = re.search(r"^  def forward\((.*?)\) -> (.*?):\n", body[0], re.MULTILINE | re.DOTALL) if body else None
+    if head is None:
+        return None
+    return Forward(
+        path=path,
+        arguments=tuple(_arguments(head[1]))[1:],
+        returns=_joined(head[2]),
+        devices=_devices(archive, members),
+    )
+
+
+def _first_class(data: bytes) -> str | None:
+    # The first global a TorchScript pickle names is the class of the whole module.
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "GLOBAL":
+            return str(argument)
+    return None
+
+
+def _joined(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _arguments(text: str) -> Iterator[tuple[str, str]]:
+    """(name, type) of each argument, split at commas outside brackets."""
+    for part in split(text):
+        name, _, rest = part.partition(":")
+        yield _joined(name), _joined(rest.partition("=")[0])
+
+
+def split(text: str) -> Iterator[str]:
+    """A list of TorchScript types or arguments, taken apart at the commas outside brackets."""
+    depth = start = 0
+    for index, sign in enumerate(text):
+        depth += (sign in "[(") - (sign in "])")
+        if sign == "," and depth == 0:
+            yield text[start:index]
+            start = index + 1
+    if text[start:].strip():
+        yield text[start:]
+
+
+def _devices(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> frozenset[str]:
+    code = [info for name, info in members.items() if name.startswith("code/") and name.endswith(".py")]
+    found: set[str] = set()
+    for info in code[:_MAX_CODE_FILES]:
+        text = read_member(archive, info).decode(errors="replace")
+        found |= set(re.findall(r'torch\.device\("(\w+(?::\d+)?)"\)', text))
+    return frozenset(found)
+
+
+def inputs(model: Model, forward: Forward) -> Iterator[Finding]:
+    """Argument types and number (libtorch.cc, ValidateInputs)."""
+    at = model.where(forward.path)
+    kinds = [kind for _, kind in forward.arguments]
+    if len(kinds) == 1 and kinds[0].startswith("Dict["):
+        return
+    refused = [name for name, kind in forward.arguments if kind != "Tensor" and not kind.startswith("List[")]
+    if refused:
+        yield error(
+            at,
+            "torchscript-input-type",
+            f"forward takes {printable(', '.join(refused))} as something other than a tensor, which the "
+            "backend refuses.",
+            "export a forward whose arguments are all tensors",
+        )
+    sequence = model.config.sequence_batching
+    fed = len(model.config.input) + len(sequence.control_input) + len(sequence.state)
+    fed += sum(len(item.target_name) for item in model.config.batch_input)
+    if fed != len(kinds):
+        yield error(
+            at,
+            "torchscript-input-count",
+            f"forward takes {len(kinds)} inputs; config.pbtxt feeds {fed}.",
+            "configure one input per argument of forward",
+        )
+
+
+def input_names(model: Model, forward: Forward) -> Iterator[Finding]:
+    """How configured names find forward's arguments."""
+    names = [item.name for item in model.config.input]
+    arguments = [name for name, _ in forward.arguments]
+    dictionary = len(arguments) == 1 and forward.arguments[0][1].startswith("Dict[")
+    if dictionary or set(names) <= set(arguments):
+        return
+    indices = [_index(name) for name in names]
+    if None in indices:
+        yield warning(
+            model.config_path,
+            "torchscript-input-order",
+            f"the input names {printable(', '.join(names))} are neither forward's "
+            f"({printable(', '.join(arguments))}) nor "
+            "of the form name__0, so inputs are bound in the order they stand in.",
+            "use the names of forward's arguments",
+        )
+    elif sorted(indices) != list(range(len(indices))) or len(indices) > len(arguments):  # type: ignore[type-var]
+        yield error(
+            model.config_path,
+            "torchscript-input-index",
+            f"the indices in {printable(', '.join(names))} do not number forward's {len(arguments)} arguments from 0.",
+            "number the inputs name__0, name__1, … in the order of forward's arguments",
+        )
+
+
+def _index(name: str) -> int | None:
+    match = re.search(r"__([0-9]{1,6})$", name)
+    return int(match[1]) if match else None
+
+
+def outputs(model: Model, forward: Forward) -> Iterator[Finding]:
+    """The configured outputs are among what forward returns."""
+    returns = forward.returns
+    if returns.startswith("Dict["):
+        yield error(
+            model.where(forward.path),
+            "torchscript-output-type",
+            "forward returns a dictionary, which the pytorch backend does not take apart.",
+            "export a forward that returns a tensor or a tuple of tensors",
+        )
+        return
+    if returns != "Tensor" and not returns.startswith("Tuple["):
+        return
+    count = 1 if returns == "Tensor" else len(list(split(returns.removeprefix("Tuple[").removesuffix("]"))))
+    names = [item.name for item in model.config.output]
+    indices = [_index(name) for name in names]
+    highest = len(names) - 1 if None in indices else max((index for index in indices if index is not None), default=0)
+    if highest >= count:
+        yield error(
+            model.where(forward.path),
+            "torchscript-output-count",
+            f"forward returns {count} tensors; config.pbtxt reaches for number {highest + 1}.",
+            "configure one output per returned tensor, in their order",
+        )
+
+
+def devices(model: Model, forward: Forward) -> Iterator[Finding]:
+    """Tracing writes the device of constants into the file."""
+    kinds = {enum_name(group, "kind") for group in model.config.instance_group}
+    several = any(group.count > 1 or len(group.gpus) > 1 for group in model.config.instance_group)
+    gpu = sorted(name for name in forward.devices if name.startswith("cuda"))
+    if gpu and ("KIND_CPU" in kinds or several):
+        yield warning(
+            model.where(forward.path),
+            "torchscript-device-constant",
+            f"the code has tensors fixed to {', '.join(gpu)}, and the model's instances run elsewhere too.",
+            "script the model instead of tracing it, or run one instance on that GPU",
+        )
+    elif "cpu" in forward.devices and "KIND_GPU" in kinds:
+        yield warning(
+            model.where(forward.path),
+            "torchscript-device-constant",
+            "the code makes tensors on the CPU, and the model's instances run on GPUs.",
+            "script the model, or trace it on a GPU",
+        )
+
+
+FORWARD_RULES: tuple[ForwardRule, ...] = (inputs, input_names, outputs, devices)
+TORCHSCRIPT_RULES: tuple[Rule, ...] = (data_types, torchscript_files)

@@ -1,1 +1,0 @@
-"""What is done to an exported file before it is judged."""

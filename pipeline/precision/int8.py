@@ -1,0 +1,344 @@
+"""int8 by explicit Q/DQ post-training quantisation: one graph for ONNX Runtime's CPU, another for TensorRT."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import onnxruntime
+from onnxruntime.quantization import QuantType, quantize_static
+from onnxruntime.quantization.calibrate import save_tensors_data
+
+from pipeline.base import files
+from pipeline.base.errors import StageError
+from pipeline.base.values import GoldenSamples, Progress
+from pipeline.formats.onnx import graph
+from pipeline.precision import calibration, modelopt, qdq
+
+_WIDEST = 1e4  # a step of int8 would be 79 and more: that is a mask for Softmax (-1e4, -65504, -3.4e38, -inf)
+_BIAS = "adds a constant"  # the layer before it takes it in, at full precision
+_ASKED = "as asked for"
+_FILE, _OUT, _CACHE = "fp32.onnx", "int8.onnx", "ranges.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """How one consumer wants its Q/DQ.
+
+    Attributes:
+        name: activations' and weights' types.
+        ops: operators to quantise.
+        options: ``extra_options`` of quantize_static.
+    """
+
+    name: Literal["U8S8", "S8S8"]
+    activations: QuantType
+    ops: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+_RECIPES = {
+    # Operators for which ONNX Runtime's CPU has integer kernels, less those that cost accuracy (Softmax, normalisation,
+    # Sigmoid, Mul, Gather). Those after Add only pass integers on, where their input already is quantised. Gemm and
+    # MatMul give floats at no cost, so that scores keep their order and what follows in a transformer its precision.
+    "onnxruntime": _Recipe(
+        name="U8S8",
+        activations=QuantType.QUInt8,
+        ops=(
+            *qdq.LAYERS,
+            *("Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"),
+            *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        ),
+        options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+    ),
+    # TensorRT wants zero points of 0, no int32 DequantizeLinear (so no quantised bias), and Q/DQ on inputs only: it
+    # fuses the output's rounding where the next layer is int8. Measured with tensorrt-rtx 1.7.1.
+    "tensorrt": _Recipe(
+        name="S8S8",
+        activations=QuantType.QInt8,
+        ops=(*qdq.LAYERS, "Add"),
+        options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": [*qdq.LAYERS, "Add"],
+        },
+    ),
+}
+
+
+def quantize(
+    source: Path,
+    samples: GoldenSamples,
+    out_dir: Path,
+    *,
+    consumer: Literal["onnxruntime", "tensorrt"],
+    method: calibration.Method,
+    percentile: float,
+    reduce_range: bool,
+    keep_ops: Sequence[str] = (),
+    keep_nodes: Collection[str] = (),
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write ``out_dir/model.onnx`` with QuantizeLinear and DequantizeLinear around what shall be computed in int8.
+
+    Weights have one scale per channel. For ``onnxruntime`` activations are unsigned with a zero point, for ``tensorrt``
+    signed without one. What stays in fp32 has its own weights and, for TensorRT, reads unrounded values; on the CPU its
+    neighbours pass on what they have rounded.
+
+    Args:
+        source: fp32 file, or the directory of a model with external data.
+        samples: calibration samples; every one is used, their outputs are not.
+        out_dir: existing empty directory; its parent is used for temporary files.
+        consumer: who will run the result.
+        method: how ranges are chosen from what the samples give; see calibration.measure.
+        percentile: for the method of that name, in percent.
+        reduce_range: weights of 7 bits, for CPUs without VNNI, which add pairs of products in 16 bits and saturate.
+            ONNX Runtime only: TensorRT's sums have 32 bits.
+        keep_ops: operators left in fp32.
+        keep_nodes: names of nodes left in fp32; a node without a name goes by its first output.
+        progress: told of the samples done.
+
+    Returns:
+        ``{"file", "notes", "properties"}``; the properties are those of ``graph.save`` with ``precision``, ``recipe``,
+        ``tool``, ``reduce_range``, ``calibration``, ``nodes_int8``, the number of Conv, Gemm and MatMul nodes that
+        read int8, and ``kept``: names of the nodes that were left in fp32 on purpose, an Add of a constant aside.
+
+    Raises:
+        StageError: no node can be quantised, a name in ``keep_nodes`` is not a node's, a sample was not used, or the
+            result is not what its consumer takes.
+    """
+    recipe = _RECIPES[consumer]
+    reduce_range = reduce_range and consumer == "onnxruntime"
+    model = graph.load(source)
+    qdq.prepare(model, keep_ops, keep_nodes)
+    with files.disk_errors(out_dir, "int8"), tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".int8-") as folder:
+        file = Path(folder, _FILE)
+        made, notes = None, []
+        if consumer == "tensorrt" and (version := modelopt.version()):
+            made, note = _by_modelopt(model, file, samples, version, method, keep_ops, keep_nodes, progress)
+            notes += [note] if note else []
+        if made is None:
+            ops = tuple(op for op in recipe.ops if op not in keep_ops)
+            made = _by_onnxruntime(
+                model, file, samples, recipe, ops, method, percentile, reduce_range, keep_nodes, progress
+            )
+    if made.taken != len(samples.samples):
+        raise StageError("int8: calibration did not use every sample", found=f"{made.taken} of {len(samples.samples)}")
+    layers = qdq.check(made.model, model, recipe.name)
+    notes += _notes(model, layers, keep_ops, made.left_out)
+    measured = {"method": method, "samples": made.taken}
+    properties = {
+        **graph.save(made.model, out_dir),
+        "precision": "int8",
+        "recipe": recipe.name,
+        "tool": made.tool,
+        "reduce_range": reduce_range,
+        "calibration": {**measured, "percentile": percentile} if method == "percentile" else measured,
+        "nodes_int8": layers,
+        "kept": _kept(model, keep_ops, made.left_out),
+    }
+    return {"file": graph.FILE, "notes": notes, "properties": properties}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A quantised graph.
+
+    Attributes:
+        tool: name and version.
+        taken: calibration samples used.
+        left_out: nodes that stayed fp32, though of an operator that could have been quantised, and why.
+    """
+
+    model: onnx.ModelProto
+    tool: str
+    taken: int
+    left_out: Mapping[str, str]
+
+
+def _by_modelopt(
+    model: onnx.ModelProto,
+    file: Path,
+    samples: GoldenSamples,
+    version: str,
+    method: calibration.Method,
+    keep_ops: Sequence[str],
+    keep_nodes: Collection[str],
+    progress: Progress,
+) -> tuple[_Made | None, str]:
+    """The graph, or None and why it has to be made otherwise."""
+    if method != "minmax":  # its "entropy" is ONNX Runtime's of 128 bins, the extremes of the first run, as of 0.47.0
+        return None, f"made with the ONNX Runtime recipe: of the methods, ModelOpt {version} has minmax only"
+    _save(model, file)
+    progress("quantising with ModelOpt", None)
+    result, taken = modelopt.quantize(file, samples, keep_ops=keep_ops, keep_nodes=keep_nodes)
+    if not qdq.layers(result):  # it leaves out layers of few channels, among others
+        return None, f"made with the ONNX Runtime recipe: ModelOpt {version} found no layer that gains by int8"
+    left_out = dict.fromkeys(sorted(keep_nodes), _ASKED)
+    return _Made(model=result, tool=f"nvidia-modelopt {version}", taken=taken, left_out=left_out), ""
+
+
+def _by_onnxruntime(
+    model: onnx.ModelProto,
+    file: Path,
+    samples: GoldenSamples,
+    recipe: _Recipe,
+    ops: Sequence[str],
+    method: calibration.Method,
+    percentile: float,
+    reduce_range: bool,
+    keep_nodes: Collection[str],
+    progress: Progress,
+) -> _Made:
+    left_out = _left_out(model, ops, keep_nodes)
+    nodes = [node for node in model.graph.node if node.op_type in ops and node.name not in left_out]
+    qdq.separate(model, {node.name for node in nodes})
+    _save(model, file)
+    ranges = calibration.measure(
+        file,
+        samples,
+        ops=ops,
+        tensors=_tensors(nodes, recipe),
+        method=method,
+        percentile=percentile,
+        limit=_WIDEST,
+        progress=progress,
+    )
+    left_out |= _out_of_range(nodes, ranges.wide)
+    progress("quantising", None)
+    result = _quantized(file, recipe, ops, sorted(left_out), ranges, reduce_range)
+    if recipe.name == "S8S8":
+        qdq.read_unrounded(result, {node.name for node in nodes} - left_out.keys())
+    tool = f"onnxruntime {onnxruntime.__version__}"
+    return _Made(model=result, tool=tool, taken=ranges.samples, left_out=left_out)
+
+
+def _save(model: onnx.ModelProto, file: Path) -> None:
+    """Weights beside it, so that it may be over 2 GB."""
+    onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
+    onnx.load_external_data_for_model(model, str(file.parent))
+
+
+def _tensors(nodes: Sequence[onnx.NodeProto], recipe: _Recipe) -> set[str]:
+    """Tensors that are quantised with these nodes."""
+    silent = recipe.options["OpTypesToExcludeOutputQuantization"]
+    outputs = {name for node in nodes if node.op_type not in silent for name in node.output}
+    return outputs | {name for node in nodes for name in node.input}
+
+
+def _left_out(model: onnx.ModelProto, ops: Sequence[str], keep_nodes: Collection[str]) -> dict[str, str]:
+    """Nodes of ``ops`` that are not to be quantised, each with the reason."""
+    constants = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type in ops]
+    reasons = {node.name: _ASKED if node.name in keep_nodes else _unfit(node, constants) for node in nodes}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _out_of_range(nodes: Sequence[onnx.NodeProto], wide: calibration.Extremes) -> dict[str, str]:
+    reasons = {}
+    for node in nodes:
+        if reached := [wide[name] for name in (*node.input, *node.output) if name in wide]:
+            low, high = min(low for low, _ in reached), max(high for _, high in reached)
+            reasons[node.name] = f"values from {low:.3g} to {high:.3g}"
+    return reasons
+
+
+def _unfit(node: onnx.NodeProto, constants: Mapping[str, Sequence[int]]) -> str:
+    """Why an integer kernel cannot compute this node well; empty when one can."""
+    first, second = node.input[0], node.input[1] if len(node.input) > 1 else ""
+    if node.op_type == "Add" and (first in constants or second in constants):
+        return _BIAS
+    if node.op_type in ("Conv", "Gemm") and second not in constants:
+        return "its weights are computed"
+    if node.op_type == "MatMul" and (first in constants or len(constants.get(second, (0, 0))) != 2):
+        return "its weights are not a matrix on the right"  # scales per channel would lie along the summed dimension
+    if node.op_type == "Gemm" and len(node.input) > 2 and len(constants.get(node.input[2], ())) != 1:
+        return "its bias is not a vector"
+    return ""
+
+
+def _quantized(
+    file: Path,
+    recipe: _Recipe,
+    ops: Sequence[str],
+    exclude: Sequence[str],
+    ranges: calibration.Ranges,
+    reduce_range: bool,
+) -> onnx.ModelProto:
+    """What onnxruntime.quantization makes of the graph and its ranges.
+
+    Raises:
+        StageError: it failed.
+    """
+    cache, out = file.with_name(_CACHE), file.with_name(_OUT)
+    save_tensors_data(ranges.data, cache)
+    try:
+        with _unlogged():
+            quantize_static(
+                file,
+                out,
+                calibration_cache_path=cache,
+                calibrate_method=ranges.data.calibration_method,
+                op_types_to_quantize=list(ops),
+                nodes_to_exclude=list(exclude),
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=recipe.activations,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=True,
+                extra_options=dict(recipe.options),
+            )
+        return graph.load(out)
+    except Exception as error:
+        raise StageError("int8: onnxruntime.quantization failed", found=f"{type(error).__name__}: {error}") from error
+
+
+def _kept(model: onnx.ModelProto, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:
+    by_operator = {node.name for node in model.graph.node if node.op_type in keep_ops}
+    return sorted(by_operator | {name for name, reason in left_out.items() if reason != _BIAS})
+
+
+def _notes(model: onnx.ModelProto, layers: int, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:
+    ops = Counter(node.op_type for node in model.graph.node)
+    notes = []
+    total = sum(ops[op] for op in qdq.LAYERS)
+    if layers < total:
+        notes.append(f"{layers} of {total} Conv, Gemm and MatMul nodes are int8")
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        if reason != _BIAS:  # the rule, and no loss
+            by_reason.setdefault(reason, []).append(name)
+    if by_reason:
+        kept = (f"{qdq.listed(names)} ({reason})" for reason, names in by_reason.items())
+        notes.append("kept in fp32: " + "; ".join(kept))
+    if missing := [op for op in keep_ops if op not in ops]:
+        notes.append(f"no {qdq.listed(missing)} in the graph to keep in fp32")
+    return notes
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Drop what onnxruntime's quantisation logs, which goes to the root logger and would give that a handler.
+
+    It advises to simplify the graph first, which the export did, and tells of nodes it passes over, as the notes do.
+    """
+
+    def ours(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in Path(record.pathname).parts
+
+    handler = logging.NullHandler()
+    logging.root.addHandler(handler)
+    logging.root.addFilter(ours)
+    try:
+        yield
+    finally:
+        logging.root.removeFilter(ours)
+        logging.root.removeHandler(handler)

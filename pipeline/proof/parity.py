@@ -1,0 +1,140 @@
+"""A variant against the source model, in this process: over all golden samples, at several batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.base.errors import StageError
+from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
+from pipeline.config.schema import AccuracyGate
+from pipeline.data import samples as golden_samples
+from pipeline.proof.comparison import Comparison, compare, has_class_axis
+
+_LARGEST_BATCH = 64  # a larger one proves nothing new about the file, and the served test runs max_batch_size itself
+_ACCURACY_BATCH = 16
+
+
+def batch_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """Batch sizes worth running, ascending and distinct: 1, the middle and the greatest (64 at most).
+
+    Args:
+        max_batch_size: the served limit; 0 for a model without a batch dimension, which gives ``(1,)``.
+    """
+    top = min(max(max_batch_size, 1), _LARGEST_BATCH)
+    return tuple(sorted({1, (top + 1) // 2, top}))
+
+
+def measure(
+    runtime: Runtime, golden: GoldenSamples, *, batch_sizes: Sequence[int], tolerance: Tolerance
+) -> ParityResult:
+    """Run every golden sample at every batch size and compare with the source model's answers.
+
+    Args:
+        runtime: the variant.
+        golden: inputs and reference outputs; samples that cannot be joined are run one by one.
+        batch_sizes: for example ``(1, 16, 32)``.
+        tolerance: what is close enough. ``min_top1`` is judged over all samples, the rest over each batch.
+
+    Raises:
+        StageError: the runtime failed.
+    """
+    sizes = tuple(batch_sizes) if golden.batched else (1,)
+    each_batch = replace(tolerance, min_top1=0.0)
+    rows: list[tuple[int, Comparison]] = []
+    for size in sizes:
+        for batch in golden_samples.batches(golden, size):
+            outputs = runtime.run(batch.inputs)
+            result = compare(
+                _with_batch(outputs, golden.batched), _with_batch(batch.outputs, golden.batched), each_batch
+            )
+            rows.append((size, result))
+    size, worst = max(rows, key=lambda row: (not row[1].passed, row[1].max_abs))
+    top1 = _share(rows)
+    reasons = [f"at batch {size}, {worst.reason}"] if not worst.passed else []
+    if top1 is not None and top1 < tolerance.min_top1:
+        reasons.append(f"arg-max agrees for {top1:.2%} of samples, under {tolerance.min_top1:.2%}")
+    return ParityResult(
+        max_abs=worst.max_abs,
+        max_rel=max(row.max_rel for _, row in rows),
+        cosine=min(row.cosine for _, row in rows),
+        top1_agreement=top1,
+        samples=sum(size for size, _ in rows),
+        batch_sizes=sizes,
+        tolerance=tolerance,
+        passed=not reasons,
+        worst=f"{worst.worst}, batch {size}" if worst.worst else f"batch {size}",
+        reason="; ".join(reasons),
+    )
+
+
+def accuracy(runtime: Runtime, golden: GoldenSamples, *, gate: AccuracyGate | None) -> AccuracyResult | None:
+    """Share of golden samples whose arg-max is their target, for the variant and for the source model.
+
+    The scores are the first output of shape ``[N, classes]`` (``[classes]`` for a model without a batch dimension).
+
+    Args:
+        runtime: the variant.
+        golden: those of its samples that have a target are used.
+        gate: limits, or None.
+
+    Returns:
+        None when no sample has a target, or no output is scores, and no gate asks for them.
+
+    Raises:
+        StageError: the runtime failed, or ``gate`` cannot be judged on these samples.
+    """
+    labelled = [sample for sample in golden.samples if sample.target is not None]
+    name = _scores(labelled[0], golden.batched) if labelled else None
+    if name is None:
+        if gate is not None and (gate.min is not None or gate.max_drop is not None):
+            raise StageError(
+                "parity: the accuracy gate cannot be judged",
+                found="no output of class scores, [N, classes]" if labelled else "the samples have no labels",
+                hint="take labelled samples for `samples.from`, or remove `gates.accuracy`",
+            )
+        return None
+    correct = reference = 0
+    for chunk in golden_samples.chunks(replace(golden, samples=tuple(labelled)), _ACCURACY_BATCH):
+        targets = np.array([sample.target for sample in chunk])
+        inputs = {key: np.concatenate([sample.inputs[key] for sample in chunk]) for key in chunk[0].inputs}
+        outputs = runtime.run(inputs if golden.batched else chunk[0].inputs)
+        expected = np.concatenate([np.atleast_2d(sample.outputs[name]) for sample in chunk])
+        correct += int((np.atleast_2d(outputs[name]).argmax(axis=1) == targets).sum())
+        reference += int((expected.argmax(axis=1) == targets).sum())
+    value, source = correct / len(labelled), reference / len(labelled)
+    reason = _refusal(value, source, gate)
+    return AccuracyResult(
+        metric="top1", value=value, reference=source, samples=len(labelled), passed=not reason, reason=reason
+    )
+
+
+def _refusal(value: float, reference: float, gate: AccuracyGate | None) -> str:
+    reasons = []
+    if gate is not None and gate.min is not None and value < gate.min:
+        reasons.append(f"accuracy {value:.2%} is under the least, {gate.min:.2%}")
+    if gate is not None and gate.max_drop is not None and reference - value > gate.max_drop + 1e-12:
+        reasons.append(
+            f"accuracy {value:.2%} is {reference - value:.2%} below the source model's {reference:.2%}, "
+            f"more than {gate.max_drop:.2%}"
+        )
+    return "; ".join(reasons)
+
+
+def _with_batch(tensors: Tensors, batched: bool) -> Mapping[str, Array]:
+    """Give the tensors of a model without a batch dimension one, of size 1: comparison takes axis 0 as the samples."""
+    return tensors if batched else {name: array[None] for name, array in tensors.items()}
+
+
+def _share(rows: Sequence[tuple[int, Comparison]]) -> float | None:
+    shares = [(size, row.top1) for size, row in rows if row.top1 is not None]
+    if not shares:
+        return None
+    return sum(size * share for size, share in shares) / sum(size for size, _ in shares)
+
+
+def _scores(sample: Sample, batched: bool) -> str | None:
+    shaped = _with_batch(sample.outputs, batched)
+    return next((name for name, array in shaped.items() if array.ndim == 2 and has_class_axis(array)), None)

@@ -1,0 +1,167 @@
+"""What goes to a server and comes back, whatever the protocol, and the two ways in which nothing comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pipeline.base.errors import SmokeError
+from pipeline.base.values import Array, Tensors
+
+
+class RefusedError(SmokeError):
+    """The server answered, with an error.
+
+    Attributes:
+        text: the server's own words.
+        status: HTTP status or gRPC status code, for example ``400`` or ``INVALID_ARGUMENT``.
+    """
+
+    def __init__(self, text: str, status: str) -> None:
+        super().__init__(f"the server answered with an error ({status})", found=text)
+        self.text, self.status = text, status
+
+
+class NoAnswerError(SmokeError):
+    """There is no server, no connection, or no answer in time.
+
+    Attributes:
+        timed_out: the connection stands, and the answer did not come.
+    """
+
+    def __init__(self, what: str, *, found: str = "", timed_out: bool = False) -> None:
+        super().__init__(what, found=found)
+        self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One inference request.
+
+    Attributes:
+        version: version directory's number as text; empty for the version the server chooses.
+        outputs: names asked for; empty for all.
+        classes: ask for this many classes of each output as ``score:index:label``
+            (Triton's classification extension) instead of its values; 0 for the values.
+    """
+
+    model: str
+    version: str = ""
+    inputs: Tensors
+    outputs: tuple[str, ...] = ()
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request encoded for one protocol.
+
+    Attributes:
+        arguments: of tritonclient's ``infer``, the request's id left out.
+    """
+
+    request: Request
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer with the id of the request that the server says it answers."""
+
+    identifier: str
+    outputs: Tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorMetadata:
+    """A tensor as the server describes it; ``datatype`` is Triton's (``FP32``), -1 is a dynamic dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetadata:
+    """What the server says about a model; ``versions`` are those it serves."""
+
+    name: str
+    platform: str
+    versions: tuple[str, ...]
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRow:
+    """One line of the repository index; ``version`` and ``state`` are empty for a model never tried."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Counters of one model version since it was loaded.
+
+    Attributes:
+        requests: successful requests, those the response cache answered left out.
+        executions: runs of the backend; fewer than requests where requests were merged.
+        batch_sizes: samples in one run -> how many such runs.
+    """
+
+    requests: int
+    executions: int
+    batch_sizes: Mapping[int, int] = field(default_factory=dict)
+
+
+class Connection(Protocol):
+    """A server over one protocol. Every method raises RefusedError or NoAnswerError."""
+
+    @property
+    def protocol(self) -> Literal["http", "grpc"]:
+        """The protocol spoken."""
+        ...
+
+    def live(self) -> None:
+        """Return if a live server answers."""
+        ...
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        """Names, types and shapes of a model's tensors."""
+        ...
+
+    def config(self, model: str, version: str = "") -> Any:
+        """The configuration in force, as a ModelConfig message; fields unknown to this client are left out."""
+        ...
+
+    def index(self) -> list[IndexRow]:
+        """Every model version the server knows."""
+        ...
+
+    def statistics(self, model: str, version: str) -> Statistics:
+        """Counters of one version."""
+        ...
+
+    def infer(self, request: Request) -> dict[str, Array]:
+        """Send one request and wait for its answer."""
+        ...
+
+    def prepare(self, request: Request) -> Prepared:
+        """Encode a request once, for ``send``."""
+        ...
+
+    def send(self, prepared: Prepared, identifier: str) -> Reply:
+        """Send an encoded request under an id of its own, and wait for its answer."""
+        ...
+
+    def infer_all(self, requests: Sequence[Request]) -> list[dict[str, Array] | RefusedError]:
+        """Send all requests at once; answers come in the requests' order, a refusal in its answer's place."""
+        ...
+
+    def close(self) -> None:
+        """Give up the connection."""
+        ...

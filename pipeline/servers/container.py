@@ -1,0 +1,166 @@
+"""Launches NVIDIA's Triton image of a release through Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.base import command, model_config
+from pipeline.base.errors import ConfigError, MissingError, StageError
+from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
+
+_IMAGE = "nvcr.io/nvidia/tritonserver"
+_HOST = "127.0.0.1"
+_USUAL_PORTS = Ports(http=8000, grpc=8001, metrics=8002)
+_ENGINE_TIMEOUT_S = 15.0
+_PULL_TIMEOUT_S = 3600.0  # the image has about 15 GB
+
+
+@contextlib.contextmanager
+def launch(
+    repository: Path,
+    models: Sequence[str],
+    *,
+    release: str,
+    log_path: Path,
+    start_timeout_s: float,
+    exit_timeout_s: float = 30.0,
+) -> Iterator[Served]:
+    """Serve models of a repository from the release's image until the block is left.
+
+    The container ends with this process, unless this process is killed outright: Docker's client dies then, and
+    ``docker rm --force`` of the name in the log is left to do.
+
+    Args:
+        repository: root of the model repository; mounted read-only.
+        models: names of the models to load.
+        release: the image's ``YY.MM``.
+        log_path: the container's output is appended here.
+        start_timeout_s: until every model has answered once; fetching the image is not counted.
+        exit_timeout_s: how long requests in flight may take on leaving.
+
+    Raises:
+        ConfigError: no models, or one whose configuration cannot be read.
+        MissingError: no Docker engine answers, with the command to run elsewhere; or the image is not to be had.
+        SmokeError: a model did not load or answer, or the server ended.
+    """
+    if not models:
+        raise ConfigError("server: no model to serve", where=str(repository))
+    name = server_id = f"triton-{uuid.uuid4().hex[:12]}"
+
+    def launch_on(ports: Ports) -> Launch:
+        flags = server_flags(models, server_id, exit_timeout_s)
+        return Launch(
+            argv=[*docker_run(repository, models, release=release, name=name, ports=ports), *flags],
+            env=None,  # Docker's client finds its engine and credentials there; the container gets none of it
+            host=_HOST,
+            ports=ports,
+            server_id=server_id,
+            models=tuple(models),
+            log_path=log_path,
+            start_timeout_s=start_timeout_s,
+            exit_timeout_s=exit_timeout_s,
+        )
+
+    require_engine(launch_on(_USUAL_PORTS).argv)
+    require_image(f"{_IMAGE}:{release}-py3")
+    try:
+        with on_ports(_HOST, Ports(), launch_on) as served:
+            yield served
+    finally:
+        # Docker's client may be gone while the container is not
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["docker", "kill", name], capture_output=True, check=False, timeout=_ENGINE_TIMEOUT_S)
+
+
+def docker_run(repository: Path, models: Sequence[str], *, release: str, name: str, ports: Ports) -> list[str]:
+    """The command line that starts the image's tritonserver on a repository; more of its flags may follow.
+
+    Raises:
+        ConfigError: a model's configuration cannot be read.
+    """
+    published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
+    return [
+        "docker",
+        "run",
+        "--rm",
+        f"--name={name}",
+        *(["--gpus=all"] if any(_wants_gpu(repository, model) for model in models) else []),
+        "--user=triton-server",
+        "--shm-size=1g",
+        "--ulimit=memlock=-1",
+        "--ulimit=stack=67108864",
+        *(f"--publish={_HOST}:{outside}:{inside}" for outside, inside in published),
+        f"--volume={repository.absolute()}:/models:ro",
+        f"{_IMAGE}:{release}-py3",
+        "tritonserver",
+        "--model-repository=/models",
+        # such a plan carries code of its own (the lean runtime), which TensorRT runs only when told to
+        *(
+            ["--backend-config=tensorrt,version-compatible=true"]
+            if any(_version_compatible(repository / model) for model in models)
+            else []
+        ),
+    ]
+
+
+def _version_compatible(model_dir: Path) -> bool:
+    """Whether a model has a plan built for later TensorRT versions too, by the sidecars beside its plans."""
+    for path in model_dir.glob("*/*.plan.json"):
+        try:
+            options = json.loads(path.read_text(encoding="utf-8")).get("options", {})
+        except (OSError, ValueError, AttributeError):  # what is wrong with it lint and the manifest tell
+            continue
+        if isinstance(options, dict) and options.get("version_compatible") is True:
+            return True
+    return False
+
+
+def _wants_gpu(repository: Path, model: str) -> bool:
+    path = repository / model / "config.pbtxt"
+    try:
+        config = model_config.to_dict(model_config.parse_text(path.read_text(), str(path)))
+    except OSError as error:
+        raise ConfigError(f"no model {model} in the repository", found=str(error), where=str(path)) from error
+    return any(group.get("kind") == "KIND_GPU" for group in config.get("instance_group", ()))
+
+
+def require_engine(argv: Sequence[str]) -> None:
+    """Refuse to go on without a Docker engine.
+
+    Args:
+        argv: what would be run, for the message.
+
+    Raises:
+        MissingError: none answers.
+    """
+    try:
+        command.run(["docker", "version", "--format={{.Server.Version}}"], timeout_s=_ENGINE_TIMEOUT_S)
+    except (MissingError, StageError) as error:
+        raise MissingError(
+            "server: no Docker engine answers here",
+            found=error.found,
+            hint=f"start one, set serve.engine: embedded, or run this where there is one:\n{shlex.join(argv)}",
+        ) from error
+
+
+def require_image(image: str) -> None:
+    """Fetch an image that is not here yet.
+
+    Raises:
+        MissingError: it is not to be had.
+    """
+    try:
+        command.run(["docker", "image", "inspect", "--format={{.Id}}", image], timeout_s=_ENGINE_TIMEOUT_S)
+    except StageError:
+        try:
+            command.run(["docker", "pull", "--quiet", image], timeout_s=_PULL_TIMEOUT_S)
+        except StageError as error:
+            raise MissingError(
+                f"server: cannot get the image {image}", found=error.found, hint=f"docker pull {image}"
+            ) from error

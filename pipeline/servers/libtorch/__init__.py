@@ -1,0 +1,1 @@
+"""A C++ program that serves itself: its source, and its proof."""

@@ -1,0 +1,1 @@
+"""TensorFlow Serving: its process or container, and a client."""

@@ -1,0 +1,1 @@
+"""TorchServe: its archive, its process, its proof."""

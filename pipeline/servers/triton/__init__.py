@@ -1,0 +1,1 @@
+"""Triton: configurations, the embedded server and its stand-in backends, its watch."""

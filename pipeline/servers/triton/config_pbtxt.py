@@ -1,0 +1,189 @@
+"""From a variant to its complete ModelConfig message, and to the files beside config.pbtxt that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError
+from pipeline.base.values import Kind, Sample, Signature, TensorSpec
+
+
+class Backend(NamedTuple):
+    """A backend by its names in the configuration; ``file_name`` is what it opens where nothing else is said."""
+
+    name: str
+    platform: str
+    file_name: str
+    instance_kind: str
+
+
+BACKENDS: Mapping[Kind, Backend] = {
+    "onnx": Backend("onnxruntime", "onnxruntime_onnx", "model.onnx", "KIND_CPU"),
+    "torchscript": Backend("pytorch", "pytorch_libtorch", "model.pt", "KIND_CPU"),
+    "saved_model": Backend("tensorflow", "tensorflow_savedmodel", "model.savedmodel", "KIND_CPU"),
+    "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan", "KIND_GPU"),
+    # No container has a backend for TensorRT-RTX, and the tensorrt backend cannot load its engines: a name of its own.
+    "tensorrt_rtx": Backend("tensorrt_rtx", "", "model.engine", "KIND_GPU"),
+}
+"""Reference: Triton's model_configuration.md."""
+
+_SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
+_REPLACED_WHOLE = ("version_policy",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """What a model directory holds besides its versions.
+
+    Attributes:
+        config: the ModelConfig message.
+        extra: bytes of label and warmup files, by path relative to the model directory.
+    """
+
+    config: Any
+    extra: Mapping[str, bytes]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """``extra`` and config.pbtxt."""
+        return {"config.pbtxt": model_config.to_text(self.config).encode(), **self.extra}
+
+
+def describe(
+    *,
+    model_name: str,
+    kind: Kind,
+    signature: Signature,
+    max_batch_size: int,
+    fields: Mapping[str, Any],
+    warmup: Sample | None,
+    engines: Mapping[str, str] | None = None,
+    profiles: int = 1,
+) -> ModelFiles:
+    """Build the complete configuration of one model.
+
+    Complete means that Triton's auto-complete has nothing to add: all tensors, the instance group, the scheduler.
+
+    Args:
+        model_name: the model directory's name.
+        kind: decides backend, platform and the instance group's default.
+        signature: full shapes; the batch dimension is left out of ``dims`` when ``max_batch_size`` > 0.
+        max_batch_size: 0 for no batching by Triton.
+        fields: ModelConfig fields from the YAML, laid over the defaults; None removes a default.
+        warmup: a golden sample that the server runs before a version is ready.
+        engines: file name by compute capability (``{"8.0": "model_sm80.plan"}``), for engines that are named so.
+        profiles: optimization profiles of a TensorRT engine; an instance group that names none gets all of them, since
+            Triton would use the first alone.
+
+    Raises:
+        ConfigError: a field has a wrong type, or refines a tensor that the model does not have.
+    """
+    backend = BACKENDS[kind]
+    batched = max_batch_size > 0
+    extra: dict[str, bytes] = {}
+    defaults: dict[str, Any] = {
+        "name": model_name,
+        "platform": backend.platform,
+        "backend": backend.name,
+        "max_batch_size": max_batch_size,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [_tensor(spec, batched) for spec in signature.inputs],
+        "output": _outputs(signature.outputs, batched, extra),
+        "instance_group": [{"count": 1, "kind": backend.instance_kind}],
+    }
+    if engines:
+        defaults["cc_model_filenames"] = dict(engines)
+    if batched and not any(fields.get(name) for name in _SCHEDULERS[1:]):
+        # No queue policy by default: with max_queue_size, 2.51 leaves some lone requests to its 500 ms wake-up.
+        defaults["dynamic_batching"] = {}
+    if warmup is not None and not fields.get("sequence_batching"):
+        defaults["model_warmup"] = [_warmup(signature.inputs, warmup, batched, extra)]
+    merged = merge(defaults, {key: value for key, value in fields.items() if key not in ("input", "output")})
+    if profiles > 1 and merged.get("instance_group"):
+        every = [str(index) for index in range(profiles)]
+        merged["instance_group"] = [{"profile": every, **group} for group in merged["instance_group"]]
+    for key in ("input", "output"):
+        merged[key] = _refined(key, defaults[key], fields.get(key) or ())
+    if "model_warmup" not in merged:
+        extra = {path: data for path, data in extra.items() if not path.startswith("warmup/")}
+    return ModelFiles(config=model_config.build(merged), extra=extra)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``over`` on ``base``: mappings merge, None removes, anything else replaces.
+
+    ``version_policy`` is replaced whole, being a choice of one of several messages.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _REPLACED_WHOLE:
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+    shape = spec.shape[1:] if batched else spec.shape
+    dims = [size if isinstance(size, int) else -1 for size in shape]
+    tensor: dict[str, Any] = {"name": spec.name, "data_type": data_type(spec.dtype), "dims": dims or [1]}
+    if not dims:
+        tensor["reshape"] = {"shape": []}  # Triton's dims may not be empty; the backend still sees [N]
+    if spec.layout and len(dims) == 3:
+        tensor["format"] = f"FORMAT_{spec.layout}"
+    return tensor
+
+
+def data_type(dtype: str) -> str:
+    """ModelConfig's name of a numpy dtype: float32 -> TYPE_FP32 (reference: model_config.proto DataType)."""
+    return "TYPE_" + dtype.upper().replace("FLOAT", "FP")
+
+
+def _outputs(specs: Sequence[TensorSpec], batched: bool, extra: dict[str, bytes]) -> list[dict[str, Any]]:
+    rows = []
+    for spec in specs:
+        row = _tensor(spec, batched)
+        if spec.labels:
+            name = "labels.txt" if not extra else f"{spec.name}_labels.txt"
+            extra[name] = ("\n".join(spec.labels) + "\n").encode()
+            row["label_filename"] = name
+        rows.append(row)
+    return rows
+
+
+def _warmup(specs: Sequence[TensorSpec], sample: Sample, batched: bool, extra: dict[str, bytes]) -> dict[str, Any]:
+    """One request of batch 1; a file per input in <model>/warmup, raw little-endian row-major bytes."""
+    inputs = {}
+    for spec in specs:
+        array = np.ascontiguousarray(sample.inputs[spec.name])
+        file_name = f"golden_{spec.name}"
+        extra[f"warmup/{file_name}"] = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        inputs[spec.name] = {
+            "data_type": data_type(spec.dtype),
+            "dims": list(array.shape[1:] if batched else array.shape) or [1],
+            "input_data_file": file_name,
+        }
+    return {"name": "golden", "batch_size": 1, "inputs": inputs}
+
+
+def _refined(
+    key: str, tensors: Sequence[Mapping[str, Any]], refinements: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    by_name = {tensor["name"]: dict(tensor) for tensor in tensors}
+    for refinement in refinements:
+        name = refinement.get("name")
+        if name not in by_name:
+            raise ConfigError(
+                f"triton.{key}: no tensor is called {name!r}",
+                found=f"the model has {', '.join(by_name)}",
+                hint="refine those of `inputs` and `outputs` by their names",
+            )
+        by_name[name] = merge(by_name[name], refinement)
+    return list(by_name.values())

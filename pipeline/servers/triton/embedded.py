@@ -1,0 +1,152 @@
+"""Launches the tritonserver that nvidia-pytriton ships, with the stand-in backends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.base import files
+from pipeline.base.errors import ConfigError, MissingError
+from pipeline.machine import doctor, environment
+from pipeline.servers.probe import curl_line
+from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
+from pipeline.servers.triton.models import engines_of, ensembles_of, models_of
+
+__all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "models_of"]
+
+_STAND_INS = Path(__file__).parent / "backends"
+_ENGINE_SESSION = Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py"
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
+# what the server and its stubs may know of this process's environment; anything else could be a secret
+_ENVIRONMENT = (
+    "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def embedded(
+    repository: Path,
+    models: Sequence[str],
+    *,
+    log_path: Path,
+    http_port: int = 0,
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+    host: str = "127.0.0.1",
+    start_timeout_s: float,
+    exit_timeout_s: float = 30.0,
+) -> Iterator[Served]:
+    """Serve models of a repository until the block is left; the server dies with the thread that started it.
+
+    Args:
+        repository: root of the model repository.
+        models: names of the models to load; others in the repository are left alone.
+        log_path: the server's output is appended here; its backends are assembled beside it and removed again.
+        http_port: a port of ``host``, or 0 for a free one.
+        grpc_port: likewise.
+        metrics_port: likewise.
+        host: address to listen on.
+        start_timeout_s: until every model has answered once.
+        exit_timeout_s: how long requests in flight may take on leaving.
+
+    Raises:
+        ConfigError: no models, or a host or ports that cannot be.
+        MissingError: the server, its Python stub, libpython or a named port is not to be had.
+        SmokeError: a model did not load or answer, or the server ended.
+    """
+    if not models:
+        raise ConfigError("server: no model to serve", where=str(repository))
+    home, stub, libpython = _installed()
+    asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
+    with contextlib.ExitStack() as stack:
+        with files.disk_errors(log_path, "server: assembling its backends"):
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
+            backends = Path(stack.enter_context(folder)).absolute()
+            _assemble(backends, home, stub)
+        server_id = f"triton-{uuid.uuid4().hex[:12]}"
+        locations = [
+            str(home / "bin" / "tritonserver"),
+            f"--model-repository={repository.absolute()}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={home / 'caches'}",
+        ]
+
+        def launch(ports: Ports) -> Launch:
+            return Launch(
+                argv=[*locations, *server_flags(models, server_id, exit_timeout_s), *_addresses(host, ports)],
+                env=_environment(home, libpython),
+                host=_ANY_ADDRESS.get(host, host),
+                ports=ports,
+                server_id=server_id,
+                models=tuple(models),
+                log_path=log_path,
+                start_timeout_s=start_timeout_s,
+                exit_timeout_s=exit_timeout_s,
+            )
+
+        yield stack.enter_context(on_ports(host, asked, launch))
+
+
+def _addresses(host: str, ports: Ports) -> list[str]:
+    flags = []
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        address = host
+        if ":" in host:  # IPv6, in the forms that gRPC and libevhtp know
+            address = f"[{host}]" if name == "grpc" else f"ipv6:{host}"
+        flags += [f"--{name}-address={address}", f"--{name}-port={port}"]
+    return flags
+
+
+def _environment(home: Path, libpython: Path) -> dict[str, str]:
+    """The stub takes its Python from the first ``python3`` on PATH, and ignores PYTHONPATH and VIRTUAL_ENV.
+
+    The interpreter's own libpython comes first: another build of the same version lacks symbols its modules need. What
+    the user's libraries are found by comes last: a driver's libcuda, or a TensorRT that is not from a wheel.
+    """
+    libraries = (libpython, home.parents[1] / "nvidia_pytriton.libs", os.environ.get("LD_LIBRARY_PATH", ""))
+    return {
+        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "LD_LIBRARY_PATH": os.pathsep.join(str(item) for item in libraries if item),
+    }
+
+
+def _installed() -> tuple[Path, Path, Path]:
+    """The server's folder in nvidia-pytriton, the Python stub, and the folder of the interpreter's libpython.
+
+    Raises:
+        MissingError: one of them, or shared memory for them to talk through, is missing.
+    """
+    found = environment.probe(Path.cwd())
+    gaps = doctor.lacks_to_serve(found)
+    if gaps or not (found.tritonserver and found.stub and found.libpython):
+        raise MissingError(
+            "server: this machine cannot run the embedded Triton",
+            found="\n".join(gaps),
+            hint="python -m pipeline doctor",
+        )
+    return found.tritonserver.parents[1], found.stub, found.libpython.parent
+
+
+def _assemble(backends: Path, home: Path, stub: Path) -> None:
+    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins with what they share.
+
+    One stand-in serves both flavours of TensorRT; it takes its flavour from its folder's name.
+    Copies, not links: the server refuses a library whose real path is elsewhere ("escapes backend directory").
+    """
+    shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(backends / "tensorrt", backends / "tensorrt_rtx")
+    shutil.copy(_ENGINE_SESSION, backends)
+    python = backends / "python"
+    python.mkdir()
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy(home / "backends" / "python" / name, python)
+    shutil.copy(stub, python)

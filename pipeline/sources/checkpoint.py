@@ -1,0 +1,288 @@
+"""Trained weights from a .pt, .pth or .safetensors file, checked key by key against the architecture."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.config.schema import Checkpoint
+
+State = dict[str, torch.Tensor]
+
+_MOST_LISTED = 10
+_PREFIXES = ("module.", "_orig_mod.")  # torch.nn.DataParallel, torch.compile
+_PICKLE_RISK = (
+    "unpickling runs whatever code the file holds; if you trust where it comes from, set `allow_pickle: true`, "
+    "else ask for a state_dict (torch.save(model.state_dict(), path)) or safetensors"
+)
+
+
+def read(path: Path, checkpoint: Checkpoint) -> Any:
+    """Read a checkpoint's content: a state dict, or a module where the file is a pickled one and that is allowed.
+
+    Raises:
+        ConfigError: no such file.
+        StageError: damaged, of another kind, or a pickle without consent.
+    """
+    if not path.is_file():
+        raise ConfigError("source: no such checkpoint", found=checkpoint.file, where=str(path))
+    if path.suffix == ".safetensors":
+        try:
+            return _nested(load_file(str(path)), checkpoint, path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+    if _is_torchscript(path):
+        raise StageError(
+            "source: the checkpoint is a TorchScript archive",
+            where=str(path),
+            hint=f"use it as it is: source: {{torchscript: {{file: {checkpoint.file}}}}}",
+        )
+    try:
+        with _importable(path.parent), _torch_warnings():
+            content = torch.load(path, map_location="cpu", weights_only=not checkpoint.allow_pickle)
+    except pickle.UnpicklingError as error:
+        if checkpoint.allow_pickle or not _is_zip(path):
+            raise _damaged(path, error) from error
+        raise StageError(
+            "source: the checkpoint holds more than tensors", found=_refused(error), where=str(path), hint=_PICKLE_RISK
+        ) from error
+    except (AttributeError, ImportError) as error:
+        raise _no_class(path, error) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise _damaged(path, error) from error
+    return _nested(content, checkpoint, path)
+
+
+def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list[str]:
+    """Load a state dict into a module.
+
+    Args:
+        module: the architecture.
+        state: tensors by name; wrappers' prefixes are removed where the module has none.
+        checkpoint: ``strict`` refuses missing and unexpected keys; shapes must fit either way.
+
+    Returns:
+        What a person should know: a prefix removed, keys left out, dtypes converted.
+
+    Raises:
+        StageError: the keys or shapes do not fit; each kind is counted and its first ten listed.
+    """
+    expected = module.state_dict()
+    state, notes = _without_prefixes(state, expected)
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name}: {list(state[name].shape)}, the model has {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and isinstance(tensor, torch.Tensor) and state[name].shape != tensor.shape
+    ]
+    lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    if shapes or (checkpoint.strict and (missing or unexpected)):
+        raise StageError(
+            "source: the checkpoint does not fit the model",
+            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            where=checkpoint.file,
+            hint="check `model.args`"
+            + (
+                ""
+                if shapes
+                else "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
+            ),
+        )
+    if len(missing) == len(expected):
+        raise StageError(
+            "source: no key of the checkpoint is the model's",
+            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            where=checkpoint.file,
+            hint="check `model` and `key`",
+        )
+    notes += [_listed(kind, names).replace("\n", " ") for kind, names in lists if names]
+    converted = {
+        str(state[name].dtype) for name in expected if name in state and state[name].dtype != expected[name].dtype
+    }
+    if converted:
+        notes.append(f"weights of {', '.join(sorted(converted))} were converted to the model's dtypes")
+    module.load_state_dict({name: tensor for name, tensor in state.items() if name in expected}, strict=False)
+    return notes
+
+
+def state_of(content: Any, path: Path) -> State:
+    """The state dict of what ``read`` returned.
+
+    Raises:
+        StageError: it is neither a state dict nor a module.
+    """
+    if isinstance(content, torch.nn.Module):
+        return dict(content.state_dict())
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return {str(name): tensor for name, tensor in content.items()}
+    raise _not_a_state(content, path)
+
+
+def keep_module(content: Any, path: Path, target: Path) -> None:
+    """Keep a whole pickled module as it is.
+
+    Raises:
+        StageError: the file holds something else; an architecture is needed then.
+    """
+    if not isinstance(content, torch.nn.Module):
+        raise StageError(
+            "source: the checkpoint holds no module",
+            found=type(content).__name__,
+            where=str(path),
+            hint="give its architecture as `model`",
+        )
+    shutil.copyfile(path, target)
+
+
+def open_module(path: Path, beside: Path) -> torch.nn.Module:
+    """Unpickle a kept module, whose class may be importable from the folder ``beside`` the original file.
+
+    Raises:
+        StageError: its class is no longer to be found.
+    """
+    try:
+        with _importable(beside), _torch_warnings():
+            module: torch.nn.Module = torch.load(path, map_location="cpu", weights_only=False)
+    except (AttributeError, ImportError) as error:
+        raise _no_class(path, error) from error
+    return module
+
+
+def _no_class(path: Path, error: BaseException) -> StageError:
+    return StageError(
+        "source: the pickled module's class cannot be found",
+        found=str(error),
+        where=str(path),
+        hint="give its class as `model: {callable: file.py:Class}`",
+    )
+
+
+def _nested(content: Any, checkpoint: Checkpoint, path: Path) -> Any:
+    """Follow ``key``: dots nest, and a key that itself holds dots is found too."""
+    rest = checkpoint.key
+    while rest:
+        if not isinstance(content, Mapping):
+            raise StageError(
+                "source: `key` leads nowhere", found=f"{rest!r} in a {type(content).__name__}", where=str(path)
+            )
+        names = [name for name in content if isinstance(name, str) and (rest == name or rest.startswith(f"{name}."))]
+        if not names:
+            raise StageError(
+                f"source: the checkpoint has no key {rest!r}",
+                found=f"keys {_keys(content)}",
+                where=str(path),
+                hint=_suggestion(content),
+            )
+        name = max(names, key=len)
+        content, rest = content[name], rest[len(name) + 1 :]
+    return content
+
+
+def _not_a_state(content: Any, path: Path) -> StageError:
+    if not isinstance(content, Mapping):
+        return StageError("source: the checkpoint holds no state dict", found=type(content).__name__, where=str(path))
+    return StageError(
+        "source: the checkpoint is no state dict itself",
+        found=f"keys {_keys(content)}",
+        where=str(path),
+        hint=_suggestion(content) or "`key` names where the state dict sits; dots nest",
+    )
+
+
+def _suggestion(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> str:
+    """The first key whose value looks like a state dict, as a ready line for the YAML."""
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value and isinstance(name, str):
+            if all(isinstance(item, torch.Tensor) for item in value.values()):
+                return f"write key: {prefix}{name}"
+            if depth > 1 and (deeper := _suggestion(value, f"{prefix}{name}.", depth - 1)):
+                return deeper
+    return ""
+
+
+def _keys(content: Mapping[Any, Any]) -> str:
+    names = [str(name) for name in content]
+    return ", ".join(names[:_MOST_LISTED]) + (
+        f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    )
+
+
+def _without_prefixes(state: State, expected: Mapping[str, Any]) -> tuple[State, list[str]]:
+    notes = []
+    while True:
+        for prefix in _PREFIXES:
+            ours = any(name.startswith(prefix) for name in expected)
+            if not ours and all(name.startswith(prefix) for name in state):
+                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+                notes.append(f"the prefix {prefix!r} was removed from every key")
+                break
+        else:
+            return state, notes
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    more = [f"and {len(names) - _MOST_LISTED} more"] if len(names) > _MOST_LISTED else []
+    return "\n  ".join([f"{len(names)} {kind}:", *names[:_MOST_LISTED], *more])
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """What torch's safe unpickler would not load: the name in the middle of its long advice."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it needs {named[1]}" if named else str(error).strip().splitlines()[0][:300]
+
+
+def _is_zip(path: Path) -> bool:
+    return zipfile.is_zipfile(path)
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _damaged(path: Path, error: BaseException) -> StageError:
+    return StageError(
+        "source: the checkpoint cannot be read",
+        found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
+        if str(error).strip()
+        else type(error).__name__,
+        where=str(path),
+        hint="is the file whole? compare its size and checksum with where it came from",
+    )
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let a pickled module's class be imported from the checkpoint's folder."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _torch_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # An old file read through torch's deprecated TypedStorage is still read right.
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
+        # Pickled source that differs from the installed class: torch warns and loads.
+        warnings.filterwarnings("ignore", category=torch.serialization.SourceChangeWarning)
+        yield

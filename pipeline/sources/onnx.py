@@ -1,0 +1,123 @@
+"""An ONNX file used as it is: copied with its external data, checked, compared with the YAML."""
+
+from __future__ import annotations
+
+import mmap
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import files
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.values import NUMPY_DTYPES, Signature, TensorSpec
+
+FILE_NAME = "model.onnx"
+_LOCATION_KEY = b"\x0a\x08location\x12"
+
+
+def external_files(path: Path) -> list[Path]:
+    """Files of external data that an ONNX file names, found without importing onnx.
+
+    TensorProto.external_data is a list of StringStringEntryProto (onnx.proto): field 1 the key, ``location``; field 2
+    the path, relative to the file. Scanning the bytes for such an entry misses none; a chance hit within weights names
+    no file.
+
+    Raises:
+        ConfigError: a location leaves the file's folder.
+    """
+    found = dict.fromkeys(_locations(path))
+    return [files.inside(path.parent, name) for name in found if (path.parent / name).is_file()]
+
+
+def _locations(path: Path) -> Iterator[str]:
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = 0
+        while (at := data.find(_LOCATION_KEY, start)) >= 0:
+            start = at + len(_LOCATION_KEY)
+            length, used = _varint(data[start : start + 2])
+            raw = data[start + used : start + used + length]
+            if len(raw) == length and length and b"\0" not in raw:
+                yield raw.decode("utf-8", "replace")
+
+
+def _varint(data: bytes) -> tuple[int, int]:
+    """A protobuf length of one or two bytes, and how many it took."""
+    if not data or data[0] < 0x80 or len(data) == 1:
+        return (data[0] if data else 0), 1
+    return (data[0] & 0x7F) | (data[1] << 7), 2
+
+
+def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
+    """Copy the file and its external data into ``out_dir`` and check it.
+
+    Raises:
+        ConfigError: no such file.
+        StageError: not a valid ONNX model, or its inputs and outputs are not the YAML's; all differences are listed.
+        MissingError: the disk is full.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ConfigError("source: no such file", where=str(path))
+    external = external_files(path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, DecodeError, OSError, ValueError, RuntimeError) as error:
+        raise StageError(
+            "source: not a valid ONNX model", found=str(error).strip()[:600] or type(error).__name__, where=str(path)
+        ) from error
+    if wrong := differences(model, signature):
+        raise StageError(
+            "source: the ONNX file's inputs and outputs are not the YAML's",
+            found="\n".join(wrong),
+            where=str(path),
+            hint="correct `inputs` and `outputs`",
+        )
+    with files.disk_errors(out_dir, "source: copying the ONNX file"):
+        shutil.copyfile(path, out_dir / FILE_NAME)
+        for item in external:
+            target = out_dir / item.relative_to(path.parent.resolve())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(item, target)
+
+
+def differences(model: Any, signature: Signature) -> list[str]:
+    """One line for each name, dtype, rank or fixed size in which the graph's inputs and outputs are not the YAML's."""
+    constants = {item.name for item in model.graph.initializer}
+    inputs = {item.name: item for item in model.graph.input if item.name not in constants}
+    outputs = {item.name: item for item in model.graph.output}
+    wrong: list[str] = []
+    for role, specs, found in (("input", signature.inputs, inputs), ("output", signature.outputs, outputs)):
+        named = {spec.name for spec in specs}
+        wrong += [f"the file has an {role} {name} that the YAML leaves out" for name in found if name not in named]
+        for spec in specs:
+            if spec.name in found:
+                wrong += _tensor_differences(role, spec, found[spec.name].type.tensor_type)
+            else:
+                wrong.append(f"the file has no {role} {spec.name}; it has {', '.join(found)}")
+    return wrong
+
+
+def _tensor_differences(role: str, spec: TensorSpec, tensor: Any) -> list[str]:
+    import onnx
+
+    wrong = []
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    if dtype != NUMPY_DTYPES[spec.dtype]:
+        wrong.append(f"{role} {spec.name} is {dtype}; the YAML says {spec.dtype}")
+    if not tensor.HasField("shape"):
+        return wrong
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    # A fixed size in the file must be the YAML's; a dynamic one admits any.
+    fits = len(dims) == len(spec.shape) and all(
+        isinstance(found, str) or found == expected for found, expected in zip(dims, spec.shape, strict=True)
+    )
+    if not fits:
+        shown = ", ".join(str(dim) for dim in spec.shape)
+        wrong.append(f"{role} {spec.name} has shape [{', '.join(str(dim) for dim in dims)}]; the YAML says [{shown}]")
+    return wrong

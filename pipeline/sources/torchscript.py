@@ -1,0 +1,65 @@
+"""A TorchScript file used as it is: copied, loaded once, its arguments counted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.base import files
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.values import Signature
+from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+
+FILE_NAME = "model.pt"
+
+
+def prepare(path: Path, signature: Signature, out_dir: Path) -> list[str]:
+    """Check a file of ``torch.jit.save`` and copy it into ``out_dir``.
+
+    Returns:
+        Notes: arguments whose names are not the YAML's and are taken by position.
+
+    Raises:
+        ConfigError: no such file.
+        StageError: not a TorchScript file, or its forward takes another number of tensors than ``inputs`` has.
+        MissingError: the disk is full.
+    """
+    if not path.is_file():
+        raise ConfigError("source: no such file", where=str(path))
+    arguments = load(path)._c._get_method("forward").schema.arguments[1:]
+    names, wanted = [item.name for item in arguments], [spec.name for spec in signature.inputs]
+    required = sum(not item.has_default_value() for item in arguments)
+    if not required <= len(wanted) <= len(names):
+        raise StageError(
+            "source: the TorchScript file's forward takes other inputs than the YAML's",
+            found=f"forward({', '.join(names)}), {required} of them required; `inputs` names {', '.join(wanted)}",
+            where=str(path),
+            hint="name one input per argument",
+        )
+    with files.disk_errors(out_dir, "source: copying the TorchScript file"):
+        shutil.copyfile(path, out_dir / FILE_NAME)
+    if set(names) == set(wanted) and names != wanted:
+        return [f"the file's arguments {', '.join(names)} are taken in the YAML's order: {', '.join(wanted)}"]
+    return []
+
+
+def load(path: Path) -> Any:
+    """Open a TorchScript file on the CPU, in eval mode.
+
+    Raises:
+        StageError: damaged, or not a TorchScript file.
+    """
+    try:
+        with no_deprecation_warnings():
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        lines = str(error).strip().splitlines()
+        raise StageError(
+            "source: not a readable TorchScript file",
+            found=lines[0][:300] if lines else type(error).__name__,
+            where=str(path),
+            hint="expected a file of torch.jit.save; for a state_dict use source: {checkpoint: …}",
+        ) from error

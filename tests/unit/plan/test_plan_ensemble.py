@@ -1,0 +1,80 @@
+"""The ensemble's part of a plan: who answers, and which Pythons it carries Pillow for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import plan as planning
+from pipeline.config.load import load
+from pipeline.machine import environment
+from pipeline.plan import BuildPlan, Dependencies, EnsemblePlan
+
+YAML = """
+name: m
+source: {model: {callable: "net.py:Net"}}
+inputs: {image: {shape: [N, 1, 8, 8]}}
+preprocess: {}
+outputs: {y: {shape: [N, 2], labels: [a, b]}}
+postprocess: {}
+samples: {from: {dataset: digits}}
+variants:
+  trt: {from: onnx, format: tensorrt, engine: {gpus: [sm_80]}}
+  onnx: {format: onnx}
+  fp16: {from: onnx, precision: fp16}
+"""
+
+
+def plan(folder: Path, *overrides: str, keys: tuple[str, ...] = ()) -> BuildPlan:
+    (folder / "net.py").touch()
+    (folder / "m.yaml").write_text(YAML)
+    nothing: dict[str, Any] = {"source_digests": {}, "samples_digests": {}, "calibration_digests": {}}
+    return planning.make(
+        load(folder / "m.yaml", overrides),
+        Dependencies(**nothing, source_tools=()),
+        environment.probe(folder),
+        repository=folder / "repo",
+        work_dir=folder,
+        keys=keys,
+    )
+
+
+def made(plan: BuildPlan) -> EnsemblePlan:
+    assert plan.ensemble is not None
+    return plan.ensemble
+
+
+def test_the_first_variant_that_runs_on_a_cpu_answers(tmp_path: Path) -> None:
+    found = plan(tmp_path)
+    ensemble = made(found)
+    assert ensemble.models == ("m_preprocess", "m_onnx", "m_postprocess")
+    assert (ensemble.key, ensemble.identifier, ensemble.format, ensemble.server) == ("m", "m", "ensemble", "triton")
+    assert found.rows[-1] is ensemble
+    assert len(found.rows) == 4
+
+
+@pytest.mark.parametrize(("key", "precision"), [("fp16", "fp16"), ("trt", "fp32")])
+def test_the_variant_that_is_named_answers(tmp_path: Path, key: str, precision: str) -> None:
+    ensemble = made(plan(tmp_path, f"ensemble.from={key}"))
+    assert ensemble.variant.key == key
+    assert ensemble.precision == precision
+
+
+def test_without_its_variant_or_its_sections_there_is_none(tmp_path: Path) -> None:
+    assert plan(tmp_path, keys=("fp16",)).ensemble is None
+    assert plan(tmp_path, keys=("fp16", "onnx")).ensemble is not None
+    bare = plan(tmp_path, "postprocess=null")
+    assert bare.ensemble is None
+    assert bare.rows == bare.variants
+
+
+def test_pillow_is_for_this_python_and_the_container_s(tmp_path: Path) -> None:
+    here = ".".join(environment.probe(tmp_path).python_version.split(".")[:2])
+    found = plan(tmp_path, "triton.target='24.10'")
+    assert [(one.python, one.here) for one in made(found).pillow] == [(here, True), ("3.10", False)]
+    assert [step.name for step in found.steps][-2:] == [f"pillow[{here}]", "pillow[3.10]"]
+    assert len({one.step.key for one in made(found).pillow}) == 2
+    unknown = made(plan(tmp_path, "triton.target='24.11'"))
+    assert [one.python for one in unknown.pillow] == [here]

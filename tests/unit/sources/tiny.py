@@ -1,0 +1,96 @@
+"""Small user models and data for the source's tests."""
+
+from pathlib import Path
+
+from pipeline import sources as source
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.config.schema import Source
+
+CODE = '''
+import numpy as np
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, hidden=8, tied=False):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, hidden), nn.Linear(hidden, 3)
+        self.norm, self.dropout = nn.BatchNorm1d(hidden), nn.Dropout(0.2)
+        self.twin = self.second if tied else None
+
+    def forward(self, x):
+        return self.second(self.dropout(torch.relu(self.norm(self.first(x)))))
+
+class Single(nn.Module):
+    """No batch dimension: [T, 4] in, [3] and a count out."""
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return {"count": torch.tensor([len(x)]), "scores": self.linear(x).mean(0)}
+
+def data(train=True, far=4.0):
+    random = np.random.default_rng(1)
+    def part(count):
+        targets = np.arange(count) % 3
+        x = random.normal(size=(count, 4)).astype(np.float32)
+        x[np.arange(count), targets] += far
+        return {"x": x}, targets
+    parts = {"test": part(30), "labels": ["a", "b", "c"]}
+    return {**parts, "train": part(65)} if train else parts
+
+def sequences():
+    found = data()
+    def part(rows, targets):
+        return [{"x": np.repeat(row[None], 1 + n % 3, 0)} for n, row in enumerate(rows["x"])], targets
+    return {name: part(*found[name]) for name in ("train", "test")}
+
+def broken(x=None):
+    raise RuntimeError("the user's mistake")
+'''
+
+BATCHED = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 4)),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=("N", 3)),),
+    batch="N",
+)
+UNBATCHED = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=("T", 4)),),
+    outputs=(
+        TensorSpec(name="count", dtype="int64", shape=(1,)),
+        TensorSpec(name="scores", dtype="float32", shape=(3,)),
+    ),
+    batch=None,
+)
+
+
+class Workshop:
+    """A folder with the user's code, and the source's two calls on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told: list[str] = []
+        (folder / "user.py").write_text(CODE)
+
+    def resolve(self, name: str) -> Path:
+        return self.folder / name
+
+    def prepare(self, settings: dict, signature: Signature = BATCHED, progress=None):
+        """Run the cached step into out/; its values."""
+        out = self.folder / "out"
+        out.mkdir(exist_ok=True)
+        return source.prepare(
+            Source.model_validate(settings),
+            signature=signature,
+            resolve=self.resolve,
+            out_dir=out,
+            partial_dir=self.folder / "partial",
+            progress=progress or (lambda text, share: self.told.append(text)),
+        )
+
+    def open(self, settings: dict, signature: Signature = BATCHED):
+        """Open what prepare left."""
+        return source.open_source(
+            Source.model_validate(settings), signature=signature, resolve=self.resolve, directory=self.folder / "out"
+        )
