@@ -63,3 +63,20 @@ def test_training_and_the_exporters_are_readable(columns: int, tmp_path: Path) -
     assert len(_table(seen)) == 6
     assert any("epoch 1/4" in line for line in seen.erased)
     assert _moved(seen, "source[text_classifier]") > 5
+
+
+@pytest.mark.parametrize(
+    "words", [["plan", CONFIGS / "text_classifier.yaml"], ["doctor"], ["cache", "ls"], ["lint", CONFIGS / "models"]]
+)
+def test_other_commands_fit_eighty_columns(words: list[str | Path], tmp_path: Path) -> None:
+    more = [] if words[0] == "lint" else ["--work-dir", tmp_path]
+    _, seen = screen.run(*words, *more, columns=80)
+    assert len(seen.lines) > 2
+    assert "…" not in "".join(seen.lines)
+    assert seen.strange == []
+    to_copy = ("/", "install")  # paths and commands stay whole
+    assert all(any(part in seen.lines[row - 1] for part in to_copy) for row in seen.wrapped)
+    if words[0] == "plan":
+        assert [line.split()[1] for line in seen.lines if line.startswith("  text_classifier_torchscript")] == [
+            "torchscript"
+        ]
