@@ -17,6 +17,8 @@ from typing import Any
 
 from pipeline.base.errors import ConfigError, MissingError
 
+LOCAL_PATH = r"^(?![A-Za-z][A-Za-z0-9+.-]*://)"
+"""Pattern of a path: no URL. ``Path`` would make a folder ``s3:`` of one."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline import __version__
+from pipeline.base.files import LOCAL_PATH
 
 app = typer.Typer(
     name="pipeline",
@@ -25,16 +27,27 @@ app = typer.Typer(
 cache = typer.Typer(no_args_is_help=True, help="The step store: list, collect, clear.")
 app.add_typer(cache, name="cache")
 
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or directories of them.")]
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.")]
+
+def _path(text: str | Path) -> Path:
+    if not re.match(LOCAL_PATH, str(text)):
+        raise typer.BadParameter(f"'{text}' is a URL; expected a path on this machine")
+    return Path(text)
+
+
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or directories of them.", parser=_path)
+]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", parser=_path)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key: --set variants.onnx.opset=17.")
 ]
 Repository = Annotated[
     Path | None,
-    typer.Option("--repository", metavar="DIR", help="Repository root (default: the YAML's, or model_repository/)."),
+    typer.Option(
+        "--repository", metavar="DIR", help="Repository root (default: the YAML's, or model_repository/).", parser=_path
+    ),
 ]
-WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step store, logs and reports.")]
+WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step store, logs and reports.", parser=_path)]
 Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="KEY", help="Only this variant; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 WORK_DIR = Path(".pipeline")
@@ -62,7 +75,9 @@ def build(
     work_dir: WorkDir = WORK_DIR,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Also write the report there, and as a page beside it (.html)."),
+        typer.Option(
+            metavar="FILE.json", help="Also write the report there, and as a page beside it (.html).", parser=_path
+        ),
     ] = None,
     overrides: Overrides = None,
     variants: Variants = None,
@@ -92,7 +107,7 @@ def plan(
 
 @app.command()
 def serve(
-    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Repository root.")],
+    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Repository root.", parser=_path)],
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
@@ -124,7 +139,9 @@ def smoke(
     work_dir: WorkDir = WORK_DIR,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Also write the report there, and as a page beside it (.html)."),
+        typer.Option(
+            metavar="FILE.json", help="Also write the report there, and as a page beside it (.html).", parser=_path
+        ),
     ] = None,
     overrides: Overrides = None,
     variants: Variants = None,
@@ -140,7 +157,8 @@ def smoke(
 def predict(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")],
     file: Annotated[
-        Path, typer.Option("--input", metavar="FILE", help="An image, .npy, or .npz (one array per input).")
+        Path,
+        typer.Option("--input", metavar="FILE", help="An image, .npy, or .npz (one array per input).", parser=_path),
     ],
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
     top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 5,
@@ -163,11 +181,13 @@ def load(
     ] = None,
     protocol: Annotated[Wire, typer.Option(help="shm: gRPC with the tensors in shared memory.")] = Wire.HTTP,
     images: Annotated[
-        list[Path] | None, typer.Option("--image", metavar="FILE", help="An image to send; repeatable.")
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="An image to send; repeatable.", parser=_path)
     ] = None,
     arrays: Annotated[
         list[Path] | None,
-        typer.Option("--input", metavar="FILE.npz", help="Arrays to send, each row an input; repeatable."),
+        typer.Option(
+            "--input", metavar="FILE.npz", help="Arrays to send, each row an input; repeatable.", parser=_path
+        ),
     ] = None,
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
     grpc_url: Annotated[
@@ -189,7 +209,9 @@ def load(
 
 @app.command()
 def lint(
-    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Any Triton model repository.")],
+    repository: Annotated[
+        Path, typer.Argument(metavar="REPOSITORY", help="Any Triton model repository.", parser=_path)
+    ],
     as_json: AsJson = False,
     target: Annotated[str, typer.Option(metavar="YY.MM", help="Triton release it shall run on.")] = "24.10",
 ) -> None:
@@ -201,9 +223,12 @@ def lint(
 
 @app.command("import-mar")
 def import_mar(
-    archive: Annotated[Path, typer.Argument(metavar="FILE.mar", help="A TorchServe archive: .mar or .tar.gz.")],
+    archive: Annotated[
+        Path, typer.Argument(metavar="FILE.mar", help="A TorchServe archive: .mar or .tar.gz.", parser=_path)
+    ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A folder to make (default: ./NAME, the model's name).")
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder to make (default: ./NAME, the model's name).", parser=_path),
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -213,7 +238,8 @@ def import_mar(
         list[str] | None, typer.Option("--output", metavar="NAME:DTYPE:SHAPE", help="The same; repeatable.")
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Real inputs: a folder of images, an .npz or .npy.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Real inputs: a folder of images, an .npz or .npy.", parser=_path),
     ] = None,
 ) -> None:
     """Make a YAML and its files from a TorchServe archive, and say what could not be carried; runs nothing of it."""
@@ -224,7 +250,9 @@ def import_mar(
 
 @app.command()
 def metadata(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model of a TF-Serving tree, or a SavedModel.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A model of a TF-Serving tree, or a SavedModel.", parser=_path)
+    ],
 ) -> None:
     """Print what TF-Serving tells of a SavedModel: the JSON of /v1/models/NAME/metadata."""
     from pipeline.cli import commands

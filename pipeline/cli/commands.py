@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from pipeline.base import files, network
 from pipeline.base.errors import ConfigError, Problem
@@ -31,9 +32,12 @@ from pipeline.machine import doctor as diagnosis
 from pipeline.machine import environment
 from pipeline.plan import BuildPlan
 from pipeline.report import output
+from pipeline.report.fitting import Words
 from pipeline.report.summary import table
 from pipeline.report.terminal import Terminal
 from pipeline.report.units import human_bytes
+
+_NAME_WIDTH = 40  # of a plan's variants: longer ones may be folded in a narrow terminal
 
 
 def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedConfig]:
@@ -207,9 +211,10 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
         f"TensorRT {target['tensorrt'] or 'unknown'}\n",
         highlight=False,
     )
-    variants = Table(
-        "variant", "format", "precision", "max batch", "how", box=None, header_style="bold", padding=(0, 2)
-    )
+    fixed = (Column("format", no_wrap=True), Column("prec", no_wrap=True), Column("max batch", justify="right"))
+    longest = max(len(made.identifier) for made in (*item.variants, *item.deployments))
+    names = Column("variant", overflow="fold", no_wrap=longest <= _NAME_WIDTH)
+    variants = Table(names, *fixed, "how", box=None, header_style="bold", padding=(0, 0, 0, 2))
     for variant in item.variants:
         variants.add_row(
             variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), escape(variant.how)
@@ -288,7 +293,8 @@ def lint(repository: Path, target: str, *, as_json: bool) -> int:
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"  {escape(item.reason)}\n  fix: {escape(item.fix)}", highlight=False, soft_wrap=True)
+        for text in (item.reason, f"fix: {item.fix}"):
+            console.print(Words(Text(f"  {text}")), soft_wrap=True)
     console.print(
         f"{errors} errors, {len(findings) - errors} warnings in {escape(str(repository))} (target {target})",
         highlight=False,

@@ -15,11 +15,13 @@ from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from pipeline.base.errors import MissingError, StageError
 from pipeline.base.values import RunningServer, Tensors
 from pipeline.cli.commands import interruptible, server_at
 from pipeline.machine import doctor, environment
+from pipeline.report.fitting import Words
 from pipeline.report.terminal import Terminal
 
 
@@ -62,7 +64,8 @@ def serve(
             f"  HTTP     {server.http_url}\n  gRPC     {server.grpc_url}\n  metrics  {server.metrics_url}",
             highlight=False,
         )
-        console.print(f"  models   {', '.join(names)}\n  log      {server.log_path}\n", highlight=False, soft_wrap=True)
+        console.print(Words(Text(f"  models   {', '.join(names)}"), indent=11), soft_wrap=True)
+        console.print(f"  log      {server.log_path}\n", highlight=False, soft_wrap=True)
         for name in triton.ensembles_of(repository, names) or names[:1]:
             print(f"  {triton.curl_line(repository, name, server.http_url)}\n", flush=True)
         console.print("  Ctrl-C stops it", highlight=False)

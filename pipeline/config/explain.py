@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.base.files import LOCAL_PATH
 from pipeline.config.document import Document, Key, shown
 from pipeline.config.schema import NAME_PATTERN, Config
 
@@ -24,6 +25,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[A-Z][A-Za-z0-9_]{0,15}$": "a capital letter",
     r"^[^:]+:[A-Za-z_]\w*$": "'file.py:callable' or 'package.module:callable'",
     r"^sm_\d{2,3}$": "a compute capability such as sm_80",
+    LOCAL_PATH: "a path on this machine, no URL",
     r"^\d\d\.(0[1-9]|1[0-2])$": 'a release such as "24.10"',
 }
 """The schema's patterns, in words."""

@@ -8,9 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.load.run import Result
 from pipeline.load.statistics import histogram, percentile
+from pipeline.report.fitting import Words
 
 _BAR_WIDTH = 40
 _SHOWN_ERRORS = 10
@@ -110,4 +112,4 @@ def _ms(value: float) -> str:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(Words(Text.from_markup(text)), soft_wrap=True)

@@ -20,7 +20,7 @@ def check(path: Path | None) -> None:
         path: as given with ``--report``, if it was.
 
     Raises:
-        ConfigError: it is the page's own name, a folder, or in a folder that is not there or cannot be written.
+        ConfigError: it is the page's own name, a folder, or in a folder that cannot be written or made.
     """
     if path is None:
         return
@@ -30,7 +30,8 @@ def check(path: Path | None) -> None:
     if _page(path) == path:
         raise _refused("the page is written as FILE.html beside the JSON, and would replace it", path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        there = next(folder for folder in path.absolute().parents if folder.exists())  # the others are made later
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise _refused(str(error), path.parent) from error
@@ -56,5 +57,5 @@ def _page(path: Path) -> Path:
 def _refused(found: str, where: Path) -> ConfigError:
     return ConfigError(
         "--report: the report cannot be written there", found=found, where=str(where),
-        hint="--report FILE.json, in a folder that exists",
+        hint="--report FILE.json, in a folder that can be written",
     )  # fmt: skip

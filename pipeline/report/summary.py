@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipeline.base.values import BuildReport, ParityResult, SmokeResult, VariantResult
 from pipeline.report import picks
+from pipeline.report.fitting import Column, Fitting, Words
 from pipeline.report.schema import Accuracy, Check, Measurement, Parity, Pick, RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure
 
@@ -78,40 +76,33 @@ def _unmeasured(result: VariantResult) -> str | None:
     return result.unmeasured or ("it was not served" if result.smoke is None else "its speed was not measured")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wide:
-    """A table given at least 100 columns, and 200 where no terminal folds its lines: logs are searched for names."""
-
-    table: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = max(options.max_width, 100 if console.is_terminal else 200)
-        yield from console.render(self.table, options.update(width=columns))
+_COLUMNS = (
+    Column(name=""),
+    Column(name="variant"),
+    Column(name="v", right=True),
+    Column(name="format", leaves=2),
+    Column(name="prec", leaves=3),
+    Column(name="size", right=True, leaves=5),
+    Column(name="diff", right=True, leaves=1),
+    Column(name="accuracy", right=True),
+    Column(name="p50 ms", right=True),
+    Column(name="per s", right=True, leaves=4),
+    Column(name="server"),
+)
+"""First to leave a narrow terminal: what the stages' lines told already, and what most names tell."""
 
 
 def table(report: BuildReport) -> RenderableType:
-    """What a person reads at the end: one row per variant, what to pick, then notes and failures.
-
-    At most 100 columns wide where names have 18 letters; a longer name is folded.
-    """
-    rows = Table(header_style="bold", pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    rows.add_column("", no_wrap=True)
-    rows.add_column("variant", overflow="fold")
-    rows.add_column("v", justify="right", no_wrap=True)
-    rows.add_column("format", no_wrap=True)
-    rows.add_column("prec", no_wrap=True)
-    for name in ("size", "diff", "accuracy", "p50 ms", "per s"):
-        rows.add_column(name, justify="right", no_wrap=True)
-    rows.add_column("server", no_wrap=True)
-    for result in report.variants:
-        rows.add_row(*_cells(result))
-    parts: list[RenderableType] = [Text(), _Wide(Padding(rows, (0, 0, 0, 2), expand=False))]
-    parts += [Text(), *_choice(run_report(report)), Text()]
+    """What a person reads at the end: one row per variant, what to pick, then notes and failures."""
+    rows = Fitting(columns=_COLUMNS, rows=[_cells(result) for result in report.variants], folds="variant")
+    parts: list[RenderableType] = [Text(), rows, Text(), *_choice(run_report(report)), Text()]
     parts += [
-        Text(f"  note: {result.identifier}: {note}", style="dim") for result in report.variants for note in result.notes
+        Words(Text(f"  note: {result.identifier}: {note}", style="dim"))
+        for result in report.variants
+        for note in result.notes
     ]
     parts += [
-        Text(f"  skipped: {result.identifier}: {result.skipped}", style="yellow")
+        Words(Text(f"  skipped: {result.identifier}: {result.skipped}", style="yellow"))
         for result in report.variants
         if result.skipped
     ]
@@ -122,7 +113,7 @@ def table(report: BuildReport) -> RenderableType:
     return Group(*parts)
 
 
-def _cells(result: VariantResult) -> tuple[str, ...]:
+def _cells(result: VariantResult) -> tuple[Text, ...]:
     version = "–" if result.entry is None else str(result.entry.version)
     size = "–" if result.artifact is None else human_bytes(result.artifact.size_bytes)
     parity = "–" if result.parity is None else f"{result.parity.max_abs:.1e}"
@@ -130,35 +121,35 @@ def _cells(result: VariantResult) -> tuple[str, ...]:
     speed = result.measurement
     p50, rate = (human_figure(speed.p50_ms), human_figure(speed.throughput_per_s)) if speed else ("–", "–")
     server = result.server if result.smoke or result.server == "none" else "not run"
-    form = (escape(result.format), escape(result.precision))
-    return (_outcome(result), escape(result.identifier), version, *form, size, parity, accuracy, p50, rate, server)
+    made = (result.identifier, version, result.format, result.precision)
+    return (_outcome(result), *map(Text, (*made, size, parity, accuracy, p50, rate, server)))
 
 
-def _choice(record: RunReport) -> list[Text]:
+def _choice(record: RunReport) -> list[Words]:
     """A line for each purpose, what could not be compared, and what the figures are worth."""
     lines = [
-        Text(f"  for {pick.purpose + ':':<11} {_words(pick)}", style="" if pick.name else "dim")
+        Words(Text(f"  for {pick.purpose + ':':<11} {_words(pick)}", style="" if pick.name else "dim"), indent=18)
         for pick in record.picks
     ]
     if not any(row.measurement for row in record.variants):
         return lines
     lines += [
-        Text(f"  not compared: {', '.join(names)} ({reason})", style="dim")
+        Words(Text(f"  not compared: {', '.join(names)} ({reason})", style="dim"))
         for reason, names in picks.left_out(record.variants).items()
     ]
-    return [*lines, Text(f"  {picks.CAVEAT}", style="dim")]
+    return [*lines, Words(Text(f"  {picks.CAVEAT}", style="dim"))]
 
 
 def _words(pick: Pick) -> str:
     return f"{pick.name} ({pick.reason})" if pick.name else pick.reason
 
 
-def _outcome(result: VariantResult) -> str:
+def _outcome(result: VariantResult) -> Text:
     if result.error:
-        return "[red]✗[/red]"
+        return Text("✗", style="red")
     if result.skipped or not result.made:
-        return "[yellow]-[/yellow]"
-    return "[cyan]=[/cyan]" if result.cached else "[green]✓[/green]"
+        return Text("-", style="yellow")
+    return Text("=", style="cyan") if result.cached else Text("✓", style="green")
 
 
 def _failure(result: VariantResult) -> list[RenderableType]:

@@ -9,9 +9,19 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from pipeline.report.fitting import Words
 
 _PLAIN_INTERVAL_S = 5.0
 _NAME_WIDTH = 28
+_BAR_WIDTHS = (5, 20)
+_SPINNER_AND_TIME_WIDTH = 12
+_MARK_AND_TIME_WIDTH = 15
+_LEAST_MESSAGE_WIDTH = 24  # the bar is shortened for it
+_LEAST_RESULT_WIDTH = 24
+_NARROW_INDENT = 6
 
 
 class Stage:
@@ -36,6 +46,7 @@ class Terminal:
     """Progress and messages on ``console`` (standard error for commands whose standard output is data)."""
 
     def __init__(self, console: Console) -> None:
+        console.file = console.file  # kept for good: libraries put others in the place of sys.stdout while it is live
         self.console = console
         self._width = _NAME_WIDTH
         self._live: Progress | None = None
@@ -69,12 +80,14 @@ class Terminal:
         if not self.console.is_terminal:
             yield
             return
+        room = self.console.width - self._width - _SPINNER_AND_TIME_WIDTH
+        bar = min(max(room - _LEAST_MESSAGE_WIDTH, _BAR_WIDTHS[0]), _BAR_WIDTHS[1])
         columns = (
             SpinnerColumn(),
             TextColumn(self._padded(name)),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=bar),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=max(room - bar, 1))),
         )
         with Progress(*columns, console=self.console, transient=True) as live:
             live.add_task("", total=None)
@@ -85,7 +98,10 @@ class Terminal:
                 self._live = None
 
     def _padded(self, name: str) -> str:
-        return escape(name.ljust(self._width))
+        width = self._width
+        if self.console.is_terminal:
+            width = min(width, self.console.width - _LEAST_RESULT_WIDTH - _MARK_AND_TIME_WIDTH)
+        return escape(name.ljust(width))
 
     def update(self, name: str, message: str, fraction: float | None) -> None:
         """Called by Stage.progress."""
@@ -101,4 +117,7 @@ class Terminal:
             self.line(f"  … {self._padded(name)}{share} {escape(message)}")
 
     def _ended(self, mark: str, name: str, started: float, text: str) -> None:
-        self.line(f"  {mark} {self._padded(name)} {time.monotonic() - started:6.1f} s  {text}")
+        row = Text.from_markup(f"  {mark} {self._padded(name)} {time.monotonic() - started:6.1f} s  ")
+        result = row.cell_len
+        indent = result if self.console.width - result >= _LEAST_RESULT_WIDTH else _NARROW_INDENT
+        self.console.print(Words(row + Text.from_markup(text), indent), highlight=False, soft_wrap=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
+from pipeline.base.files import LOCAL_PATH
 from pipeline.base.values import NUMPY_DTYPES
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -22,6 +25,16 @@ Callable = Annotated[
         description="'file.py:callable' (relative to this YAML) or 'package.module:callable'",
     ),
 ]
+
+
+def _no_url(path: str) -> str:
+    if not re.match(LOCAL_PATH, path):
+        raise PydanticCustomError("url", "a URL")  # explain.py says it in the words of the pattern
+    return path
+
+
+LocalPath = Annotated[str, AfterValidator(_no_url), Field(json_schema_extra={"pattern": LOCAL_PATH})]
+"""A pattern for editors only: pydantic's own regular expressions cannot look ahead."""
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

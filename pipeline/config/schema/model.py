@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema.base import Callable, DimLetter, DimSize, Dtype, Fraction, PositiveInt, Section, exactly_one
+from pipeline.config.schema.base import (
+    Callable,
+    DimLetter,
+    DimSize,
+    Dtype,
+    Fraction,
+    LocalPath,
+    PositiveInt,
+    Section,
+    exactly_one,
+)
 
 TF2ONNX_MAX_OPSET = 18  # tf2onnx 1.17, tf2onnx.constants.OPSET_TO_IR_VERSION
 
@@ -15,7 +25,7 @@ class Model(Section):
     """A torch module: a library's, by name, or your own callable that returns one."""
 
     library: Literal["torchvision", "timm", "transformers"] | None = None
-    name: str | None = Field(
+    name: LocalPath | None = Field(
         None,
         description="the library's name for it (resnet18, resnet50.a1_in1k); transformers: without weights a type "
         "(bert) or class (BertModel) with `args` as its configuration, with weights a hub name or a local folder",
@@ -44,10 +54,10 @@ class Data(Section):
     dataset: Literal["digits", "mnist", "cifar10"] | None = Field(
         None, description="digits is embedded in scikit-learn; torchvision fetches the others, or finds them in `root`"
     )
-    images: str | None = Field(
+    images: LocalPath | None = Field(
         None, description="folder of images; with one subfolder per class (or train/ and test/ of such) it is labelled"
     )
-    arrays: str | None = Field(
+    arrays: LocalPath | None = Field(
         None,
         description=".npz whose keys are input names, first axis the samples, plus an optional `target`; "
         "or .npy for a model of one input",
@@ -58,7 +68,7 @@ class Data(Section):
         "or a list of dicts of arrays (one per sample, for sizes that differ)",
     )
     args: dict[str, Any] = Field({}, description="keyword arguments of `callable`")
-    root: str = Field("data", description="folder for mnist and cifar10 files")
+    root: LocalPath = Field("data", description="folder for mnist and cifar10 files")
     image_size: Annotated[tuple[DimSize, DimSize], Field(description="[height, width] in pixels")] | None = None
     channels: Literal[1, 3] | None = Field(None, description="default: what the model's input has")
     mean: tuple[float, ...] = Field((0.0,), description="per channel, of pixels scaled to 0..1")
@@ -122,7 +132,7 @@ class Train(Section):
 class Checkpoint(Section):
     """Load trained weights from a file."""
 
-    file: str = Field(description=".pt, .pth or .safetensors")
+    file: LocalPath = Field(description=".pt, .pth or .safetensors")
     model: Model | None = Field(None, description="the architecture; may be left out only for a whole pickled module")
     key: str | None = Field(None, description="where the state dict sits in the file, e.g. model_state_dict; dots nest")
     strict: bool = Field(True, description="false: missing and unexpected keys are reported, not refused")
@@ -152,7 +162,7 @@ class KerasTrain(Section):
 class Keras(Section):
     """A Keras model: a file, or trained here."""
 
-    file: str | None = Field(None, description=".keras or .h5")
+    file: LocalPath | None = Field(None, description=".keras or .h5")
     allow_lambda: bool = Field(
         False, description="consent to the Python code of Lambda layers in the file: only for files you trust"
     )
@@ -169,14 +179,14 @@ class Keras(Section):
 class SavedModel(Section):
     """A TensorFlow SavedModel."""
 
-    directory: str = Field(description="the folder that holds saved_model.pb and variables/")
+    directory: LocalPath = Field(description="the folder that holds saved_model.pb and variables/")
     signature: str = Field("serving_default", description="which of its signatures is meant")
 
 
 class File(Section):
     """A model file used as it is."""
 
-    file: str
+    file: LocalPath
 
 
 class Source(Section):
@@ -221,7 +231,7 @@ class Output(Section):
 
     dtype: Dtype = "float32"
     shape: Annotated[tuple[DimSize | DimLetter, ...], Field(max_length=8)]
-    labels: str | tuple[str, ...] | None = Field(
+    labels: LocalPath | tuple[str, ...] | None = Field(
         None,
         description="class names by index: a list, a text file of lines, `digits`, or `source` (what the data or "
         "the pretrained weights say)",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config.schema.base import Name, PositiveInt, Section
+from pipeline.config.schema.base import LocalPath, Name, PositiveInt, Section
 
 
 class Triton(BaseModel):
@@ -30,7 +30,7 @@ class Triton(BaseModel):
 class Repository(Section):
     """Where versions go, and how many stay."""
 
-    path: str | None = Field(None, description="default: model_repository/ in the working directory")
+    path: LocalPath | None = Field(None, description="default: model_repository/ in the working directory")
     retain: PositiveInt | None = Field(None, description="keep this many versions this tool wrote; default: all")
 
 

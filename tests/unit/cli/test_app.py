@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +12,7 @@ from pipeline import __main__ as main_module
 from pipeline import __version__
 from pipeline.base.errors import ConfigError
 from pipeline.cli import commands
-from pipeline.cli.app import app
+from pipeline.cli.app import app, cache
 from pipeline.importing import manifest as manifests
 from tests.unit.importing.mar import mar
 
@@ -87,7 +87,7 @@ def test_two_configurations_may_not_make_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["build", "smoke"])
-@pytest.mark.parametrize("report", ["x.html", ".", "absent/x.json"])
+@pytest.mark.parametrize("report", ["x.html", ".", "/proc/absent/x.json"])
 def test_a_report_that_could_not_be_written_is_refused_before_anything_is_done(
     command: str, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +96,56 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_is_done(
     assert main_module.main() == 2
     assert "error: --report: the report cannot be written there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build", "URL"],
+        ["plan", "URL"],
+        *(
+            [command, "m.yaml", option, "URL"]
+            for command in ("build", "smoke")
+            for option in ("--repository", "--work-dir", "--report")
+        ),
+        ["plan", "m.yaml", "--repository", "URL"],
+        ["smoke", "URL"],
+        ["serve", "URL"],
+        ["serve", ".", "--work-dir", "URL"],
+        ["lint", "URL"],
+        ["predict", "m", "--input", "URL"],
+        ["load", "m", "--image", "a.png", "--image", "URL"],
+        ["load", "m", "--input", "URL"],
+        ["import-mar", "URL"],
+        ["import-mar", "m.mar", "--out", "URL"],
+        ["import-mar", "m.mar", "--samples", "URL"],
+        ["metadata", "URL"],
+        ["doctor", "--work-dir", "URL"],
+        *(["cache", command, "--work-dir", "URL"] for command in ("ls", "gc", "clear")),
+    ],
+)
+def test_no_path_is_a_url(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["pipeline", *("s3://bucket/x" if word == "URL" else word for word in words)])
+    assert main_module.main() == 2
+    told = capsys.readouterr().err
+    assert "'s3://bucket/x' is a URL" in told
+    assert words[-2] in told or words[-2] in COMMANDS or words[-2] == "metadata"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_path_of_the_command_line_is_looked_at() -> None:
+    """None is left to typer, which takes an URL for a folder."""
+    looked_at = {}
+    for command in (*app.registered_commands, *cache.registered_commands):
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            if "Path" in str(get_args(hint)[:1]):
+                looked_at[command.callback, name] = hint.__metadata__[0].parser
+    assert len(looked_at) > 20
+    assert None not in looked_at.values()
 
 
 @pytest.mark.parametrize(

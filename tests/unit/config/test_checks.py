@@ -259,6 +259,51 @@ def test_two_schedulers_laid_over_each_other_are_told(tmp_path: Path) -> None:
     ]
 
 
+_NO_URL = "expected a path on this machine, no URL; found"
+
+
+def test_no_path_is_a_url(tmp_path: Path) -> None:
+    lines = _check(
+        tmp_path,
+        ("name: net", "name: net\nrepository: {path: s3://bucket/x}"),
+        ('{model: {callable: "os.path:join"}}', "{checkpoint: {file: HTTPS://host/w.pt, allow_pickle: true}}"),
+        ("{dataset: digits}", "{dataset: mnist, root: gs://bucket/data}"),
+        ("[N, 10]", "[N, 10], labels: file:///labels.txt"),
+        (
+            "{format: onnx}",
+            "{format: onnx}\n  i: {from: onnx, precision: int8, calibration: {from: {images: s3://bucket/photos}}}",
+        ),
+    )
+    assert lines == [
+        f'2:20: repository.path: {_NO_URL} "s3://bucket/x"',
+        f'3:29: source.checkpoint.file: {_NO_URL} "HTTPS://host/w.pt"',
+        f'7:31: outputs.y.labels: {_NO_URL[:-7]} or a list (each item text); found "file:///labels.txt"',
+        f'8:40: samples.from.root: {_NO_URL} "gs://bucket/data"',
+        f'11:65: variants.i.calibration.from.images: {_NO_URL} "s3://bucket/photos"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "key"),
+    [
+        ("onnx: {file: 's3://b/m.onnx'}", "onnx.file"),
+        ("torchscript: {file: 's3://b/m.pt'}", "torchscript.file"),
+        ("keras: {file: 's3://b/m.keras'}", "keras.file"),
+        ("saved_model: {directory: 's3://b/m'}", "saved_model.directory"),
+        ("train: {model: {library: torchvision, name: resnet18}, data: {arrays: 's3://b/m'}}", "train.data.arrays"),
+        ("model: {library: transformers, name: 's3://b/m'}", "model.name"),
+    ],
+)
+def test_no_source_is_a_url(source: str, key: str, tmp_path: Path) -> None:
+    lines = _check(tmp_path, ('model: {callable: "os.path:join"}', source))
+    assert [line.split(": ", 1)[1].partition(' "')[0] for line in lines] == [f"source.{key}: {_NO_URL}"]
+    assert lines[0].startswith("2:")
+
+
+def test_a_folder_may_have_a_colon(tmp_path: Path) -> None:
+    assert _check(tmp_path, ("name: net", 'name: net\nrepository: {path: "a:b/s3:/x//y"}')) == []
+
+
 def test_rules_are_checked_beside_wrong_values(tmp_path: Path) -> None:
     lines = _check(
         tmp_path,

@@ -108,8 +108,19 @@ def test_what_a_run_did_not_come_to_is_shown_as_not_made() -> None:
     assert summary.run_report(done).variants[0].unmeasured_reason == "it was not made"
 
 
-@pytest.mark.parametrize(("terminal", "width", "folded"), [(True, 60, True), (True, 100, True), (False, 60, False)])
-def test_the_table_fits_a_hundred_columns_and_is_not_folded_in_a_log(terminal: bool, width: int, folded: bool) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "width", "gone", "folded"),
+    [
+        (True, 120, (), False),
+        (True, 100, ("diff",), False),
+        (True, 80, ("format", "prec", "diff"), False),
+        (True, 60, ("format", "prec", "size", "diff", "per s"), True),
+        (False, 60, (), False),
+    ],
+)
+def test_the_table_fits_the_terminal_and_is_whole_in_a_log(
+    terminal: bool, width: int, gone: tuple[str, ...], folded: bool
+) -> None:
     name = "m_a_variant_with_a_long_name"
     rows = [
         replace(MEASURED, identifier="resnet_torchscript", format="torchscript", cached=True),
@@ -120,13 +131,31 @@ def test_the_table_fits_a_hundred_columns_and_is_not_folded_in_a_log(terminal: b
     console.print(summary.table(report(*rows)), soft_wrap=True)
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     table = lines[: lines.index("", 1)]
-    assert max(map(len, table)) <= (100 if terminal else 200)
+    assert max(map(len, table)) <= (width if terminal else 200)
     assert any("= ".strip() in line and "resnet_torchscript" in line for line in table)
     assert (name not in "".join(table)) == folded
     assert "…" not in "".join(table)
-    assert all(
-        word in table[1] for word in ("variant", "format", "prec", "size", "diff", "accuracy", "p50 ms", "per s")
-    )
+    names = ("variant", "format", "prec", "size", "diff", "accuracy", "p50 ms", "per s", "server")
+    assert all((column in table[1]) == (column not in gone) for column in names)
+    assert (f"no room in {width} columns for: {', '.join(gone)}" in table[-1]) == bool(gone)
+
+
+def test_what_is_said_of_the_rows_is_broken_between_words_at_a_terminal_only() -> None:
+    note = "built and inspected, not run: this machine has no GPU; parity is that of its graph"
+    for terminal in (True, False):
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, force_terminal=terminal, color_system=None)
+        console.print(summary.table(report(replace(MEASURED, notes=(note,)))), soft_wrap=True)
+        lines = stream.getvalue().splitlines()
+        (start,) = (index for index, line in enumerate(lines) if line.startswith("  note: m_onnx: "))
+        if terminal:
+            assert max(map(len, lines)) <= 80
+            assert lines[start : start + 2] == [
+                "  note: m_onnx: built and inspected, not run: this machine has no GPU; parity is",
+                "    that of its graph",
+            ]
+        else:
+            assert lines[start] == f"  note: m_onnx: {note}"
 
 
 def test_what_was_not_compared_is_said() -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -52,6 +55,33 @@ def test_long_work_without_a_terminal_prints_plain_lines(
     with terminal.stage("source[m]") as stage:
         stage.progress("epoch 2 of 5", 0.4)
     assert "40% epoch 2 of 5" in stream.getvalue()
+
+
+def test_a_live_row_goes_to_the_terminal_whatever_takes_the_place_of_standard_output(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exporters and users' code replace sys.stdout; a display that looked it up again would write into theirs."""
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal = Terminal(Console(force_terminal=True, width=80))
+    theirs = io.StringIO()
+    with terminal.stage("export[m_onnx]") as stage, contextlib.redirect_stdout(theirs):
+        stage.progress("tracing", 0.5)
+        print("exporter")
+        time.sleep(0.3)  # the display draws ten times a second
+        terminal.line("another")
+    assert theirs.getvalue() == "exporter\n"
+    for part in ("tracing", "another", "✓"):
+        assert part in stream.getvalue()
+
+
+def test_a_long_result_goes_on_below_itself_at_a_terminal_only(stream: io.StringIO) -> None:
+    result = "max abs 9.5e-07 · accuracy 92.71% on 610 held-out samples"
+    for live in (True, False):
+        terminal = Terminal(Console(file=stream, width=80, force_terminal=live, color_system=None))
+        terminal._ended("✓", "parity[m_onnx]", time.monotonic(), result)
+    first, second, whole = stream.getvalue().splitlines()
+    assert (len(first) <= 80, first.index("max"), len(second) - len(second.lstrip())) == (True, 43, 43)
+    assert whole.endswith(result)
 
 
 def test_the_log_keeps_warnings_records_and_tracebacks(tmp_path: Path) -> None:
