@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,8 @@ def prepare(
     kind = "keras" if source.keras is not None else "saved_model"
     given = _copied(source, resolve, out_dir)
     model = _model_file(source, resolve, out_dir)
-    request = {"model": asdict(model), "signature": messages.signature_to_json(signature)}
     try:
-        answer, _ = process.shared().call("check", request)
+        answer, _ = process.shared().call("check", messages.about(model, signature))
     except StageError as error:  # the copy will be gone, and nobody knows it
         found, hint = (text.replace(model.path, str(given)) for text in (error.found, error.hint))
         raise StageError(error.what, found=found, where=str(given), hint=hint) from error
@@ -170,11 +168,7 @@ def _train(
                 hint="make them equal in your data's callable, or train the model yourself: keras: {file: model.keras}",
             ) from error
     settings = train.model_dump(include={"epochs", "batch_size", "learning_rate", "seed"})
-    request = {
-        "model": asdict(_built(train, resolve, out_dir)),
-        "signature": messages.signature_to_json(signature),
-        **settings,
-    }
+    request = {**messages.about(_built(train, resolve, out_dir), signature), **settings}
     values, _ = process.shared().call("train", request, arrays, progress)
     return {
         **values,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def saved_model(source: SourceModel, *, signature: Signature, out_dir: Path) -> 
     """
     path = out_dir / SAVED_MODEL
     with process.fresh() as child:
-        values, _ = child.call("save", {**_request(source, signature), "out": str(path.absolute())})
+        values, _ = child.call("save", {**messages.about(source.module, signature), "out": str(path.absolute())})
     for item in path.rglob("*"):
         item.chmod(0o755 if item.is_dir() else 0o644)  # for the server's user
     properties = {"signature": "serving_default", "as_given": values["as_given"]}
@@ -70,7 +69,9 @@ def onnx(
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".raw") as folder:
         raw = Path(folder).absolute() / "raw.onnx"
         with process.fresh() as child:
-            values, _ = child.call("onnx", {**_request(source, signature), "opset": opset, "out": str(raw)})
+            values, _ = child.call(
+                "onnx", {**messages.about(source.module, signature), "opset": opset, "out": str(raw)}
+            )
         model = library.load(str(raw))
         if reason := interface.problem(model, signature):
             raise StageError(
@@ -93,7 +94,3 @@ def _order(tensors: Any, names: list[str]) -> None:
     ordered = sorted(tensors, key=lambda item: names.index(item.name))
     del tensors[:]
     tensors.extend(ordered)
-
-
-def _request(source: SourceModel, signature: Signature) -> dict[str, Any]:
-    return {"model": asdict(source.module), "signature": messages.signature_to_json(signature)}

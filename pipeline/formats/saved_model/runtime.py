@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.base.values import Array, Signature, Tensors
+from pipeline.base.values import Signature
 from pipeline.formats.saved_model.messages import ModelFile
 from pipeline.formats.saved_model.process import RemoteRuntime
 
 
-class SavedModelRuntime:
+class SavedModelRuntime(RemoteRuntime):
     """The serving signature of a SavedModel, in a session of the TensorFlow process.
 
     Args:
@@ -22,12 +22,4 @@ class SavedModelRuntime:
     """
 
     def __init__(self, path: Path, signature: Signature) -> None:
-        self._remote = RemoteRuntime(ModelFile(kind="saved_model", path=str(path.absolute())), signature)
-
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: TensorFlow refused the inputs or failed.
-        """
-        return self._remote.run(inputs)
+        super().__init__(ModelFile(kind="saved_model", path=str(path.absolute())), signature)
