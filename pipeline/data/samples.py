@@ -26,9 +26,9 @@ from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
 from pipeline.config.schema import MIN_CALIBRATION_SAMPLES, Data, Samples
 from pipeline.data import datasets
+from pipeline.data.user_code import Resolve
 
 FILE_NAME = "samples.npz"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say: same content, same bytes
 
 
 def make(
@@ -36,7 +36,7 @@ def make(
     train_data: Data | None,
     *,
     signature: Signature,
-    resolve: datasets.Resolve,
+    resolve: Resolve,
     runtime: Runtime,
     seed: int,
     out_dir: Path,
@@ -85,7 +85,7 @@ def make_calibration(
     own: bool,
     where: str,
     signature: Signature,
-    resolve: datasets.Resolve,
+    resolve: Resolve,
     seed: int,
     out_dir: Path,
 ) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
 
 
 def _dataset(
-    samples: Samples, train_data: Data | None, signature: Signature, resolve: datasets.Resolve, seed: int
+    samples: Samples, train_data: Data | None, signature: Signature, resolve: Resolve, seed: int
 ) -> datasets.Dataset:
     if isinstance(samples.from_, Data):
         return datasets.load(samples.from_, signature=signature, resolve=resolve, seed=seed, split=False)
@@ -325,9 +325,5 @@ def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: s
         content["images"] = np.frombuffer(b"".join(sample.image for sample in samples), np.uint8)
         content["image_ends"] = np.cumsum([len(sample.image) for sample in samples], dtype=np.int64)
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in content.items():
-            member = io.BytesIO()
-            np.save(member, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), member.getvalue())
+    np.savez(stream, **content)  # without compression or dates: same content, same bytes
     return stream.getvalue()

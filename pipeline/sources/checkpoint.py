@@ -54,7 +54,7 @@ def read(path: Path, checkpoint: Checkpoint) -> Any:
         with _importable(path.parent), _torch_warnings():
             content = torch.load(path, map_location="cpu", weights_only=not checkpoint.allow_pickle)
     except pickle.UnpicklingError as error:
-        if checkpoint.allow_pickle or not _is_zip(path):
+        if checkpoint.allow_pickle or not zipfile.is_zipfile(path):
             raise _damaged(path, error) from error
         raise StageError(
             "source: the checkpoint holds more than tensors", found=_refused(error), where=str(path), hint=_PICKLE_RISK
@@ -243,10 +243,6 @@ def _refused(error: pickle.UnpicklingError) -> str:
     """What torch's safe unpickler would not load: the name in the middle of its long advice."""
     named = re.search(r"GLOBAL (\S+)", str(error))
     return f"it needs {named[1]}" if named else str(error).strip().splitlines()[0][:300]
-
-
-def _is_zip(path: Path) -> bool:
-    return zipfile.is_zipfile(path)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, Progress, Signature, SourceModel
 from pipeline.config.schema import Keras, KerasTrain, Source
 from pipeline.data import datasets, user_code
+from pipeline.data.user_code import Resolve
 from pipeline.formats.saved_model import messages, process
 from pipeline.formats.saved_model.messages import ModelFile
-
-Resolve = Callable[[str], Path]
 
 _WEIGHTS = "model.weights.h5"
 _SAVED_MODEL = "saved_model"
@@ -149,13 +147,11 @@ def _train(
 ) -> dict[str, Any]:
     progress("loading the data", None)
     dataset = datasets.load(train.data, signature=signature, resolve=resolve, seed=train.seed)
-    if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
-        raise ConfigError(
-            "source: training needs labelled data with a train and a test part",
-            hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
-        )
-    arrays: dict[str, Array] = {"train_targets": dataset.train.targets, "test_targets": dataset.test.targets}
-    for name, part in (("train", dataset.train), ("test", dataset.test)):
+    parts = datasets.trainable(dataset)
+    arrays: dict[str, Array] = {}
+    for name, part in zip(("train", "test"), parts, strict=True):
+        assert part.targets is not None
+        arrays[f"{name}_targets"] = part.targets
         rows = [part.inputs[row] for row in range(len(part.inputs))]
         try:
             arrays |= {
@@ -174,6 +170,6 @@ def _train(
         **values,
         "epochs_run": train.epochs,
         "labels": list(dataset.labels),
-        "train_samples": len(dataset.train.inputs),
-        "test_samples": len(dataset.test.inputs),
+        "train_samples": len(parts[0].inputs),
+        "test_samples": len(parts[1].inputs),
     }

@@ -64,7 +64,7 @@ def train(
     settings: Train,
     *,
     signature: Signature,
-    resolve: library.Resolve,
+    resolve: user_code.Resolve,
     out_dir: Path,
     partial_dir: Path,
     progress: Progress,
@@ -96,15 +96,10 @@ def train(
     with determinism.reproducible(settings.seed, notes):
         progress("loading the data", None)
         dataset = datasets.load(settings.data, signature=signature, resolve=resolve, seed=settings.seed)
-        if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
-            raise ConfigError(
-                "source: training needs labelled data with a train and a test part",
-                hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
-            )
-        parts = _part(dataset.train, signature), _part(dataset.test, signature)
+        train_part, test_part = (_part(split, signature) for split in datasets.trainable(dataset))
         determinism.seed_all(settings.seed)
         module = library.build(settings.model, resolve).module
-        trainer = _Trainer(settings, signature, module, parts, progress)
+        trainer = _Trainer(settings, signature, module, (train_part, test_part), progress)
         state = trainer.run(partial_dir / PARTIAL_FILE, notes)
         weights.save(module, out_dir)
     best = [row["accuracy"] for row in state.history]
@@ -112,8 +107,8 @@ def train(
         "accuracy": max(best) if settings.early_stop else best[-1],
         "epochs_run": state.epoch,
         "history": state.history,
-        "train_samples": parts[0].size,
-        "test_samples": parts[1].size,
+        "train_samples": train_part.size,
+        "test_samples": test_part.size,
         "labels": list(dataset.labels),
     }
 
