@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import Signature
 from pipeline.capture import examples
 from pipeline.capture.examples import Example
@@ -60,11 +60,6 @@ def limit_problem(program: Any, module: NamedModule, signature: Signature, examp
                 continue
             return f"torch.export captured the model for {_range(program, letter, found)}, and it also runs at {size}"
     return ""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _capture(module: NamedModule, example: Example, shapes: Any) -> Any:

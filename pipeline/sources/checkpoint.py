@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.errors import ConfigError, StageError, first_line
 from pipeline.config.schema import Checkpoint
 
 State = dict[str, torch.Tensor]
@@ -242,7 +242,7 @@ def _listed(kind: str, names: list[str]) -> str:
 def _refused(error: pickle.UnpicklingError) -> str:
     """What torch's safe unpickler would not load: the name in the middle of its long advice."""
     named = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it needs {named[1]}" if named else str(error).strip().splitlines()[0][:300]
+    return f"it needs {named[1]}" if named else first_line(error)[:300]
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -256,9 +256,7 @@ def _is_torchscript(path: Path) -> bool:
 def _damaged(path: Path, error: BaseException) -> StageError:
     return StageError(
         "source: the checkpoint cannot be read",
-        found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
-        if str(error).strip()
-        else type(error).__name__,
+        found=f"{type(error).__name__}: {first_line(error)[:300]}",
         where=str(path),
         hint="is the file whole? compare its size and checksum with where it came from",
     )

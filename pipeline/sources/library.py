@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipeline.base.errors import ConfigError, MissingError, StageError
+from pipeline.base.errors import ConfigError, MissingError, StageError, first_line
 from pipeline.config.schema import Model
 from pipeline.data import torchvision_compat, user_code
 from pipeline.data.user_code import Resolve
@@ -210,7 +210,7 @@ def _fetch_errors(model: Model, hint: str) -> Iterator[None]:
     except (OSError, RuntimeError, EOFError) as error:
         raise MissingError(
             f"source: the weights of {model.library}'s {model.name} could not be fetched or read",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            found=f"{type(error).__name__}: {first_line(error)}",
             hint=f"run where the network allows it once; or {hint}",
         ) from error
 

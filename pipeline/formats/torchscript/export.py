@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import GoldenSamples, Signature, SourceModel
 from pipeline.capture import examples, lines, tracing
-from pipeline.capture.capture import first_line
 from pipeline.capture.examples import Examples
 from pipeline.capture.torch_module import NamedModule
 from pipeline.formats.torchscript import archive
