@@ -16,6 +16,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +113,11 @@ def make_calibration(
     """
     dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
     part = dataset.test if dataset.train is None else dataset.train
-    judges = {_inputs_digest(sample.inputs) for sample in golden.samples}
-    chosen: list[Tensors] = []
-    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
-        inputs = part.inputs[int(row)]
-        if _inputs_digest(inputs) not in judges:
-            chosen.append(inputs)
-        if len(chosen) == count:
-            break
-    if len(chosen) < MIN_CALIBRATION_SAMPLES:
-        judging = len(part.inputs) - len(chosen)
+    samples = list(islice(_without(golden, part, seed), count))
+    if len(samples) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(samples)
         raise StageError(
-            f"calibration: {len(chosen)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
             found=f"{len(part.inputs)} in all"
             + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
             where=where,
@@ -131,7 +125,6 @@ def make_calibration(
             if own
             else "give the variant data of its own: calibration: {from: {images: folder/}}",
         )
-    samples = [Sample(inputs=inputs, outputs={}) for inputs in chosen]
     targets = np.full(len(samples), -1, np.int64)
     sha256 = digest(samples, targets, golden.batched)
     files.write_atomic(out_dir / FILE_NAME, _encoded(samples, targets, golden.batched, sha256))
@@ -139,8 +132,17 @@ def make_calibration(
     return {"count": len(samples), "sha256": sha256, "notes": notes}
 
 
-def _inputs_digest(inputs: Tensors) -> str:
-    return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
+def _without(golden: GoldenSamples, part: datasets.Split, seed: int) -> Iterator[Sample]:
+    """Inputs in an order that the seed fixes, but for those of golden samples."""
+
+    def digest_of(inputs: Tensors) -> str:
+        return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
+
+    judges = {digest_of(sample.inputs) for sample in golden.samples}
+    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
+        inputs = part.inputs[int(row)]
+        if digest_of(inputs) not in judges:
+            yield Sample(inputs=inputs, outputs={})
 
 
 def read(path: Path) -> GoldenSamples:

@@ -89,27 +89,24 @@ def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list
         for name, tensor in expected.items()
         if name in state and isinstance(tensor, torch.Tensor) and state[name].shape != tensor.shape
     ]
-    lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    if shapes or (checkpoint.strict and (missing or unexpected)):
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    differences = [_listed(kind, names) for kind, names in kinds if names]
+    if shapes or (checkpoint.strict and differences):
+        lenient = "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
         raise StageError(
             "source: the checkpoint does not fit the model",
-            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            found="\n".join(differences),
             where=checkpoint.file,
-            hint="check `model.args`"
-            + (
-                ""
-                if shapes
-                else "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
-            ),
+            hint="check `model.args`" + ("" if shapes else lenient),
         )
     if len(missing) == len(expected):
         raise StageError(
             "source: no key of the checkpoint is the model's",
-            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            found="\n".join(differences),
             where=checkpoint.file,
             hint="check `model` and `key`",
         )
-    notes += [_listed(kind, names).replace("\n", " ") for kind, names in lists if names]
+    notes += [text.replace("\n", " ") for text in differences]
     converted = {
         str(state[name].dtype) for name in expected if name in state and state[name].dtype != expected[name].dtype
     }
