@@ -107,12 +107,7 @@ def dotted(key: Key) -> str:
 
 
 def read(text: str, place: Place, environ: Mapping[str, str] = os.environ) -> Document:
-    """Read one YAML document.
-
-    Args:
-        text: the document.
-        place: names a place in it.
-        environ: where ``${env:NAME}`` is looked up.
+    """Read one YAML document; ``${env:NAME}`` is looked up in ``environ``.
 
     Returns:
         Its values and everything wrong with it; ``value`` is None when the text is empty or no YAML at all.

@@ -81,7 +81,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     Args:
         data: the YAML's data section.
         signature: names, dtypes and shapes that every sample must have.
-        resolve: turns a path relative to the YAML into a path.
+        resolve: for paths in the YAML.
         seed: fixes the split of data that has no test part of its own.
         split: False when the data is only judged on, never trained on: files without a test part then belong to the
             test part as a whole. The embedded digits are split all the same, since models are trained on their first

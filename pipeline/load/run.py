@@ -85,10 +85,6 @@ class Result:
 def run(order: Order, progress: Progress) -> Result:
     """Ask every input alone, then send the load; Ctrl-C ends it early, with everything sent accounted for.
 
-    Args:
-        order: what to do.
-        progress: told what is done, and the share.
-
     Raises:
         ConfigError: the server does not serve the model, or it cannot be loaded with these inputs.
         MissingError: the server does not see this machine's shared memory.

@@ -67,12 +67,9 @@ def read(path: Path, checkpoint: Checkpoint) -> Any:
 
 
 def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list[str]:
-    """Load a state dict into a module.
+    """Load a state dict into a module; wrappers' prefixes are removed where the module has none.
 
-    Args:
-        module: the architecture.
-        state: tensors by name; wrappers' prefixes are removed where the module has none.
-        checkpoint: ``strict`` refuses missing and unexpected keys; shapes must fit either way.
+    ``strict`` refuses missing and unexpected keys; shapes must fit either way.
 
     Returns:
         What a person should know: a prefix removed, keys left out, dtypes converted.

@@ -74,17 +74,8 @@ def train(
 
     The loss is the cross entropy of the first float output against the class index (a model that ends in log_softmax is
     fine: log_softmax of log-probabilities is the identity). With ``early_stop`` the weights of the best epoch are
-    kept, else those of the last.
-
-    Args:
-        settings: the YAML's section.
-        signature: inputs and outputs; without a batch dimension the model sees single samples, and gradients are
-            averaged over ``batch_size`` of them.
-        resolve: turns a path relative to the YAML into a path.
-        out_dir: for the weights.
-        partial_dir: keeps the state after every epoch.
-        progress: told of every epoch's held-out accuracy.
-        notes: what a person should know is added here.
+    kept, else those of the last. Without a batch dimension the model sees single samples, and gradients are averaged
+    over ``batch_size`` of them. ``partial_dir`` keeps the state after every epoch.
 
     Returns:
         ``accuracy`` (held-out, 0 to 1), ``epochs_run``, ``history``, ``train_samples``, ``test_samples``, ``labels``.

@@ -16,12 +16,7 @@ SAVED_MODEL = "model.savedmodel"
 def saved_model(source: SourceModel, *, signature: Signature, out_dir: Path) -> dict[str, Any]:
     """Write ``out_dir/model.savedmodel``, whose ``serving_default`` takes and gives tensors by the YAML's names.
 
-    A SavedModel that does so already is copied as it is.
-
-    Args:
-        source: of kind ``keras`` or ``saved_model``.
-        signature: names, dtypes and shapes.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
+    A SavedModel that does so already is copied as it is. Equal models give equal bytes in any directory and process.
 
     Returns:
         ``{"file": "model.savedmodel", "notes": [...], "properties": {"signature", "as_given"}}``.
@@ -45,14 +40,7 @@ def onnx(
 ) -> dict[str, Any]:  # fmt: skip
     """Write ``out_dir/model.onnx`` with tf2onnx (up to 2 GB, protobuf's limit).
 
-    Args:
-        source: of kind ``keras`` or ``saved_model``.
-        signature: names, dtypes and shapes.
-        exporter: ``tf2onnx``.
-        opset: version of the standard operators in the file.
-        simplify: see optimize.graph.finish.
-        max_ir_version: limit of the file's IR version.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
+    Equal models give equal bytes in any directory and process.
 
     Returns:
         ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.

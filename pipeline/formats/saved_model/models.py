@@ -247,10 +247,6 @@ def _shape(shape: Any) -> tuple[int | None, ...] | None:
 class ServedSignature:
     """One signature of a SavedModel, loaded into a session: what TF-Serving and Triton's C++ backend do with it.
 
-    Args:
-        path: the directory that holds ``saved_model.pb``.
-        signature: its key.
-
     Raises:
         StageError: not a SavedModel, damaged, not for serving, or without that signature; the message names those there
             are.

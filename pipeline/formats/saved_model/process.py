@@ -169,11 +169,7 @@ def fresh() -> Iterator[Process]:
 
 
 class RemoteRuntime:
-    """A model opened in the shared process, behind artifacts.Runtime.
-
-    Args:
-        model: what to open.
-        signature: names and dtypes to feed and to return.
+    """A model opened in the shared process, behind artifacts.Runtime, with the names and dtypes of a signature.
 
     Raises:
         MissingError: TensorFlow is not installed.

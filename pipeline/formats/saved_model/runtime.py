@@ -12,10 +12,6 @@ from pipeline.formats.saved_model.process import RemoteRuntime
 class SavedModelRuntime(RemoteRuntime):
     """The serving signature of a SavedModel, in a session of the TensorFlow process.
 
-    Args:
-        path: the directory that holds ``saved_model.pb``.
-        signature: names and dtypes to feed and to return; the file's own are the same.
-
     Raises:
         MissingError: TensorFlow is not installed.
         StageError: the SavedModel cannot be loaded, has no ``serving_default``, or its tensors are not the signature's.

@@ -24,12 +24,7 @@ _ALL_FIELDS: Mapping[str, Any] = {"including_default_value_fields": True}
 
 
 def metadata(values: Values, arrays: Tensors, tell: Progress) -> Answer:
-    """Job: what TF-Serving answers to ``GET /v1/models/NAME/metadata`` for the SavedModel in ``path``.
-
-    Args:
-        values: ``path``, ``name`` and ``version``.
-        arrays: none.
-        tell: not told.
+    """Job: what TF-Serving answers to ``GET /v1/models/NAME/metadata`` (``name``, ``version``) for that in ``path``.
 
     Returns:
         ``metadata``: every signature, with all fields, in protobuf's JSON (tensorflow_serving/model_servers/
