@@ -83,9 +83,9 @@ def export(
         opset: greatest version of the standard operators in the file.
         max_opset: limit for an ONNX file used as given.
         max_ir_version: limit of the file's IR version.
-        simplify: see optimize.graph.finish.
+        simplify: see graph.finish.
         out_dir: existing directory; equal models give equal bytes in any directory and process.
-        external_data_threshold_bytes: see optimize.graph.finish.
+        external_data_threshold_bytes: see graph.finish.
 
     Returns:
         ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.

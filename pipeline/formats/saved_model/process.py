@@ -169,7 +169,7 @@ def fresh() -> Iterator[Process]:
 
 
 class RemoteRuntime:
-    """A model opened in the shared process, behind artifacts.Runtime, with the names and dtypes of a signature.
+    """A model opened in the shared process, behind values.Runtime, with the names and dtypes of a signature.
 
     Raises:
         MissingError: TensorFlow is not installed.

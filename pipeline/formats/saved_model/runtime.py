@@ -1,4 +1,4 @@
-"""SavedModels through TensorFlow's own loader, behind artifacts.Runtime."""
+"""SavedModels through TensorFlow's own loader, behind values.Runtime."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _wrap(inner: Any, signature: Signature, result: Any) -> Any:
 
 
 def _accessors(result: Any, names: Sequence[str]) -> list[str]:
-    """Expressions for the outputs, chosen as runtimes.torch_module.pick_outputs does: by name, else by position."""
+    """Expressions for the outputs, chosen as capture.torch_module.pick_outputs does: by name, else by position."""
     if isinstance(result, torch.Tensor):
         return ["_result"]
     if isinstance(result, Mapping):

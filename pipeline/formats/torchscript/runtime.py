@@ -1,4 +1,4 @@
-"""TorchScript files through libtorch in this process, behind artifacts.Runtime."""
+"""TorchScript files through libtorch in this process, behind values.Runtime."""
 
 from __future__ import annotations
 
