@@ -23,7 +23,8 @@ from pipeline.config import (
 )
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
-from pipeline.config.schema import Config, Input
+from pipeline.config.schema import Config
+from pipeline.config.schema.model import Input
 from pipeline.config.subject import Found, Subject, chain_of, given
 from pipeline.machine.target import limits
 

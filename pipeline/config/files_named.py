@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.config.document import Key
-from pipeline.config.schema import Model, Output
+from pipeline.config.schema.model import Model, Output
 from pipeline.config.subject import Found, Subject
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file

@@ -14,7 +14,7 @@ from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature
 from pipeline.config import images
-from pipeline.config.schema import Data
+from pipeline.config.schema.model import Data
 from pipeline.data import image_data, user_code
 from pipeline.data.user_code import Resolve
 

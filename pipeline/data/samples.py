@@ -25,7 +25,8 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
-from pipeline.config.schema import MIN_CALIBRATION_SAMPLES, Data, Samples
+from pipeline.config.schema.model import Data, Samples
+from pipeline.config.schema.variants import MIN_CALIBRATION_SAMPLES
 from pipeline.data import datasets
 from pipeline.data.user_code import Resolve
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base import files
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Progress, Signature, SourceModel
-from pipeline.config.schema import Checkpoint, Model, Source
+from pipeline.config.schema.model import Checkpoint, Model, Source
 from pipeline.data import datasets, user_code
 from pipeline.data.user_code import Resolve
 

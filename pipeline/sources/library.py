@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.base.errors import ConfigError, MissingError, StageError, first_line
-from pipeline.config.schema import Model
+from pipeline.config.schema.model import Model
 from pipeline.data import torchvision_compat, user_code
 from pipeline.data.user_code import Resolve
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, Progress, Signature, SourceModel
-from pipeline.config.schema import Keras, KerasTrain, Source
+from pipeline.config.schema.model import Keras, KerasTrain, Source
 from pipeline.data import datasets, user_code
 from pipeline.data.user_code import Resolve
 from pipeline.formats.saved_model import messages, process

@@ -23,7 +23,7 @@ from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Progress, Signature
 from pipeline.capture.torch_module import NamedModule
-from pipeline.config.schema import EarlyStop, Optimizer, Schedule, Train
+from pipeline.config.schema.model import EarlyStop, Optimizer, Schedule, Train
 from pipeline.data import datasets, user_code
 from pipeline.sources import determinism, library, weights
 from pipeline.sources.augment import Augment

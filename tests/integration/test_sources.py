@@ -39,7 +39,7 @@ import json, sys
 from pathlib import Path
 from pipeline import sources
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Source
+from pipeline.config.schema.model import Source
 folder = Path(sys.argv[1])
 spec = lambda name, size: TensorSpec(name=name, dtype="float32", shape=("N", size))
 (folder / "out").mkdir(exist_ok=True)

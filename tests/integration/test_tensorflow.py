@@ -21,7 +21,7 @@ import pytest
 from pipeline import sources as source
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Source
+from pipeline.config.schema.model import Source
 from pipeline.formats.saved_model import export as exporting
 from pipeline.formats.saved_model import messages, process, tfserving_messages
 from pipeline.formats.saved_model.messages import ModelFile
