@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature
+from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
 from pipeline.config import images
 from pipeline.config.schema.model import Data
 from pipeline.data import image_data, user_code
@@ -284,16 +284,9 @@ def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         expected = spec.shape[1:] if signature.batch is not None else spec.shape
         if dtype != NUMPY_DTYPES[spec.dtype]:
             wrong.append(f"{spec.name} is {dtype}; expected {spec.dtype}")
-        if not _fits(shape, expected, letters):
+        if not fits(shape, expected, letters):
             wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {_shown(expected)}")
     return wrong
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[Dim, ...], letters: dict[str, int]) -> bool:
-    return len(shape) == len(expected) and all(
-        size == (letters.setdefault(dim, size) if isinstance(dim, str) else dim)
-        for size, dim in zip(shape, expected, strict=True)
-    )
 
 
 def _shown(shape: tuple[Dim, ...]) -> str:

@@ -259,10 +259,7 @@ def _targets(dataset: datasets.Dataset, signature: Signature) -> tuple[Array | N
 def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row: int) -> Sample:
     inputs = part.inputs[row]
     outputs = runtime.run(inputs)
-    letters: dict[str, int] = {}
-    for spec in signature.inputs:
-        sizes = zip(spec.shape, inputs[spec.name].shape, strict=True)
-        letters.update({dim: size for dim, size in sizes if isinstance(dim, str)})
+    letters = signature.sizes(inputs)
     wrong = []
     for spec in signature.outputs:
         shape = outputs[spec.name].shape
