@@ -31,6 +31,8 @@ from pipeline.data import datasets
 from pipeline.data.user_code import Resolve
 
 FILE_NAME = "samples.npz"
+_LARGER = "name a larger data set under `calibration.from`"
+_OF_ITS_OWN = "give the variant data of its own: calibration: {from: {images: folder/}}"
 
 
 def make(
@@ -93,17 +95,18 @@ def make_calibration(
 ) -> dict[str, Any]:
     """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
 
+    Where the data has a training part, that is used; the training seed fixes its split and the choice.
+
     Args:
-        data: the training data, the golden samples' data, or a data set of the calibration's own. Where it has a
-            training part, that is used.
+        data: the training data, the golden samples' data, or a data set of the calibration's own.
         golden: the samples that judge; whatever equals one of them is left out.
         count: how many are wanted.
         trained: ``data`` is what the model was trained on, split as it was then.
         own: ``data`` is named for the calibration.
         where: in the YAML, for messages.
         signature: names, dtypes and shapes.
-        resolve: turns a path relative to the YAML into a path.
-        seed: the training seed; it fixes the split and the choice.
+        resolve: for paths in the YAML.
+        seed: of the training.
         out_dir: where ``samples.npz`` goes.
 
     Returns:
@@ -122,9 +125,7 @@ def make_calibration(
             found=f"{len(part.inputs)} in all"
             + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
             where=where,
-            hint="name a larger data set under `calibration.from`"
-            if own
-            else "give the variant data of its own: calibration: {from: {images: folder/}}",
+            hint=_LARGER if own else _OF_ITS_OWN,
         )
     targets = np.full(len(samples), -1, np.int64)
     sha256 = digest(samples, targets, golden.batched)
