@@ -75,8 +75,7 @@ def make(
     chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
-    sha256 = digest(chosen, known, batched)
-    files.write_atomic(out_dir / FILE_NAME, _encoded(chosen, known, batched, sha256))
+    sha256 = _write(out_dir, chosen, known, batched)
     return {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels), "notes": notes}
 
 
@@ -127,9 +126,7 @@ def make_calibration(
             where=where,
             hint=_LARGER if own else _OF_ITS_OWN,
         )
-    targets = np.full(len(samples), -1, np.int64)
-    sha256 = digest(samples, targets, golden.batched)
-    files.write_atomic(out_dir / FILE_NAME, _encoded(samples, targets, golden.batched, sha256))
+    sha256 = _write(out_dir, samples, np.full(len(samples), -1, np.int64), golden.batched)
     notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
     return {"count": len(samples), "sha256": sha256, "notes": notes}
 
@@ -310,7 +307,9 @@ def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
     return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: str) -> bytes:
+def _write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
+    """Write ``samples.npz``; its digest."""
+    sha256 = digest(samples, targets, batched)
     content: dict[str, Array] = {
         "batched": np.asarray(batched),
         "sha256": np.asarray(sha256),
@@ -327,4 +326,5 @@ def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: s
         content["image_ends"] = np.cumsum([len(sample.image) for sample in samples], dtype=np.int64)
     stream = io.BytesIO()
     np.savez(stream, **content)  # without compression or dates: same content, same bytes
-    return stream.getvalue()
+    files.write_atomic(out_dir / FILE_NAME, stream.getvalue())
+    return sha256
