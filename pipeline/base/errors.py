@@ -99,3 +99,8 @@ class SmokeError(PipelineError):
     """The server does not answer what the model answers."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

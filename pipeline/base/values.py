@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -55,6 +55,14 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
 
 
+def fits(shape: Sequence[int], expected: Sequence[Dim], sizes: dict[str, int]) -> bool:
+    """Whether a shape is the expected one; a letter that ``sizes`` does not have is bound by its first use."""
+    return len(shape) == len(expected) and all(
+        size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+        for size, dim in zip(shape, expected, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """The inputs and outputs of a model, in the YAML's order.
@@ -68,6 +76,15 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     batch: str | None
     image: Preprocessing | None = None
+
+    def sizes(self, inputs: Tensors) -> dict[str, int]:
+        """The size of each dynamic dimension of the inputs, by letter."""
+        return {
+            dim: size
+            for spec in self.inputs
+            for dim, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
+            if isinstance(dim, str)
+        }
 
 
 class Runtime(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import Signature
 from pipeline.capture import examples
 from pipeline.capture.examples import Example
@@ -37,17 +37,13 @@ def capture_problem(module: NamedModule, signature: Signature, example: Example)
     return limit_problem(program, module, signature, example)
 
 
-def limit_problem(program: Any, module: NamedModule, signature: Signature, example: Example) -> str:
+def limit_problem(
+    program: torch.export.ExportedProgram, module: NamedModule, signature: Signature, example: Example
+) -> str:
     """Whether the captured program leaves out sizes that the model runs at; empty when it does not.
 
     torch.export may narrow a dimension to what holds for the path it saw (``L <= 16``). That is right where the model
     refuses other sizes, and frozen control flow where it takes them another way: the sizes next to the limits tell.
-
-    Args:
-        program: an ExportedProgram of ``module``.
-        module: the source model.
-        signature: its inputs and outputs.
-        example: what was captured.
     """
     for letter, found in _captured_sizes(program, signature):
         if isinstance(found, int):
@@ -62,12 +58,7 @@ def limit_problem(program: Any, module: NamedModule, signature: Signature, examp
     return ""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its class."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _capture(module: NamedModule, example: Example, shapes: Any) -> Any:
+def _capture(module: NamedModule, example: Example, shapes: Any) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(module, example.inputs, dynamic_shapes=shapes, strict=False)
     except torch._dynamo.exc.UserError as error:  # its message may suggest narrower dimensions, such as L <= 512
@@ -78,7 +69,7 @@ def _capture(module: NamedModule, example: Example, shapes: Any) -> Any:
         return torch.export.export(module, example.inputs, dynamic_shapes=narrower, strict=False)
 
 
-def _captured_sizes(program: Any, signature: Signature) -> Iterator[tuple[str, Any]]:
+def _captured_sizes(program: torch.export.ExportedProgram, signature: Signature) -> Iterator[tuple[str, Any]]:
     """Each letter with what it became: an int, or a torch.SymInt."""
     users = program.graph_signature.user_inputs
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -88,7 +79,7 @@ def _captured_sizes(program: Any, signature: Signature) -> Iterator[tuple[str, A
                 yield dim, size
 
 
-def _beyond(program: Any, found: Any, size: int) -> list[int]:
+def _beyond(program: torch.export.ExportedProgram, found: Any, size: int) -> list[int]:
     """Sizes just outside what the program was captured for; for a derived one (``8*_H``) the next number."""
     expression = found.node.expr
     limits = program.range_constraints.get(expression)
@@ -98,6 +89,6 @@ def _beyond(program: Any, found: Any, size: int) -> list[int]:
     return sizes + ([int(limits.lower) - 1] if limits.lower > 2 else [])
 
 
-def _range(program: Any, letter: str, found: Any) -> str:
+def _range(program: torch.export.ExportedProgram, letter: str, found: Any) -> str:
     limits = program.range_constraints.get(found.node.expr)
     return f"{letter} from {limits.lower} to {limits.upper} only" if limits else f"{letter} = {found} only"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, GoldenSamples, Sample, Signature, Tensors, TensorSpec
+from pipeline.base.values import Array, GoldenSamples, Sample, Signature, Tensors, fits
 from pipeline.capture import lines
 from pipeline.capture.torch_module import NamedModule
 
@@ -61,13 +61,13 @@ def choose(module: NamedModule, signature: Signature, golden: GoldenSamples) -> 
     first_batch, second_batch = _two_batch_sizes(signature)
     start, other = _two_samples(golden.samples, signature)
     inputs = _inputs(golden.samples, start, first_batch if batch else None)
-    for letter, size in _sizes(inputs, signature).items():
+    for letter, size in signature.sizes(inputs).items():
         if size < 2 and letter != batch:
             inputs = resized(inputs, signature, letter, 2)
     first = run(module, signature, inputs)
     inputs = _inputs(golden.samples, other, second_batch if batch else None)
     notes = []
-    for letter, size in _sizes(inputs, signature).items():
+    for letter, size in signature.sizes(inputs).items():
         if letter != batch and size == first.sizes[letter]:
             inputs, reason = _vary(module, signature, inputs, letter)
             notes += [f"dimension {letter} was seen at size {size} only: {reason}"] if reason else []
@@ -94,24 +94,17 @@ def run(module: NamedModule, signature: Signature, inputs: Tensors) -> Example:
             where=lines.of_error(error),
             hint="take sizes from the inputs in `forward`, or write numbers for letters in the YAML's shapes",
         ) from error
-    bound = _sizes(inputs, signature)
+    sizes = signature.sizes(inputs)
+    bound = dict(sizes)
     for spec, tensor in zip(signature.outputs, outputs, strict=True):
-        if not _fits(spec, tensor, bound):
+        if not fits(tensor.shape, spec.shape, bound):
             raise StageError(
                 f"export: output {spec.name} does not have the YAML's shape",
                 found=f"{list(tensor.shape)} for {described}; the YAML says [{', '.join(map(str, spec.shape))}]",
                 where=lines.of_fixed_size(module, tensors),
                 hint="take sizes from the inputs in `forward`, or correct the YAML's shapes",
             )
-    return Example(inputs=tensors, outputs=outputs, sizes=_sizes(inputs, signature))
-
-
-def _fits(spec: TensorSpec, tensor: torch.Tensor, bound: dict[str, int]) -> bool:
-    """Whether a shape is the signature's; a letter that no input has is bound by its first use."""
-    if tensor.ndim != len(spec.shape):
-        return False
-    pairs = zip(spec.shape, tensor.shape, strict=True)
-    return all(size == (bound.setdefault(dim, size) if isinstance(dim, str) else dim) for dim, size in pairs)
+    return Example(inputs=tensors, outputs=outputs, sizes=sizes)
 
 
 def _two_batch_sizes(signature: Signature) -> tuple[int, int]:
@@ -123,7 +116,7 @@ def _two_batch_sizes(signature: Signature) -> tuple[int, int]:
 
 def _two_samples(samples: tuple[Sample, ...], signature: Signature) -> tuple[int, int]:
     """Indices of two samples: of different sizes where there are any, else simply two."""
-    sizes = [_sizes(sample.inputs, signature) for sample in samples]
+    sizes = [signature.sizes(sample.inputs) for sample in samples]
     other = max(range(len(samples)), key=lambda index: (_differences(sizes[0], sizes[index]), index))
     return 0, other
 
@@ -149,20 +142,11 @@ def _alike(samples: tuple[Sample, ...], start: int) -> Iterator[Tensors]:
             yield sample.inputs
 
 
-def _sizes(inputs: Tensors, signature: Signature) -> dict[str, int]:
-    return {
-        dim: size
-        for spec in signature.inputs
-        for dim, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
-        if isinstance(dim, str)
-    }
-
-
 def _vary(
     module: NamedModule, signature: Signature, inputs: dict[str, Array], letter: str
 ) -> tuple[dict[str, Array], str]:
     """Give ``letter`` another size that the model runs at; on failure the inputs as they are, and the reason."""
-    size = _sizes(inputs, signature)[letter]
+    size = signature.sizes(inputs)[letter]
     reason = ""
     for other in (size - 1 if size > 2 else size + 1, 2 * size):
         varied = resized(inputs, signature, letter, other)

@@ -72,7 +72,7 @@ def pick_outputs(result: Any, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
 
 
 class TorchRuntime:
-    """A NamedModule behind artifacts.Runtime: numpy in, numpy out, no gradients."""
+    """A NamedModule behind values.Runtime: numpy in, numpy out, no gradients."""
 
     def __init__(self, module: NamedModule, signature: Signature) -> None:
         self._module = module.eval()

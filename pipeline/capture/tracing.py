@@ -43,13 +43,7 @@ def trace(module: NamedModule, signature: Signature, examples: Examples, *, capt
 
     Values that differ from the model's, or two traces that are not the same graph, mean frozen control flow or sizes. A
     warning of the tracer alone is believed unless torch.export captures the model with dynamic dimensions, which proves
-    that no Python control flow depends on the data.
-
-    Args:
-        module: the source model.
-        signature: its inputs and outputs.
-        examples: what to trace on.
-        capturable: whether torch.export is known to capture the model; None to find out if it matters.
+    that no Python control flow depends on the data; ``capturable`` None is to find that out if it matters.
 
     Raises:
         Exception: whatever the tracer raises for a model it cannot trace.

@@ -23,7 +23,8 @@ from pipeline.config import (
 )
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
-from pipeline.config.schema import Config, Input
+from pipeline.config.schema import Config
+from pipeline.config.schema.model import Input
 from pipeline.config.subject import Found, Subject, chain_of, given
 from pipeline.machine.target import limits
 
@@ -310,9 +311,9 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (_triton_fields, ()),
     (_engine_instances, ()),
     (_model_names, ("name", "variants")),
-    (lambda subject: files_named.source_files(subject.config, subject.resolve), ("source",)),
-    (lambda subject: files_named.sample_files(subject.config, subject.resolve), ("samples",)),
-    (lambda subject: files_named.calibration_files(subject.config, subject.resolve), ("variants",)),
-    (lambda subject: files_named.label_files(subject.config, subject.resolve), ("outputs",)),
+    (files_named.source_files, ("source",)),
+    (files_named.sample_files, ("samples",)),
+    (files_named.calibration_files, ("variants",)),
+    (files_named.label_files, ("outputs",)),
 )
 """Each check with the sections of the validated configuration that it reads."""

@@ -1,34 +1,39 @@
 """YAML text -> plain values, with the place of every node; nothing in the text can run, grow or hide.
 
-The event stream is composed here rather than by the library's composer, so that depth and size are limited
-while reading: a nested bomb ends at its first node too many. Scalars follow the YAML 1.2 core schema; there are
-no tags, no merge keys, no dates.
+ruamel.yaml composes the nodes. Scalars follow the YAML 1.2 core schema; there are no tags, no merge keys, no dates.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, MappingStartEvent, ScalarEvent, SequenceStartEvent
+from ruamel.yaml.composer import Composer, MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError, StreamMark, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.base.errors import Problem
 
 Key = tuple[str | int, ...]
+Place = Callable[[int, int], str]
+"""(line, column), both from 1 -> how to name that place in a message."""
 
 MAX_DEPTH = 32
 MAX_NODES = 50_000  # some 3 s of reading, and twice the longest list of class names in use
 
-_NULL = re.compile(r"~|null|Null|NULL|")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
+_WORDS: Mapping[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_A_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -47,27 +52,8 @@ _SYNTAX = (
 )
 
 
-class _RefusedError(Exception):
-    """The text cannot be read any further."""
-
-    def __init__(self, where: str, message: str) -> None:
-        super().__init__(message)
-        self.problem = Problem(where, "", message)
-
-
-@dataclass(slots=True)
-class _Node:
-    """One YAML node; an alias is the very node it refers to."""
-
-    kind: Literal["scalar", "sequence", "mapping"]
-    where: str
-    text: str = ""
-    plain: bool = False
-    items: list[tuple[_Node | None, _Node]] = field(default_factory=list)  # (key, value); no key in a sequence
-    size: int = 1
-    height: int = 1
-    closed: bool = False
-    refusal: str = ""  # why this node cannot be used
+class _TooMuchError(MarkedYAMLError):
+    """The text is YAML, but more than is read."""
 
 
 @dataclass(kw_only=True)
@@ -120,48 +106,40 @@ def dotted(key: Key) -> str:
     return text.removeprefix(".")
 
 
-def read(text: str, place: Callable[[int, int], str], environ: Mapping[str, str] = os.environ) -> Document:
-    """Read one YAML document.
-
-    Args:
-        text: the document.
-        place: (line, column), both from 1 -> how to name that place in a message.
-        environ: where ``${env:NAME}`` is looked up.
+def read(text: str, place: Place, environ: Mapping[str, str] = os.environ) -> Document:
+    """Read one YAML document; ``${env:NAME}`` is looked up in ``environ``.
 
     Returns:
         Its values and everything wrong with it; ``value`` is None when the text is empty or no YAML at all.
     """
-    document = Document(values={(): place(1, 1)}, keys={(): place(1, 1)})
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.max_depth = _Composer, MAX_DEPTH
+    composer: _Composer = yaml.composer
+    document = Document()
     try:
-        root = _compose(text, place)
-    except _RefusedError as refusal:
-        document.problems.append(((), refusal.problem))
-        return document
-    if root is not None:
-        document.values[()] = document.keys[()] = root.where
-        document.value = _Flattening(document, environ).plain(root, ())
+        for root in yaml.compose_all(text):
+            document.value = _Flattening(document, place, environ, composer.refusals).plain(root, ())
+    except (YAMLError, ValueError, OverflowError) as error:  # the last two of chr(): "\\UFFFFFFFF"
+        document = Document(problems=[((), _unreadable(error, text, place, composer.last))])
+    for places in (document.keys, document.values):
+        places.setdefault((), place(1, 1))
     return document
 
 
-def _compose(text: str, place: Callable[[int, int], str]) -> _Node | None:
-    composer = _Composer(place)
-    try:
-        events = YAML(typ="safe", pure=True).parse(text)
-        composer.consume(events)
-    except MarkedYAMLError as error:
+def _unreadable(error: Exception, text: str, place: Place, last: StreamMark | None) -> Problem:
+    """Why there are no values at all."""
+    mark = last
+    if isinstance(error, ReaderError):
+        where = place(*line_and_column(text, error.position))
+        return Problem(where, "", f"a control character (U+{ord(text[error.position]):04X})")
+    if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        where = place(mark.line + 1, mark.column + 1) if mark else place(1, 1)
-        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
-        advice = "; between braces or brackets, quote the ${env:NAME}" if "${" in line else ""
-        raise _RefusedError(where, _syntax_message(error) + advice) from error
-    except ReaderError as error:
-        line, column = line_and_column(text, error.position)
-        raise _RefusedError(place(line, column), f"a control character (U+{ord(text[error.position]):04X})") from error
-    except (ValueError, OverflowError) as error:  # of chr(): "\UFFFFFFFF"
-        raise _RefusedError(composer.last, "not valid YAML: after this, an escape beyond Unicode") from error
-    except YAMLError as error:
-        raise _RefusedError(composer.last, f"not valid YAML after this: {error}") from error
-    return composer.root
+        message = _syntax_message(error, text)
+    elif isinstance(error, YAMLError):
+        message = f"not valid YAML after this: {error}"
+    else:
+        message = "not valid YAML: after this, an escape beyond Unicode"
+    return Problem(place(mark.line + 1, mark.column + 1) if mark else place(1, 1), "", message)
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
@@ -169,109 +147,88 @@ def line_and_column(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
 
 
-def _syntax_message(error: MarkedYAMLError) -> str:
+def _syntax_message(error: MarkedYAMLError, text: str) -> str:
     problem = str(error.problem or error.context)
+    if isinstance(error, _TooMuchError):
+        return problem
+    if isinstance(error, MaxDepthExceededError):
+        return f"nested more than {MAX_DEPTH} levels deep"
     for pattern, plain in _SYNTAX:
         if match := re.fullmatch(pattern, problem):
             problem = match.expand(plain)
             break
-    mark = error.context_mark
-    opened = (
-        f" (it began on line {mark.line + 1})"
-        if mark and error.problem_mark and mark.line != error.problem_mark.line
-        else ""
-    )
-    return f"not valid YAML: {problem}{opened}"
+    start, mark = error.context_mark, error.problem_mark
+    opened = f" (it began on line {start.line + 1})" if start and mark and start.line != mark.line else ""
+    line = (text.splitlines()[mark.line :] or [""])[0] if (mark := mark or start) else ""
+    advice = "; between braces or brackets, quote the ${env:NAME}" if "${" in line else ""
+    return f"not valid YAML: {problem}{opened}{advice}"
 
 
-class _Composer:
-    """Builds the node tree from events, within the limits."""
+class _Composer(Composer):
+    """The library's, within limits; what cannot be used does not keep the rest from being read.
 
-    def __init__(self, place: Callable[[int, int], str]) -> None:
-        self.place = place
-        self.root: _Node | None = None
-        self.last = place(1, 1)
-        self.count = 0
-        self.anchors: dict[str, _Node] = {}
-        self.open: list[_Node] = []
-        self.pending: list[_Node | None] = []  # per open mapping: the key that waits for its value
+    Attributes:
+        refusals: why a node cannot be used.
+        last: where the last node began.
+    """
 
-    def consume(self, events: Iterator[Any]) -> None:
-        for event in events:
-            if isinstance(event, (ScalarEvent, AliasEvent, MappingStartEvent, SequenceStartEvent)):
-                self.last = self.place(event.start_mark.line + 1, event.start_mark.column + 1)
-                self.add(self.node_of(event))
-            elif type(event).__name__ in ("MappingEndEvent", "SequenceEndEvent"):
-                self.close()
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False
+        self.refusals: dict[Node, str] = {}
+        self.last: StreamMark | None = None
+        self._count = 0
+        self._sizes: dict[str, int] = {}  # by anchor, aliases written out
 
-    def node_of(self, event: Any) -> _Node:
-        if isinstance(event, AliasEvent):
-            target = self.anchors.get(event.anchor)
-            if target is not None and target.closed:
-                return target
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.parser.peek_event()
+        self.last = event.start_mark
+        is_alias = isinstance(event, AliasEvent)
+        if self.depth == 0 and self._count:
+            raise _TooMuchError(problem="a second document; expected one", problem_mark=self.last)
+        before = self._count
+        self._count += self._sizes.get(event.anchor, 1) if is_alias else 1
+        if self._count > MAX_NODES:
+            problem = f"more than {MAX_NODES} values, aliases written out"
+            raise _TooMuchError(problem=problem, problem_mark=self.last)
+        if is_alias and ((target := self.anchors.get(event.anchor)) is None or target.end_mark is None):
             refusal = f"*{event.anchor} refers to " + ("itself" if target else "no &anchor above it")
-            return _Node("scalar", self.last, closed=True, refusal=refusal)
-        if isinstance(event, ScalarEvent):
-            node = _Node("scalar", self.last, text=event.value, plain=not event.style, closed=True)
-        else:
-            node = _Node("mapping" if isinstance(event, MappingStartEvent) else "sequence", self.last)
-        if event.tag is not None:
-            tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
-            node.refusal = f"the tag {tag} is not supported: write the plain value, text in quotes"
-        if event.anchor:
-            self.anchors[event.anchor] = node
+            self.parser.get_event()
+            node: Node = ScalarNode(None, "", event.start_mark, style="*")
+            self.refusals[node] = refusal
+            return node
+        node = super().compose_node(parent, index)
+        if not is_alias:
+            self._sizes[event.anchor] = self._count - before
+            if event.tag is not None:
+                tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
+                self.refusals[node] = f"the tag {tag} is not supported: write the plain value, text in quotes"
         return node
-
-    def add(self, node: _Node) -> None:
-        self.count += node.size
-        if self.count > MAX_NODES:
-            raise _RefusedError(self.last, f"more than {MAX_NODES} values, aliases written out")
-        if len(self.open) + node.height > MAX_DEPTH:
-            raise _RefusedError(self.last, f"nested more than {MAX_DEPTH} levels deep")
-        if self.open:
-            self.attach(node)
-        elif self.root is None:
-            self.root = node
-        else:
-            raise _RefusedError(self.last, "a second document; expected one")
-        if not node.closed:
-            self.open.append(node)
-            self.pending.append(None)
-
-    def attach(self, node: _Node) -> None:
-        parent = self.open[-1]
-        if parent.kind == "sequence":
-            parent.items.append((None, node))
-        elif self.pending[-1] is None:
-            self.pending[-1] = node
-        else:
-            parent.items.append((self.pending[-1], node))
-            self.pending[-1] = None
-
-    def close(self) -> None:
-        node = self.open.pop()
-        self.pending.pop()
-        node.closed = True
-        children = [child for _, child in node.items]
-        node.size += sum(child.size for child in children)
-        node.height += max((child.height for child in children), default=0)
 
 
 class _Flattening:
     """Nodes -> plain values, noting places and problems in the document."""
 
-    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
-        self.document, self.environ = document, environ
+    def __init__(
+        self, document: Document, place: Place, environ: Mapping[str, str], refusals: Mapping[Node, str]
+    ) -> None:
+        self.document, self.place, self.environ, self.refusals = document, place, environ, refusals
 
-    def plain(self, node: _Node, path: Key) -> Any:
-        self.document.values.setdefault(path, node.where)
-        self.document.keys.setdefault(path, node.where)
-        if node.refusal:
-            self.refuse(path, node.refusal, node.where)
-        if node.kind == "scalar":
+    def where(self, node: Node) -> str:
+        return self.place(node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def plain(self, node: Node, path: Key) -> Any:
+        if len(path) >= MAX_DEPTH:  # of aliases, which the composer does not write out
+            raise _TooMuchError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=node.start_mark)
+        where = self.where(node)
+        self.document.values.setdefault(path, where)
+        self.document.keys.setdefault(path, where)
+        if node in self.refusals:
+            self.refuse(path, self.refusals[node], where)
+        if isinstance(node, ScalarNode):
             return self.scalar(node, path)
-        if node.kind == "sequence":
-            return [self.plain(child, (*path, index)) for index, (_, child) in enumerate(node.items)]
+        if isinstance(node, SequenceNode):
+            return [self.plain(child, (*path, index)) for index, child in enumerate(node.value)]
         return self.mapping(node, path)
 
     def refuse(self, path: Key, message: str, where: str) -> None:
@@ -280,66 +237,60 @@ class _Flattening:
         if all((where, message) != (known.where, known.message) for _, known in self.document.problems):
             self.document.report(path, message, where)
 
-    def mapping(self, node: _Node, path: Key) -> dict[str, Any]:
+    def mapping(self, node: Node, path: Key) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        seen: dict[str, str] = {}
-        for key, child in node.items:
-            assert key is not None
+        for key, child in node.value:
+            at, name = self.where(key), key.value if isinstance(key, ScalarNode) else ""
             reason = _key_problem(key)
-            if key.kind == "scalar" and key.text in seen:
-                reason = f"the same key twice; first at {seen[key.text]}"
+            if name in result:
+                reason = f"the same key twice; first at {self.document.keys[*path, name]}"
             if reason:
-                self.document.report((*path, key.text) if key.text else path, reason, key.where)
+                self.document.report((*path, name) if name else path, reason, at)
                 continue
-            seen[key.text] = key.where
-            self.document.keys[(*path, key.text)] = key.where
-            result[key.text] = self.plain(child, (*path, key.text))
+            self.document.keys[*path, name] = at
+            result[name] = self.plain(child, (*path, name))
         return result
 
-    def scalar(self, node: _Node, path: Key) -> Any:
-        if node.plain:
-            self.document.texts[path] = node.text
-            value = self.resolved(node, path)
-        else:
-            value = node.text
-        return self.interpolated(value, node, path) if isinstance(value, str) else value
+    def scalar(self, node: ScalarNode, path: Key) -> Any:
+        value: Any = node.value
+        if node.style is None:
+            self.document.texts[path] = node.value
+            value = self.resolved(node.value, self.where(node), path)
+        return self.interpolated(value, self.where(node), path) if isinstance(value, str) else value
 
-    def resolved(self, node: _Node, path: Key) -> Any:
-        text = node.text
-        if _NULL.fullmatch(text):
-            return None
-        if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
-            return text[0] in "tT"
+    def resolved(self, text: str, where: str, path: Key) -> Any:
+        if text in _WORDS:
+            return _WORDS[text]
         if _NOT_A_NUMBER.fullmatch(text):
-            self.refuse(path, f"expected a finite number; found {text}", node.where)
+            self.refuse(path, f"expected a finite number; found {text}", where)
             return 0
         if _INT.fullmatch(text):
-            return self.integer(text, node, path)
+            return self.integer(text, where, path)
         if _FLOAT.fullmatch(text):
-            if (number := float(text)) in (float("inf"), float("-inf")):
-                self.refuse(path, f"expected a finite number; {text} is beyond float64", node.where)
-                return 0
-            return number
+            if math.isfinite(number := float(text)):
+                return number
+            self.refuse(path, f"expected a finite number; {text} is beyond float64", where)
+            return 0
         return text
 
-    def integer(self, text: str, node: _Node, path: Key) -> int:
+    def integer(self, text: str, where: str, path: Key) -> int:
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         number = int(text, base) if len(text) <= 40 else None  # Python itself refuses texts of over 4300 digits
         if number is None or number not in _INT64:
-            self.refuse(path, "expected an integer of at most 64 bits", node.where)
+            self.refuse(path, "expected an integer of at most 64 bits", where)
             return 0
         return number
 
-    def interpolated(self, text: str, node: _Node, path: Key) -> str:
+    def interpolated(self, text: str, where: str, path: Key) -> str:
         def value_of(match: re.Match[str]) -> str:
             name = _ENV_NAME.fullmatch(match[1])
             if name is None or not match[0].endswith("}"):
                 self.document.report(
-                    path, f"expected ${{env:NAME}}, the only reference there is; found {match[0]}", node.where
+                    path, f"expected ${{env:NAME}}, the only reference there is; found {match[0]}", where
                 )
                 return match[0]
             if name[1] not in self.environ:
-                self.refuse(path, f"the environment variable {name[1]} is not set", node.where)
+                self.refuse(path, f"the environment variable {name[1]} is not set", where)
                 return match[0]
             value = self.environ[name[1]]
             if value:
@@ -348,17 +299,17 @@ class _Flattening:
 
         result = _REFERENCE.sub(value_of, text)
         if "\0" in result or not _is_unicode(result):
-            self.refuse(path, "text that is not Unicode, or holds a NUL character", node.where)
+            self.refuse(path, "text that is not Unicode, or holds a NUL character", where)
             return ""
         return result
 
 
-def _key_problem(key: _Node) -> str:
-    if key.kind != "scalar":
+def _key_problem(key: Node) -> str:
+    if not isinstance(key, ScalarNode):
         return "a list or mapping as a key; expected a name"
-    if key.plain and key.text == "<<":
+    if key.style is None and key.value == "<<":
         return "merge keys are not supported: write the keys out, or alias a whole value"
-    if not key.text or not _is_unicode(key.text):
+    if not key.value or not _is_unicode(key.value):
         return "expected a name before the `:`"
     return ""
 

@@ -4,63 +4,60 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.config.document import Key
-from pipeline.config.schema import Config, Data, Keras, Model, Output, Source
+from pipeline.config.schema.model import Model, Output
+from pipeline.config.subject import Found, Subject
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file
 
-
-Found = Iterator[tuple[Key, str]]
 Named = Iterator[tuple[Key, str, bool]]  # path of the key, file name, whether it is a folder
 
 
-def source_files(config: Config, resolve: Callable[[str], Path]) -> Found:
-    """(path of the key, message) for every file that the source needs and cannot have."""
-    return _unusable_ones(_of_source(config.source), resolve)
+def source_files(subject: Subject) -> Found:
+    """Every file that the source needs and cannot have."""
+    yield from _unusable_ones(subject, (*_of_source(subject), *_of_data(subject, "source")))
 
 
-def sample_files(config: Config, resolve: Callable[[str], Path]) -> Found:
+def sample_files(subject: Subject) -> Found:
     """The same for the golden samples' own data."""
-    if isinstance(config.samples.from_, Data):
-        yield from _unusable_ones(_of_data(config.samples.from_, ("samples", "from")), resolve)
+    yield from _unusable_ones(subject, _of_data(subject, "samples"))
 
 
-def calibration_files(config: Config, resolve: Callable[[str], Path]) -> Found:
+def calibration_files(subject: Subject) -> Found:
     """The same for data that calibrates int8."""
-    for name, variant in config.variants.items():
-        if variant.calibration is not None and variant.calibration.from_ is not None:
-            key: Key = ("variants", name, "calibration", "from")
-            yield from _unusable_ones(_of_data(variant.calibration.from_, key), resolve)
+    yield from _unusable_ones(subject, _of_data(subject, "variants"))
 
 
-def label_files(config: Config, resolve: Callable[[str], Path]) -> Found:
+def label_files(subject: Subject) -> Found:
     """The same for files of labels, which must fit their outputs."""
-    for output, spec in config.outputs.items():
+    for output, spec in subject.config.outputs.items():
         if isinstance(spec.labels, str) and spec.labels not in _WORDS_FOR_LABELS:
-            path = resolve(spec.labels)
+            path = subject.resolve(spec.labels)
             if message := _unusable(path, folder=False) or _wrong_labels(path, spec):
                 yield ("outputs", output, "labels"), message
 
 
-def _unusable_ones(named: Named, resolve: Callable[[str], Path]) -> Found:
+def _unusable_ones(subject: Subject, named: Iterable[tuple[Key, str, bool]]) -> Found:
     for key, name, folder in named:
-        if message := _unusable(resolve(name), folder=folder):
+        if message := _unusable(subject.resolve(name), folder=folder):
             yield key, message
 
 
-def _of_source(source: Source) -> Named:
+def _of_source(subject: Subject) -> Named:
+    source = subject.config.source
     if source.train is not None:
         yield from _of_model(source.train.model, ("source", "train", "model"))
-        yield from _of_data(source.train.data, ("source", "train", "data"))
     if source.checkpoint is not None:
         yield ("source", "checkpoint", "file"), source.checkpoint.file, False
         yield from _of_model(source.checkpoint.model, ("source", "checkpoint", "model"))
     yield from _of_model(source.model, ("source", "model"))
-    if source.keras is not None:
-        yield from _of_keras(source.keras)
+    if source.keras is not None and source.keras.file is not None:
+        yield ("source", "keras", "file"), source.keras.file, False
+    if source.keras is not None and source.keras.train is not None:
+        yield from _of_callable(source.keras.train.callable, ("source", "keras", "train"))
     if source.saved_model is not None:
         yield ("source", "saved_model", "directory"), source.saved_model.directory, True
     for kind, file in (("onnx", source.onnx), ("torchscript", source.torchscript)):
@@ -68,25 +65,20 @@ def _of_source(source: Source) -> Named:
             yield ("source", kind, "file"), file.file, False
 
 
-def _of_keras(keras: Keras) -> Named:
-    if keras.file is not None:
-        yield ("source", "keras", "file"), keras.file, False
-    if keras.train is not None:
-        yield from _of_callable(keras.train.callable, ("source", "keras", "train"))
-        yield from _of_data(keras.train.data, ("source", "keras", "train", "data"))
-
-
 def _of_model(model: Model | None, key: Key) -> Named:
     if model is not None:
         yield from _of_callable(model.callable, key)
 
 
-def _of_data(data: Data, key: Key) -> Named:
-    if data.images is not None:
-        yield (*key, "images"), data.images, True
-    if data.arrays is not None:
-        yield (*key, "arrays"), data.arrays, False
-    yield from _of_callable(data.callable, key)
+def _of_data(subject: Subject, section: str) -> Named:
+    for key, data in subject.data_sets:
+        if key[0] != section:
+            continue
+        if data.images is not None:
+            yield (*key, "images"), data.images, True
+        if data.arrays is not None:
+            yield (*key, "arrays"), data.arrays, False
+        yield from _of_callable(data.callable, key)
 
 
 def _of_callable(named: str | None, key: Key) -> Named:

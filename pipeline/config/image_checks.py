@@ -5,7 +5,6 @@ from __future__ import annotations
 from pipeline.base.errors import ConfigError
 from pipeline.config import images
 from pipeline.config.document import Key
-from pipeline.config.schema import Config, Data
 from pipeline.config.subject import Found, Subject
 
 
@@ -27,7 +26,7 @@ def said_twice(subject: Subject) -> Found:
     """A data set leaves to `preprocess` what that says."""
     if subject.config.preprocess is None:
         return
-    for key, data in _data_sets(subject.config):
+    for key, data in subject.data_sets:
         for name in ("image_size", "channels", "mean", "std"):
             if name in data.model_fields_set:
                 yield (*key, name), "not to be set beside `preprocess`, which says how images become the input"
@@ -37,7 +36,7 @@ def channels(subject: Subject) -> Found:
     """A data set's channels, mean and std fit the image input."""
     image = next((spec for spec in subject.config.inputs.values() if spec.layout and len(spec.shape) == 4), None)
     has = image.shape[1 if image.layout == "NCHW" else 3] if image else None
-    for key, data in _data_sets(subject.config):
+    for key, data in subject.data_sets:
         if data.arrays is not None or data.callable is not None:
             continue
         if data.channels is not None and isinstance(has, int) and data.channels != has:
@@ -49,19 +48,3 @@ def channels(subject: Subject) -> Found:
                     (*key, name),
                     f"expected {'one value' if channels == 1 else f'1 or {channels} values'}; found {len(values)}",
                 )
-
-
-def _data_sets(config: Config) -> list[tuple[Key, Data]]:
-    rows: list[tuple[Key, Data]] = []
-    if config.source.train is not None:
-        rows.append((("source", "train", "data"), config.source.train.data))
-    if config.source.keras is not None and config.source.keras.train is not None:
-        rows.append((("source", "keras", "train", "data"), config.source.keras.train.data))
-    if isinstance(config.samples.from_, Data):
-        rows.append((("samples", "from"), config.samples.from_))
-    rows += [
-        (("variants", name, "calibration", "from"), variant.calibration.from_)
-        for name, variant in config.variants.items()
-        if variant.calibration is not None and variant.calibration.from_ is not None
-    ]
-    return rows

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.document import Key
-from pipeline.config.schema import Config, Input, Output
+from pipeline.config.schema import Config
+from pipeline.config.schema.model import Data, Input, Output
 
 Found = Iterator[tuple[Key, str]]
 """Problems: the path of the key, and what is wrong there."""
@@ -36,6 +37,23 @@ class Subject:
             (("inputs", name), spec) for name, spec in self.config.inputs.items()
         ]
         return inputs + [(("outputs", name), spec) for name, spec in self.config.outputs.items()]
+
+    @property
+    def data_sets(self) -> list[tuple[Key, Data]]:
+        """Every data section, with its path."""
+        config = self.config
+        rows: list[tuple[Key, Data]] = []
+        if config.source.train is not None:
+            rows.append((("source", "train", "data"), config.source.train.data))
+        if config.source.keras is not None and config.source.keras.train is not None:
+            rows.append((("source", "keras", "train", "data"), config.source.keras.train.data))
+        if isinstance(config.samples.from_, Data):
+            rows.append((("samples", "from"), config.samples.from_))
+        return rows + [
+            (("variants", name, "calibration", "from"), variant.calibration.from_)
+            for name, variant in config.variants.items()
+            if variant.calibration is not None and variant.calibration.from_ is not None
+        ]
 
     @property
     def variants(self) -> dict[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.base.errors import ConfigError
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
-from pipeline.config.schema import TF2ONNX_MAX_OPSET
+from pipeline.config.schema.model import TF2ONNX_MAX_OPSET
 from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import LAST_WITH_TENSORFLOW, limits
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature
+from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
 from pipeline.config import images
-from pipeline.config.schema import Data
+from pipeline.config.schema.model import Data
 from pipeline.data import image_data, user_code
+from pipeline.data.user_code import Resolve
 
-Resolve = Callable[[str], Path]
 Images = image_data.ImageArrays | image_data.ImageFiles
 
 _MOST_LISTED = 10
@@ -81,7 +81,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     Args:
         data: the YAML's data section.
         signature: names, dtypes and shapes that every sample must have.
-        resolve: turns a path relative to the YAML into a path.
+        resolve: for paths in the YAML.
         seed: fixes the split of data that has no test part of its own.
         split: False when the data is only judged on, never trained on: files without a test part then belong to the
             test part as a whole. The embedded digits are split all the same, since models are trained on their first
@@ -104,9 +104,23 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
         arrays, targets = _read_arrays(resolve(data.arrays), signature)
         rows = Rows(arrays, np.arange(len(next(iter(arrays.values())))), leading=signature.batch is not None)
         if targets is None or not split:
-            return Dataset(train=None, test=Split(inputs=rows, targets=targets), labels=())
+            return Dataset(train=None, test=_split(rows, targets), labels=())
         return _parted(rows, targets, (), data.test_fraction, seed)
     return _user_data(data, signature, resolve)
+
+
+def trainable(dataset: Dataset) -> tuple[Split, Split]:
+    """The train and the test part, both labelled.
+
+    Raises:
+        ConfigError: one of them is missing, or has no targets.
+    """
+    if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
+        raise ConfigError(
+            "source: training needs labelled data with a train and a test part",
+            hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
+        )
+    return dataset.train, dataset.test
 
 
 def digests(data: Data, resolve: Resolve) -> dict[str, str]:
@@ -164,16 +178,12 @@ def stratified_split(targets: Array, test_fraction: float, seed: int) -> tuple[A
 def _parted(
     samples: Rows | Images, targets: Array, labels: tuple[str, ...], test_fraction: float, seed: int
 ) -> Dataset:
-    parts = stratified_split(targets, test_fraction, seed)
-    if isinstance(samples, Rows):
-        train, test = (Split(inputs=samples.take(rows), targets=targets[rows]) for rows in parts)
-    else:
-        train, test = (_images(samples.take(rows), targets[rows]) for rows in parts)
+    train, test = (_split(samples.take(rows), targets[rows]) for rows in stratified_split(targets, test_fraction, seed))
     return Dataset(train=train, test=test, labels=labels)
 
 
-def _images(rows: Images, targets: Array | None) -> Split:
-    return Split(inputs=rows, targets=targets, file=rows.file)
+def _split(samples: Rows | Images, targets: Array | None) -> Split:
+    return Split(inputs=samples, targets=targets, file=None if isinstance(samples, Rows) else samples.file)
 
 
 def _downloaded(data: Data, signature: Signature, root: Path) -> Dataset:
@@ -181,8 +191,8 @@ def _downloaded(data: Data, signature: Signature, root: Path) -> Dataset:
     train, train_targets, test, test_targets, labels = image_data.downloaded(data.dataset, root)
     target = image_data.ImageInput.of(data, signature)
     return Dataset(
-        train=_images(image_data.ImageArrays(train, target), train_targets),
-        test=_images(image_data.ImageArrays(test, target), test_targets),
+        train=_split(image_data.ImageArrays(train, target), train_targets),
+        test=_split(image_data.ImageArrays(test, target), test_targets),
         labels=labels,
     )
 
@@ -193,10 +203,10 @@ def _image_folder(data: Data, signature: Signature, folder: Path, seed: int, spl
     test = image_data.ImageFiles(found.test, target)
     targets = np.asarray(found.test_targets, np.int64) if found.labels else None
     if found.train:
-        train = _images(image_data.ImageFiles(found.train, target), np.asarray(found.train_targets, np.int64))
-        return Dataset(train=train, test=_images(test, targets), labels=found.labels)
+        train = _split(image_data.ImageFiles(found.train, target), np.asarray(found.train_targets, np.int64))
+        return Dataset(train=train, test=_split(test, targets), labels=found.labels)
     if targets is None or not split:
-        return Dataset(train=None, test=_images(test, targets), labels=found.labels)
+        return Dataset(train=None, test=_split(test, targets), labels=found.labels)
     return _parted(test, targets, found.labels, data.test_fraction, seed)
 
 
@@ -274,16 +284,9 @@ def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         expected = spec.shape[1:] if signature.batch is not None else spec.shape
         if dtype != NUMPY_DTYPES[spec.dtype]:
             wrong.append(f"{spec.name} is {dtype}; expected {spec.dtype}")
-        if not _fits(shape, expected, letters):
+        if not fits(shape, expected, letters):
             wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {_shown(expected)}")
     return wrong
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[Dim, ...], letters: dict[str, int]) -> bool:
-    return len(shape) == len(expected) and all(
-        size == (letters.setdefault(dim, size) if isinstance(dim, str) else dim)
-        for size, dim in zip(shape, expected, strict=True)
-    )
 
 
 def _shown(shape: tuple[Dim, ...]) -> str:

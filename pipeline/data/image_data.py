@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.base.values import Array, Signature
 from pipeline.config import images
-from pipeline.config.schema import Data
+from pipeline.config.schema.model import Data
 from pipeline.data import torchvision_compat
 from pipeline.images import preprocessing
 from pipeline.images.preprocessing import Preprocessing

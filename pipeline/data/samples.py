@@ -16,6 +16,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
-from pipeline.config.schema import MIN_CALIBRATION_SAMPLES, Data, Samples
+from pipeline.config.schema.model import Data, Samples
+from pipeline.config.schema.variants import MIN_CALIBRATION_SAMPLES
 from pipeline.data import datasets
+from pipeline.data.user_code import Resolve
 
 FILE_NAME = "samples.npz"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say: same content, same bytes
+_LARGER = "name a larger data set under `calibration.from`"
+_OF_ITS_OWN = "give the variant data of its own: calibration: {from: {images: folder/}}"
 
 
 def make(
@@ -36,7 +40,7 @@ def make(
     train_data: Data | None,
     *,
     signature: Signature,
-    resolve: datasets.Resolve,
+    resolve: Resolve,
     runtime: Runtime,
     seed: int,
     out_dir: Path,
@@ -71,8 +75,7 @@ def make(
     chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
-    sha256 = digest(chosen, known, batched)
-    files.write_atomic(out_dir / FILE_NAME, _encoded(chosen, known, batched, sha256))
+    sha256 = _write(out_dir, chosen, known, batched)
     return {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels), "notes": notes}
 
 
@@ -85,23 +88,24 @@ def make_calibration(
     own: bool,
     where: str,
     signature: Signature,
-    resolve: datasets.Resolve,
+    resolve: Resolve,
     seed: int,
     out_dir: Path,
 ) -> dict[str, Any]:
     """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
 
+    Where the data has a training part, that is used; the training seed fixes its split and the choice.
+
     Args:
-        data: the training data, the golden samples' data, or a data set of the calibration's own. Where it has a
-            training part, that is used.
+        data: the training data, the golden samples' data, or a data set of the calibration's own.
         golden: the samples that judge; whatever equals one of them is left out.
         count: how many are wanted.
         trained: ``data`` is what the model was trained on, split as it was then.
         own: ``data`` is named for the calibration.
         where: in the YAML, for messages.
         signature: names, dtypes and shapes.
-        resolve: turns a path relative to the YAML into a path.
-        seed: the training seed; it fixes the split and the choice.
+        resolve: for paths in the YAML.
+        seed: of the training.
         out_dir: where ``samples.npz`` goes.
 
     Returns:
@@ -112,35 +116,32 @@ def make_calibration(
     """
     dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
     part = dataset.test if dataset.train is None else dataset.train
-    judges = {_inputs_digest(sample.inputs) for sample in golden.samples}
-    chosen: list[Tensors] = []
-    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
-        inputs = part.inputs[int(row)]
-        if _inputs_digest(inputs) not in judges:
-            chosen.append(inputs)
-        if len(chosen) == count:
-            break
-    if len(chosen) < MIN_CALIBRATION_SAMPLES:
-        judging = len(part.inputs) - len(chosen)
+    samples = list(islice(_without(golden, part, seed), count))
+    if len(samples) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(samples)
         raise StageError(
-            f"calibration: {len(chosen)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
             found=f"{len(part.inputs)} in all"
             + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
             where=where,
-            hint="name a larger data set under `calibration.from`"
-            if own
-            else "give the variant data of its own: calibration: {from: {images: folder/}}",
+            hint=_LARGER if own else _OF_ITS_OWN,
         )
-    samples = [Sample(inputs=inputs, outputs={}) for inputs in chosen]
-    targets = np.full(len(samples), -1, np.int64)
-    sha256 = digest(samples, targets, golden.batched)
-    files.write_atomic(out_dir / FILE_NAME, _encoded(samples, targets, golden.batched, sha256))
+    sha256 = _write(out_dir, samples, np.full(len(samples), -1, np.int64), golden.batched)
     notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
     return {"count": len(samples), "sha256": sha256, "notes": notes}
 
 
-def _inputs_digest(inputs: Tensors) -> str:
-    return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
+def _without(golden: GoldenSamples, part: datasets.Split, seed: int) -> Iterator[Sample]:
+    """Inputs in an order that the seed fixes, but for those of golden samples."""
+
+    def digest_of(inputs: Tensors) -> str:
+        return digest([Sample(inputs=inputs, outputs={})], np.zeros(0, np.int64), False)
+
+    judges = {digest_of(sample.inputs) for sample in golden.samples}
+    for row in np.random.default_rng(seed).permutation(len(part.inputs)):
+        inputs = part.inputs[int(row)]
+        if digest_of(inputs) not in judges:
+            yield Sample(inputs=inputs, outputs={})
 
 
 def read(path: Path) -> GoldenSamples:
@@ -226,7 +227,7 @@ def digest(samples: Sequence[Sample], targets: Array, batched: bool) -> str:
 
 
 def _dataset(
-    samples: Samples, train_data: Data | None, signature: Signature, resolve: datasets.Resolve, seed: int
+    samples: Samples, train_data: Data | None, signature: Signature, resolve: Resolve, seed: int
 ) -> datasets.Dataset:
     if isinstance(samples.from_, Data):
         return datasets.load(samples.from_, signature=signature, resolve=resolve, seed=seed, split=False)
@@ -256,10 +257,7 @@ def _targets(dataset: datasets.Dataset, signature: Signature) -> tuple[Array | N
 def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row: int) -> Sample:
     inputs = part.inputs[row]
     outputs = runtime.run(inputs)
-    letters: dict[str, int] = {}
-    for spec in signature.inputs:
-        sizes = zip(spec.shape, inputs[spec.name].shape, strict=True)
-        letters.update({dim: size for dim, size in sizes if isinstance(dim, str)})
+    letters = signature.sizes(inputs)
     wrong = []
     for spec in signature.outputs:
         shape = outputs[spec.name].shape
@@ -309,7 +307,9 @@ def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
     return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: str) -> bytes:
+def _write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
+    """Write ``samples.npz``; its digest."""
+    sha256 = digest(samples, targets, batched)
     content: dict[str, Array] = {
         "batched": np.asarray(batched),
         "sha256": np.asarray(sha256),
@@ -325,9 +325,6 @@ def _encoded(samples: Sequence[Sample], targets: Array, batched: bool, sha256: s
         content["images"] = np.frombuffer(b"".join(sample.image for sample in samples), np.uint8)
         content["image_ends"] = np.cumsum([len(sample.image) for sample in samples], dtype=np.int64)
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in content.items():
-            member = io.BytesIO()
-            np.save(member, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), member.getvalue())
-    return stream.getvalue()
+    np.savez(stream, **content)  # without compression or dates: same content, same bytes
+    files.write_atomic(out_dir / FILE_NAME, stream.getvalue())
+    return sha256

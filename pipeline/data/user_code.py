@@ -20,6 +20,7 @@ from pipeline.base import files
 from pipeline.base.errors import ConfigError, PipelineError, StageError
 
 Resolve = Callable[[str], Path]
+"""Turns a path relative to the YAML into a path."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
@@ -32,10 +33,6 @@ def load_callable(reference: str, resolve: Resolve) -> Callable[..., Any]:
 
     The file's folder is importable while this runs, so that user code may import its neighbours; for a package it is
     the folder that holds it. A file is run once per content.
-
-    Args:
-        reference: as in the YAML.
-        resolve: turns a path relative to the YAML into a path.
 
     Raises:
         ConfigError: no such file, module or name, or it is not callable.
@@ -59,13 +56,7 @@ def load_callable(reference: str, resolve: Resolve) -> Callable[..., Any]:
 
 
 def call(reference: str, resolve: Resolve, arguments: Mapping[str, Any], what: str) -> Any:
-    """Load a user's callable and call it with keyword arguments.
-
-    Args:
-        reference: ``file.py:name`` or ``package.module:name``.
-        resolve: turns a path relative to the YAML into a path.
-        arguments: keyword arguments.
-        what: the stage and action, for the error.
+    """Load a user's callable and call it with keyword arguments; ``what`` is the stage and action, for the error.
 
     Raises:
         ConfigError: it does not exist.
@@ -79,12 +70,7 @@ def call(reference: str, resolve: Resolve, arguments: Mapping[str, Any], what: s
 
 @contextlib.contextmanager
 def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Turn whatever user code raises into a StageError that names the deepest line of the user's.
-
-    Args:
-        what: the stage and action that failed.
-        path: the user's file, named where no line of it is in the traceback.
-    """
+    """Turn whatever user code raises into a StageError that names the deepest line of the user's, else ``path``."""
     try:
         yield
     except PipelineError:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, MissingError, Problem
+from pipeline.base.printing import printable
 from pipeline.base.values import NUMPY_DTYPES
 from pipeline.config import load as loading
 from pipeline.importing import archive as archives
@@ -165,8 +166,6 @@ def _publish(staged: Path, target: Path) -> None:
     """Rename into place; a folder that appeared meanwhile is an error, unless it is empty."""
     try:
         staged.rename(target.absolute())
-    except FileExistsError as error:
-        raise ConfigError("import-mar: the folder exists already", where=str(target)) from error
     except OSError as error:
         if not target.exists():
             raise
@@ -297,7 +296,7 @@ def _text(draft: _Draft) -> tuple[str, list[Line]]:
     """The YAML, and what is left to do."""
     found, todo = draft.found, []
     about = f"Imported from {draft.origin} by `import-mar`; the archive's files lie in {ARCHIVE}/."
-    lines = [f"# {writing.comment(about)}", f"name: {writing.scalar(draft.manifest.name)}"]
+    lines = [f"# {printable(about)}", f"name: {writing.scalar(draft.manifest.name)}"]
     lines += writing.block("source", {found.kind: _source(found)}, [found.todo] if found.todo else [])
     if found.todo:
         todo.append(Line(outcome="to do", what="source", detail=found.todo))

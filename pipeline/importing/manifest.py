@@ -47,12 +47,7 @@ class Manifest:
 
 
 def read(folder: Path, names: Sequence[str], archive: Path) -> Manifest:
-    """Read the manifest of an unpacked archive.
-
-    Args:
-        folder: where it was unpacked.
-        names: its files.
-        archive: for messages; its stem names the model where the manifest does not.
+    """Read the manifest of an archive that was unpacked into ``folder``; where it names no model, its stem does.
 
     Raises:
         ConfigError: no manifest, not JSON of the known shape, or it names a file that is not there.

@@ -51,12 +51,7 @@ class Found:
 
 
 def find(folder: Path, manifest: Manifest, archive: Path) -> Found:
-    """Say what the serialized file is, by its content.
-
-    Args:
-        folder: the unpacked archive.
-        manifest: names the serialized file and the model file.
-        archive: for messages.
+    """Say what the serialized file of an archive, unpacked into ``folder``, is by its content.
 
     Raises:
         ConfigError: no model, one of a kind that the pipeline has no source for, damaged, or unsafe.

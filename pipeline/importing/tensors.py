@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import NUMPY_DTYPES, Dim
+
+if TYPE_CHECKING:
+    import onnx
 
 _LETTER = re.compile(r"[A-Z][A-Za-z0-9_]{0,15}")  # config.schema.DimLetter
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
@@ -91,14 +94,11 @@ def usable_name(name: str) -> str:
     return _NOT_IN_A_NAME.sub("_", name).lstrip("_-")[:64] or "tensor"
 
 
-def of_onnx(graph: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def of_onnx(graph: onnx.GraphProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs of an ONNX graph, its dynamic dimensions as letters.
 
     A first dimension that is dynamic in every input, and in every output dynamic or unknown to shape inference, is the
     batch. Others keep their names where the YAML can have them.
-
-    Args:
-        graph: ``onnx.GraphProto``.
     """
     constants = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in constants]
@@ -109,7 +109,7 @@ def of_onnx(graph: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     )
 
 
-def _dims(item: Any) -> list[int | str] | None:
+def _dims(item: onnx.ValueInfoProto) -> list[int | str] | None:
     """Numbers, names, and an empty text where a dimension has neither; None without a shape."""
     tensor = item.type.tensor_type
     if not tensor.HasField("shape"):
@@ -117,7 +117,7 @@ def _dims(item: Any) -> list[int | str] | None:
     return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
 
 
-def _batch_names(items: Iterable[Any]) -> frozenset[str]:
+def _batch_names(items: Iterable[onnx.ValueInfoProto]) -> frozenset[str]:
     """Names of the first dimension that stand for the batch; empty where there is none.
 
     Exporters before torch.export name the batch in the inputs and leave computed dimensions of outputs nameless.
@@ -149,7 +149,7 @@ class _Letters:
         return self._known[key]
 
 
-def _of_value(item: Any, letters: _Letters, number: int) -> Tensor:
+def _of_value(item: onnx.ValueInfoProto, letters: _Letters, number: int) -> Tensor:
     import onnx
 
     tensor = item.type.tensor_type

@@ -17,7 +17,7 @@ _OTHER_MEANINGS = ("null", "true", "false", "yes", "no", "on", "off")
 def block(name: str, rows: Mapping[str, Any], missing: Sequence[str] = ()) -> list[str]:
     """A section of the YAML: a line per key, its value on that line, and comments that say what is missing."""
     lines = [f"  {scalar(key)}: {flow(value)}" for key, value in rows.items()]
-    return [f"{name}:", *lines, *(f"  # {comment(text)}" for text in missing)]
+    return [f"{name}:", *lines, *(f"  # {printable(text)}" for text in missing)]
 
 
 def flow(value: Any) -> str:
@@ -57,8 +57,3 @@ def _no_name(value: str, why: str) -> ConfigError:
         found=repr(value),
         hint=f"{why}; rename the file, and pack it again if it is the archive's",
     )
-
-
-def comment(text: str) -> str:
-    """Text that cannot end its comment."""
-    return printable(text)

@@ -146,11 +146,7 @@ def distinct(answers: Sequence[Tensors]) -> list[int]:
 
 
 class Judge:
-    """Holds answers given under load against those that the same questions got alone.
-
-    Args:
-        answers: one per question, each distinct.
-    """
+    """Holds answers given under load against those, all distinct, that the same questions got alone."""
 
     def __init__(self, answers: Sequence[Tensors]) -> None:
         self._answers = answers

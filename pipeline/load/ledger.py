@@ -31,11 +31,7 @@ class Outcome:
 
 
 class Ledger:
-    """Gives out the numbers of requests and takes their outcomes; for use by many threads.
-
-    Args:
-        requests: how many numbers there are, from 0.
-    """
+    """Gives out so many numbers of requests, from 0, and takes their outcomes; for use by many threads."""
 
     def __init__(self, requests: int) -> None:
         self.requests = requests

@@ -87,12 +87,7 @@ def memory(connection: GrpcConnection, requests: Sequence[Request], answers: Seq
     """Tensors in system shared memory: all inputs in one region, written once; a region of its own per sender.
 
     Strings in the answers have no size known before, and go over the wire. The server is asked to take back all regions
-    at the end, those too whose senders still wait for an answer.
-
-    Args:
-        connection: a server on this machine.
-        requests: one per question.
-        answers: what each was answered, for the sizes.
+    at the end, those too whose senders still wait for an answer. ``answers`` tell the sizes.
 
     Raises:
         ForeignMemoryError: the server does not see this machine's shared memory, or /dev/shm has no room.

@@ -85,10 +85,6 @@ class Result:
 def run(order: Order, progress: Progress) -> Result:
     """Ask every input alone, then send the load; Ctrl-C ends it early, with everything sent accounted for.
 
-    Args:
-        order: what to do.
-        progress: told what is done, and the share.
-
     Raises:
         ConfigError: the server does not serve the model, or it cannot be loaded with these inputs.
         MissingError: the server does not see this machine's shared memory.
@@ -98,33 +94,20 @@ def run(order: Order, progress: Progress) -> Result:
     if order.protocol == "shm" and not is_loopback(order.url):
         raise ConfigError(f"{name}: shared memory needs the server on this machine", found=order.url)
     make = HttpConnection if order.protocol == "http" else GrpcConnection
-    with contextlib.closing(make(order.url, order.timeout_s)) as connection:
-        try:
-            config = _served_config(connection, order)
-            questions = inputs.questions(config, order.images, order.arrays)
-            outputs = tuple(tensor.name for tensor in config.output)
-            asked = [Request(model=order.model, inputs=item.inputs, outputs=outputs) for item in questions]
-            answers = _ask_alone(connection, asked, questions, name, progress)
-            chosen = distinct(answers)
-            asked, answers = [asked[number] for number in chosen], [answers[number] for number in chosen]
-            with contextlib.ExitStack() as stack:
-                line = stack.enter_context(_line(connection, order, asked, answers))
-                crew = _Crew(order, line, Judge(answers), len(asked), name)
-                crew.work(progress)
-                with contextlib.suppress(KeyboardInterrupt):  # all is accounted for: another Ctrl-C loses nothing
-                    stack.close()
-        except NoAnswerError as error:
-            raise SmokeError(
-                f"{name}: no answer from {order.url}",
-                found=error.found or error.what,
-                hint="start one: python -m pipeline serve REPOSITORY; or name its address with --url",
-            ) from error
-        except ForeignMemoryError as error:
-            raise MissingError(
-                f"{name}: the server does not see this machine's shared memory",
-                found=str(error),
-                hint="--protocol grpc",
-            ) from error
+    with _explained(name, order.url), contextlib.closing(make(order.url, order.timeout_s)) as connection:
+        config = _served_config(connection, order)
+        questions = inputs.questions(config, order.images, order.arrays)
+        outputs = tuple(tensor.name for tensor in config.output)
+        asked = [Request(model=order.model, inputs=item.inputs, outputs=outputs) for item in questions]
+        answers = _ask_alone(connection, asked, questions, name, progress)
+        chosen = distinct(answers)
+        asked, answers = [asked[number] for number in chosen], [answers[number] for number in chosen]
+        with contextlib.ExitStack() as stack:
+            line = stack.enter_context(_line(connection, order, asked, answers))
+            crew = _Crew(order, line, Judge(answers), len(asked), name)
+            crew.work(progress)
+            with contextlib.suppress(KeyboardInterrupt):  # all is accounted for: another Ctrl-C loses nothing
+                stack.close()
     return Result(
         order=order,
         outcomes=crew.outcomes,
@@ -134,6 +117,23 @@ def run(order: Order, progress: Progress) -> Result:
         interrupted=crew.interrupted,
         notes=tuple(_notes(order, config, len(questions), len(chosen))),
     )
+
+
+@contextlib.contextmanager
+def _explained(name: str, url: str) -> Iterator[None]:
+    """What went wrong before there was anything to account for, with what to do about it."""
+    try:
+        yield
+    except NoAnswerError as error:
+        raise SmokeError(
+            f"{name}: no answer from {url}",
+            found=error.found or error.what,
+            hint="start one: python -m pipeline serve REPOSITORY; or name its address with --url",
+        ) from error
+    except ForeignMemoryError as error:
+        raise MissingError(
+            f"{name}: the server does not see this machine's shared memory", found=str(error), hint="--protocol grpc"
+        ) from error
 
 
 def _served_config(connection: HttpConnection | GrpcConnection, order: Order) -> Any:

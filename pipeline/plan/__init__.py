@@ -11,7 +11,7 @@ from pipeline.base.store import Step
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config import images
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema import Data, Input, Output
+from pipeline.config.schema.model import Data, Input, Output
 from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.base.errors import Problem
 from pipeline.base.store import Step
-from pipeline.config.schema import Engine
+from pipeline.config.schema.variants import Engine
 from pipeline.formats.tensorrt import profiles
 from pipeline.formats.tensorrt.spec import EngineSpec, to_json
 from pipeline.machine import doctor, tensorrt_flavours

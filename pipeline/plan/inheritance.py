@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config.schema import Variant
+from pipeline.config.schema.variants import Variant
 
 
 def chain(variants: Mapping[str, Variant], key: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.base import model_config
 from pipeline.config import images
-from pipeline.config.schema import Variant
+from pipeline.config.schema.variants import Variant
 from pipeline.plan.values import Subject
 
 DEFAULT_MAX_BATCH_SIZE = 32

@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.base.store import Step
 from pipeline.base.values import Format, Signature, TensorSpec, Tolerance
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema import TF2ONNX_MAX_OPSET, AccuracyGate, Calibration, Data, KeepFp32, Repair, Source, Variant
+from pipeline.config.schema.model import TF2ONNX_MAX_OPSET, Data, Source
+from pipeline.config.schema.variants import AccuracyGate, Calibration, KeepFp32, Repair, Variant
 from pipeline.machine.target import Limits
 from pipeline.plan.inheritance import inherited
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from pipeline.base.store import Step
 from pipeline.base.values import Format, Kind, Signature, Tolerance
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema import AccuracyGate, Calibration, Repair
+from pipeline.config.schema.variants import AccuracyGate, Calibration, Repair
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits

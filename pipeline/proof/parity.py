@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
-from pipeline.config.schema import AccuracyGate
+from pipeline.config.schema.variants import AccuracyGate
 from pipeline.data import samples as golden_samples
 from pipeline.proof.comparison import Comparison, compare, has_class_axis
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Progress, Signature, SourceModel
-from pipeline.config.schema import Checkpoint, Model, Source
+from pipeline.config.schema.model import Checkpoint, Model, Source
 from pipeline.data import datasets, user_code
+from pipeline.data.user_code import Resolve
 
 if TYPE_CHECKING:
     import torch
-
-Resolve = Callable[[str], Path]
 
 _PICKLED = "module.pt"
 _SEED = 0  # of the initial weights of a model that is not trained

@@ -9,7 +9,7 @@ import torch
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Signature
 from pipeline.config.images import image_layout
-from pipeline.config.schema import Augmentation
+from pipeline.config.schema.model import Augmentation
 
 Inputs = dict[str, torch.Tensor]
 

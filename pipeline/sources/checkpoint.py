@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.base.errors import ConfigError, StageError
-from pipeline.config.schema import Checkpoint
+from pipeline.base.errors import ConfigError, StageError, first_line
+from pipeline.config.schema.model import Checkpoint
 
 State = dict[str, torch.Tensor]
 
@@ -54,7 +54,7 @@ def read(path: Path, checkpoint: Checkpoint) -> Any:
         with _importable(path.parent), _torch_warnings():
             content = torch.load(path, map_location="cpu", weights_only=not checkpoint.allow_pickle)
     except pickle.UnpicklingError as error:
-        if checkpoint.allow_pickle or not _is_zip(path):
+        if checkpoint.allow_pickle or not zipfile.is_zipfile(path):
             raise _damaged(path, error) from error
         raise StageError(
             "source: the checkpoint holds more than tensors", found=_refused(error), where=str(path), hint=_PICKLE_RISK
@@ -67,12 +67,9 @@ def read(path: Path, checkpoint: Checkpoint) -> Any:
 
 
 def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list[str]:
-    """Load a state dict into a module.
+    """Load a state dict into a module; wrappers' prefixes are removed where the module has none.
 
-    Args:
-        module: the architecture.
-        state: tensors by name; wrappers' prefixes are removed where the module has none.
-        checkpoint: ``strict`` refuses missing and unexpected keys; shapes must fit either way.
+    ``strict`` refuses missing and unexpected keys; shapes must fit either way.
 
     Returns:
         What a person should know: a prefix removed, keys left out, dtypes converted.
@@ -89,27 +86,24 @@ def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list
         for name, tensor in expected.items()
         if name in state and isinstance(tensor, torch.Tensor) and state[name].shape != tensor.shape
     ]
-    lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    if shapes or (checkpoint.strict and (missing or unexpected)):
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    differences = [_listed(kind, names) for kind, names in kinds if names]
+    if shapes or (checkpoint.strict and differences):
+        lenient = "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
         raise StageError(
             "source: the checkpoint does not fit the model",
-            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            found="\n".join(differences),
             where=checkpoint.file,
-            hint="check `model.args`"
-            + (
-                ""
-                if shapes
-                else "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
-            ),
+            hint="check `model.args`" + ("" if shapes else lenient),
         )
     if len(missing) == len(expected):
         raise StageError(
             "source: no key of the checkpoint is the model's",
-            found="\n".join(_listed(kind, names) for kind, names in lists if names),
+            found="\n".join(differences),
             where=checkpoint.file,
             hint="check `model` and `key`",
         )
-    notes += [_listed(kind, names).replace("\n", " ") for kind, names in lists if names]
+    notes += [text.replace("\n", " ") for text in differences]
     converted = {
         str(state[name].dtype) for name in expected if name in state and state[name].dtype != expected[name].dtype
     }
@@ -242,11 +236,7 @@ def _listed(kind: str, names: list[str]) -> str:
 def _refused(error: pickle.UnpicklingError) -> str:
     """What torch's safe unpickler would not load: the name in the middle of its long advice."""
     named = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it needs {named[1]}" if named else str(error).strip().splitlines()[0][:300]
-
-
-def _is_zip(path: Path) -> bool:
-    return zipfile.is_zipfile(path)
+    return f"it needs {named[1]}" if named else first_line(error)[:300]
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -260,9 +250,7 @@ def _is_torchscript(path: Path) -> bool:
 def _damaged(path: Path, error: BaseException) -> StageError:
     return StageError(
         "source: the checkpoint cannot be read",
-        found=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}"
-        if str(error).strip()
-        else type(error).__name__,
+        found=f"{type(error).__name__}: {first_line(error)[:300]}",
         where=str(path),
         hint="is the file whole? compare its size and checksum with where it came from",
     )

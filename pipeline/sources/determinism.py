@@ -26,11 +26,7 @@ def seed_all(seed: int, epoch: int = 0) -> None:
 def reproducible(seed: int, notes: list[str]) -> Iterator[None]:
     """Run seeded, with deterministic algorithms and no more threads than CPUs this process may use.
 
-    Warnings raised inside, such as an operator without a deterministic form, become notes.
-
-    Args:
-        seed: for torch, NumPy and Python.
-        notes: warnings are added here, each once, one line each.
+    Warnings raised inside, such as an operator without a deterministic form, become notes, each once, one line each.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

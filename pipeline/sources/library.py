@@ -8,7 +8,7 @@ import importlib
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
-from pipeline.base.errors import ConfigError, MissingError, StageError
-from pipeline.config.schema import Model
+from pipeline.base.errors import ConfigError, MissingError, StageError, first_line
+from pipeline.config.schema.model import Model
 from pipeline.data import torchvision_compat, user_code
-
-Resolve = Callable[[str], Path]
+from pipeline.data.user_code import Resolve
 
 CONFIG_FILE = "config.json"
 _REACH_TIMEOUT_S = 8.0
@@ -125,8 +124,6 @@ def _from_transformers(model: Model, resolve: Resolve, pretrained: bool, directo
 
     With weights, ``name`` is a name on the hub or a local folder.
     """
-    if importlib.util.find_spec("torchvision") is not None:
-        torchvision_compat.load()  # transformers imports it for its image models
     transformers = _library("transformers")
     assert model.name is not None
     if model.weights not in (None, "DEFAULT"):
@@ -177,7 +174,7 @@ def _id_labels(config: Any) -> tuple[str, ...]:
 
 def _library(name: str) -> ModuleType:
     if importlib.util.find_spec("torchvision") is not None:
-        torchvision_compat.load()
+        torchvision_compat.load()  # timm imports it, and transformers for its image models
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -210,12 +207,10 @@ def _argument_errors(model: Model) -> Iterator[None]:
 def _fetch_errors(model: Model, hint: str) -> Iterator[None]:
     try:
         yield
-    except ConfigError as error:  # the hub wraps some of its network errors in ValueError
-        raise error
     except (OSError, RuntimeError, EOFError) as error:
         raise MissingError(
             f"source: the weights of {model.library}'s {model.name} could not be fetched or read",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            found=f"{type(error).__name__}: {first_line(error)}",
             hint=f"run where the network allows it once; or {hint}",
         ) from error
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,11 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Array, Progress, Signature, SourceModel
-from pipeline.config.schema import Keras, KerasTrain, Source
+from pipeline.config.schema.model import Keras, KerasTrain, Source
 from pipeline.data import datasets, user_code
+from pipeline.data.user_code import Resolve
 from pipeline.formats.saved_model import messages, process
 from pipeline.formats.saved_model.messages import ModelFile
-
-Resolve = Callable[[str], Path]
 
 _WEIGHTS = "model.weights.h5"
 _SAVED_MODEL = "saved_model"
@@ -46,9 +43,8 @@ def prepare(
     kind = "keras" if source.keras is not None else "saved_model"
     given = _copied(source, resolve, out_dir)
     model = _model_file(source, resolve, out_dir)
-    request = {"model": asdict(model), "signature": messages.signature_to_json(signature)}
     try:
-        answer, _ = process.shared().call("check", request)
+        answer, _ = process.shared().call("check", messages.about(model, signature))
     except StageError as error:  # the copy will be gone, and nobody knows it
         found, hint = (text.replace(model.path, str(given)) for text in (error.found, error.hint))
         raise StageError(error.what, found=found, where=str(given), hint=hint) from error
@@ -151,13 +147,11 @@ def _train(
 ) -> dict[str, Any]:
     progress("loading the data", None)
     dataset = datasets.load(train.data, signature=signature, resolve=resolve, seed=train.seed)
-    if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
-        raise ConfigError(
-            "source: training needs labelled data with a train and a test part",
-            hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
-        )
-    arrays: dict[str, Array] = {"train_targets": dataset.train.targets, "test_targets": dataset.test.targets}
-    for name, part in (("train", dataset.train), ("test", dataset.test)):
+    parts = datasets.trainable(dataset)
+    arrays: dict[str, Array] = {}
+    for name, part in zip(("train", "test"), parts, strict=True):
+        assert part.targets is not None
+        arrays[f"{name}_targets"] = part.targets
         rows = [part.inputs[row] for row in range(len(part.inputs))]
         try:
             arrays |= {
@@ -170,16 +164,12 @@ def _train(
                 hint="make them equal in your data's callable, or train the model yourself: keras: {file: model.keras}",
             ) from error
     settings = train.model_dump(include={"epochs", "batch_size", "learning_rate", "seed"})
-    request = {
-        "model": asdict(_built(train, resolve, out_dir)),
-        "signature": messages.signature_to_json(signature),
-        **settings,
-    }
+    request = {**messages.about(_built(train, resolve, out_dir), signature), **settings}
     values, _ = process.shared().call("train", request, arrays, progress)
     return {
         **values,
         "epochs_run": train.epochs,
         "labels": list(dataset.labels),
-        "train_samples": len(dataset.train.inputs),
-        "test_samples": len(dataset.test.inputs),
+        "train_samples": len(parts[0].inputs),
+        "test_samples": len(parts[1].inputs),
     }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.base import files
-from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.errors import ConfigError, StageError, first_line
 from pipeline.base.values import Signature
 from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 
@@ -56,10 +56,9 @@ def load(path: Path) -> Any:
         with no_deprecation_warnings():
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines()
         raise StageError(
             "source: not a readable TorchScript file",
-            found=lines[0][:300] if lines else type(error).__name__,
+            found=first_line(error)[:300],
             where=str(path),
             hint="expected a file of torch.jit.save; for a state_dict use source: {checkpoint: …}",
         ) from error

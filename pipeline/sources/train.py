@@ -23,7 +23,7 @@ from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Progress, Signature
 from pipeline.capture.torch_module import NamedModule
-from pipeline.config.schema import EarlyStop, Optimizer, Schedule, Train
+from pipeline.config.schema.model import EarlyStop, Optimizer, Schedule, Train
 from pipeline.data import datasets, user_code
 from pipeline.sources import determinism, library, weights
 from pipeline.sources.augment import Augment
@@ -64,7 +64,7 @@ def train(
     settings: Train,
     *,
     signature: Signature,
-    resolve: library.Resolve,
+    resolve: user_code.Resolve,
     out_dir: Path,
     partial_dir: Path,
     progress: Progress,
@@ -74,17 +74,8 @@ def train(
 
     The loss is the cross entropy of the first float output against the class index (a model that ends in log_softmax is
     fine: log_softmax of log-probabilities is the identity). With ``early_stop`` the weights of the best epoch are
-    kept, else those of the last.
-
-    Args:
-        settings: the YAML's section.
-        signature: inputs and outputs; without a batch dimension the model sees single samples, and gradients are
-            averaged over ``batch_size`` of them.
-        resolve: turns a path relative to the YAML into a path.
-        out_dir: for the weights.
-        partial_dir: keeps the state after every epoch.
-        progress: told of every epoch's held-out accuracy.
-        notes: what a person should know is added here.
+    kept, else those of the last. Without a batch dimension the model sees single samples, and gradients are averaged
+    over ``batch_size`` of them. ``partial_dir`` keeps the state after every epoch.
 
     Returns:
         ``accuracy`` (held-out, 0 to 1), ``epochs_run``, ``history``, ``train_samples``, ``test_samples``, ``labels``.
@@ -96,15 +87,10 @@ def train(
     with determinism.reproducible(settings.seed, notes):
         progress("loading the data", None)
         dataset = datasets.load(settings.data, signature=signature, resolve=resolve, seed=settings.seed)
-        if dataset.train is None or dataset.train.targets is None or dataset.test.targets is None:
-            raise ConfigError(
-                "source: training needs labelled data with a train and a test part",
-                hint="add `target` to the arrays, a folder per class to images, or 'train' to your callable's result",
-            )
-        parts = _part(dataset.train, signature), _part(dataset.test, signature)
+        train_part, test_part = (_part(split, signature) for split in datasets.trainable(dataset))
         determinism.seed_all(settings.seed)
         module = library.build(settings.model, resolve).module
-        trainer = _Trainer(settings, signature, module, parts, progress)
+        trainer = _Trainer(settings, signature, module, (train_part, test_part), progress)
         state = trainer.run(partial_dir / PARTIAL_FILE, notes)
         weights.save(module, out_dir)
     best = [row["accuracy"] for row in state.history]
@@ -112,8 +98,8 @@ def train(
         "accuracy": max(best) if settings.early_stop else best[-1],
         "epochs_run": state.epoch,
         "history": state.history,
-        "train_samples": parts[0].size,
-        "test_samples": parts[1].size,
+        "train_samples": train_part.size,
+        "test_samples": test_part.size,
         "labels": list(dataset.labels),
     }
 

@@ -117,7 +117,8 @@ def _environment(name: str, folder: Path) -> dict[str, str]:
     if name != "resnet50_imagenet":
         return {}
     script = (
-        "import torch; from pipeline import torchvision_compat; tv = torchvision_compat.load(); torch.manual_seed(0);"
+        "import torch; from pipeline.data import torchvision_compat;"
+        "tv = torchvision_compat.load(); torch.manual_seed(0);"
         "from pathlib import Path; home = Path('{home}') / 'hub' / 'checkpoints'; home.mkdir(parents=True);"
         "url = tv.models.ResNet50_Weights.IMAGENET1K_V2.url;"
         "torch.save(tv.models.resnet50().state_dict(), home / url.rsplit('/', 1)[1])"

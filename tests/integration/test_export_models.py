@@ -23,7 +23,8 @@ import sys
 from pathlib import Path
 import torch
 import models as tiny
-from pipeline.export import onnx, torchscript
+from pipeline.formats.onnx import export as onnx
+from pipeline.formats.torchscript import export as torchscript
 
 if "noise" in sys.argv:  # another history of the process
     torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.ones(1, 4))
@@ -35,7 +36,7 @@ for name, case in (("text", text), ("loop", loop)):
         (torchscript, {"method": "auto"}),
         (onnx, {"exporter": "auto", "opset": 20, "max_opset": 21, "max_ir_version": 10, "simplify": True}),
     ):
-        out = Path("out") / name / module.__name__.rpartition(".")[2]
+        out = Path("out") / name / module.__name__.split(".")[-2]
         out.mkdir(parents=True)
         module.export(case.source, signature=case.signature, golden=case.golden, out_dir=out, **options)
 """

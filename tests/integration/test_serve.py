@@ -155,7 +155,7 @@ def test_server_dies_with_its_parent(repository, tmp_path):
     script = f"""
 import time
 from pathlib import Path
-from pipeline.serve import triton
+from pipeline.servers.triton import embedded as triton
 with triton.embedded(Path({str(repository)!r}), ["small"], log_path=Path({str(tmp_path / "s.log")!r}),
                      start_timeout_s=60) as served:
     print(served.server.pid, flush=True)

@@ -1,186 +1,47 @@
-"""The smoke test and `predict` against the real tritonserver: what is right passes, what is wrong is caught."""
+"""The smoke test against the real tritonserver: what is right passes, what is wrong is caught."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from onnx import helper
-from PIL import Image
 
-from pipeline.base import model_config
-from pipeline.base.errors import ConfigError, SmokeError
-from pipeline.base.values import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
-from pipeline.config import images
-from pipeline.proof import checks, client
+from pipeline.base.errors import SmokeError
+from pipeline.base.values import RunningServer, Sample, Signature, TensorSpec
+from pipeline.proof import checks
 from pipeline.proof.connection import HttpConnection
 from pipeline.proof.expectation import Expectation
 from pipeline.proof.readiness import ready_versions
 from pipeline.proof.values import NoAnswerError, Request
 from pipeline.servers.triton import embedded as triton
-from tests.models import make_models
-
-TOLERANCE = Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99)
-LABELS = ("ant", "bee: the small one", "cat")
-MAX_BATCH = 8
-WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.25, 1.0, -1.0], [2.0, 0.0, 1.0], [-1.0, 0.5, 3.0]], np.float32)
-
-
-def linear_onnx(weights: np.ndarray):
-    """logits [N, 3] = x [N, 4] @ weights."""
-    return make_models.onnx_model(
-        [helper.make_node("MatMul", ["x", "w"], ["logits"])],
-        {"x": ("float32", ("N", 4))},
-        {"logits": ("float32", ("N", 3))},
-        {"w": weights},
-    )
-
-
-def colour_settings() -> str:
-    spec = TensorSpec(name="image", dtype="float32", shape=("N", 3, 2, 4))
-    return images.plain(spec, "NCHW", 3, (2, 4), mean=(0.5, 0.0, 0.0), std=(0.25, 1.0, 1.0)).to_json()
-
-
-def mean_colour_onnx():
-    """scores [N, 3] = mean over height and width of image [N, 3, H, W]."""
-    return make_models.onnx_model(
-        [helper.make_node("ReduceMean", ["image", "axes"], ["scores"], keepdims=0)],
-        {"image": ("float32", ("N", 3, "H", "W"))},
-        {"scores": ("float32", ("N", 3))},
-        {"axes": np.array([2, 3], np.int64)},
-    )
-
-
-def add_linear(
-    repository: Path, name: str, *, weights=WEIGHTS, labels=LABELS, version: int = 1, extra: str = ""
-) -> str:
-    config = make_models.config_text(
-        "onnxruntime_onnx",
-        inputs=[make_models.tensor_text("x", "float32", [4])],
-        outputs=[make_models.tensor_text("logits", "float32", [3], 'label_filename: "labels.txt"')],
-        max_batch_size=MAX_BATCH,
-        extra=extra or "dynamic_batching { max_queue_delay_microseconds: 100 }",
-    )
-    make_models.add_model(repository, name, config, linear_onnx(weights), version=version)
-    (repository / name / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
-    return config
-
-
-def add_text() -> str:
-    """The linear model's configuration, without a repository."""
-    with tempfile.TemporaryDirectory() as folder:
-        return add_linear(Path(folder), "good")
-
-
-def golden_of(samples: list[Sample], *, batched: bool = True) -> GoldenSamples:
-    return GoldenSamples(samples=tuple(samples), batched=batched, sha256="0" * 64)
-
-
-def linear_golden(weights: np.ndarray = WEIGHTS, count: int = 21) -> GoldenSamples:
-    rows = np.random.default_rng(0).normal(size=(count, 1, 4)).astype(np.float32)
-    return golden_of([Sample(inputs={"x": row}, outputs={"logits": row @ weights}) for row in rows])
-
-
-LINEAR = Signature(
-    inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 4)),),
-    outputs=(TensorSpec(name="logits", dtype="float32", shape=("N", 3), labels=LABELS),),
-    batch="N",
+from tests.integration.shop import (
+    LINEAR,
+    WEIGHTS,
+    Shop,
+    add_linear,
+    add_text,
+    expectation,
+    failures,
+    golden_of,
+    linear_golden,
+    open_shop,
+    run,
 )
-
-
-def expectation(
-    model: str,
-    config: str,
-    *,
-    signature: Signature = LINEAR,
-    versions: Mapping[int, GoldenSamples | None] | None = None,
-) -> Expectation:
-    message = model_config.parse_text(config, "test")
-    return Expectation(
-        model=model,
-        signature=signature,
-        max_batch_size=message.max_batch_size,
-        versions={1: linear_golden()} if versions is None else versions,
-        tolerance=TOLERANCE,
-        config=message,
-        alive=lambda: None,
-    )
-
-
-def run(server: RunningServer, expected: Expectation, *, progress=lambda text, share: None, timeout_s: float = 20.0):
-    return checks.run(server.http_url, server.grpc_url, expected, request_timeout_s=timeout_s, progress=progress)
-
-
-def failures(result: SmokeResult) -> dict[tuple[str, str], str]:
-    return {(check.name, check.protocol): check.detail for check in result.checks if check.outcome == "failed"}
-
-
-class Shop:
-    """One server with many models; ``configs`` holds each one's config.pbtxt."""
-
-    def __init__(self, repository: Path) -> None:
-        self.repository = repository
-        self.configs: dict[str, str] = {}
-        self.server: RunningServer
-
-    def add(self, name: str, **options) -> None:
-        self.configs[name] = add_linear(self.repository, name, **options)
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
-    shop = Shop(folder / "repository")
-    shop.add("good")
-    shop.add("swapped", labels=(LABELS[0], LABELS[2], LABELS[1]))
-    shop.add("two", extra="dynamic_batching { } version_policy { all { } }")
-    make_models.add_model(shop.repository, "two", shop.configs["two"], linear_onnx(2 * WEIGHTS), version=2)
-    tensor = make_models.tensor_text
-    shop.configs["pair"] = make_models.config_text(
-        "onnxruntime_onnx",
-        inputs=[tensor("ids", "int64", [-1]), tensor("mask", "int64", [-1])],
-        outputs=[tensor("total", "int64", [1]), tensor("share", "float32", [1])],
-        max_batch_size=MAX_BATCH,
-        extra="dynamic_batching { }",
-    )
-    make_models.add_model(shop.repository, "pair", shop.configs["pair"], make_models.masked_sum_onnx())
-    shop.configs["rows"] = make_models.config_text(
-        "onnxruntime_onnx",
-        inputs=[tensor("x", "float32", [-1, 4])],
-        outputs=[tensor("total", "float32", [-1])],
-        max_batch_size=0,
-    )
-    make_models.add_model(shop.repository, "rows", shop.configs["rows"], make_models.row_sum_onnx())
-    shop.configs["colour"] = make_models.config_text(
-        "onnxruntime_onnx",
-        inputs=[tensor("image", "float32", [3, 2, 4], "format: FORMAT_NCHW")],
-        outputs=[tensor("scores", "float32", [3])],
-        extra=f'parameters {{ key: "preprocess" value {{ string_value: {json.dumps(colour_settings())} }} }}',
-    )
-    make_models.add_model(shop.repository, "colour", shop.configs["colour"], mean_colour_onnx())
-    shop.configs["plain"] = make_models.config_text(
-        "onnxruntime_onnx",
-        inputs=[tensor("x", "float32", [-1, 4])],
-        outputs=[tensor("logits", "float32", [-1, 3], 'label_filename: "labels.txt"')],
-        max_batch_size=0,
-    )
-    make_models.add_model(shop.repository, "plain", shop.configs["plain"], linear_onnx(WEIGHTS))
-    (shop.repository / "plain" / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
-    names = sorted(shop.configs)
-    with triton.embedded(shop.repository, names, log_path=folder / "server.log", start_timeout_s=90) as served:
-        shop.server = served.server
-        yield shop
+    with open_shop(tmp_path_factory.mktemp("shop")) as opened:
+        yield opened
 
 
 def test_a_right_model_passes_every_check(shop: Shop) -> None:
@@ -409,76 +270,3 @@ def test_a_server_that_never_answers_does_not_hold_us(capfd: pytest.CaptureFixtu
         with contextlib.closing(HttpConnection(url, 0.4)) as connection, pytest.raises(NoAnswerError):
             connection.infer_all([request] * 4)
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_predict_gives_labels_and_probabilities(shop: Shop, tmp_path: Path) -> None:
-    row = np.array([1.0, 2.0, -1.0, 0.5], np.float64)
-    np.save(tmp_path / "row.npy", row)
-    rows = client.predict(shop.server.http_url, "good", tmp_path / "row.npy", top=2)
-    scores = row @ WEIGHTS
-    expected = np.exp(scores) / np.exp(scores).sum()
-    order = np.argsort(-expected)
-    assert [item["label"] for item in rows] == [LABELS[index] for index in order[:2]]
-    assert [item["probability"] for item in rows] == pytest.approx(expected[order[:2]].tolist(), rel=1e-5)
-    assert json.loads(json.dumps(rows)) == rows
-    np.save(tmp_path / "many.npy", np.tile(row, (11, 1)))  # more than max_batch_size
-    many = client.predict(shop.server.http_url.removeprefix("http://"), "good", tmp_path / "many.npy", top=1)
-    assert [item["sample"] for item in many] == list(range(11))
-    assert {item["label"] for item in many} == {LABELS[order[0]]}
-
-
-def test_predict_sends_an_image_as_the_model_wants_it(shop: Shop, tmp_path: Path) -> None:
-    Image.new("RGB", (40, 20), (255, 51, 102)).save(tmp_path / "red.png")
-    rows = client.predict(shop.server.http_url, "colour", tmp_path / "red.png", top=3)
-    scores = np.array([(1.0 - 0.5) / 0.25, 0.2, 0.4])
-    expected = np.exp(scores) / np.exp(scores).sum()
-    assert [item["label"] for item in rows] == ["0", "2", "1"]
-    assert [item["probability"] for item in rows] == pytest.approx(expected[[0, 2, 1]].tolist(), rel=1e-4)
-
-
-def test_predict_gives_raw_outputs_of_a_model_that_does_not_classify(shop: Shop, tmp_path: Path) -> None:
-    np.savez(tmp_path / "pair.npz", ids=np.array([[4, 5, 6]], np.int32), mask=np.array([[1, 0, 1]]))
-    rows = client.predict(shop.server.http_url, "pair", tmp_path / "pair.npz", top=5)
-    assert rows[0] == {"output": "total", "dtype": "int64", "shape": [1, 1], "values": [[10]]}
-    assert rows[1]["values"][0][0] == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize(
-    ("model", "content", "text"),
-    [
-        ("absent", np.zeros(4, np.float32), "served there: colour, good, pair, plain, rows, swapped, two"),
-        ("good", np.zeros(5, np.float32), "x takes \\[-1, 4\\], found \\[5\\]"),
-        ("good", np.zeros(4, "U3"), "input x takes float32"),
-        ("pair", np.zeros((1, 3), np.int64), "numpy.savez\\(file, ids=…, mask=…\\)"),
-        ("pair", {"ids": np.zeros((1, 3)), "mask": np.zeros((1, 3))}, "input ids takes int64"),
-        ("pair", {"ids": np.zeros((1, 3), int), "mask": np.zeros((2, 3), int)}, "differ in their number of samples"),
-    ],
-)
-def test_predict_refuses_what_does_not_fit(shop: Shop, tmp_path: Path, model: str, content, text: str) -> None:
-    file = tmp_path / ("data.npz" if isinstance(content, dict) else "data.npy")
-    np.savez(file, **content) if isinstance(content, dict) else np.save(file, content)
-    with pytest.raises(ConfigError, match=text):
-        client.predict(shop.server.http_url, model, file, top=1)
-
-
-def test_predict_without_a_server(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros(4, np.float32))
-    with pytest.raises(SmokeError, match=r"predict: no answer from 127.0.0.1:9"):
-        client.predict("127.0.0.1:9", "good", tmp_path / "x.npy", top=1)
-
-
-def test_predict_refuses_files_before_sending_them(shop: Shop, tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("x")
-    with pytest.raises(ConfigError, match=r"\.txt is not supported"):
-        client.predict(shop.server.http_url, "good", tmp_path / "note.txt", top=1)
-    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY broken")
-    with pytest.raises(ConfigError, match="not a readable array file"):
-        client.predict(shop.server.http_url, "good", tmp_path / "bad.npy", top=1)
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match="not a readable image"):
-        client.predict(shop.server.http_url, "colour", tmp_path / "bad.png", top=1)
-    with pytest.raises(ConfigError, match="no such file"):
-        client.predict(shop.server.http_url, "good", tmp_path / "absent.npy", top=1)
-    Image.new("L", (4, 4)).save(tmp_path / "grey.png")
-    with pytest.raises(ConfigError, match="input x is no image"):
-        client.predict(shop.server.http_url, "good", tmp_path / "grey.png", top=1)

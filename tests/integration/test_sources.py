@@ -37,13 +37,13 @@ def data():
 RUN = """
 import json, sys
 from pathlib import Path
-from pipeline import source
-from pipeline.artifacts import Signature, TensorSpec
-from pipeline.config.schema import Source
+from pipeline import sources
+from pipeline.base.values import Signature, TensorSpec
+from pipeline.config.schema.model import Source
 folder = Path(sys.argv[1])
 spec = lambda name, size: TensorSpec(name=name, dtype="float32", shape=("N", size))
 (folder / "out").mkdir(exist_ok=True)
-values = source.prepare(
+values = sources.prepare(
     Source.model_validate({"train": {
         "model": {"callable": "user.py:Net"}, "data": {"callable": "user.py:data"}, "epochs": 5, "batch_size": 16,
         "schedule": {"name": "onecycle"}, "optimizer": {"learning_rate": 0.01},
@@ -101,10 +101,11 @@ def test_killed_and_resumed_gives_the_same_weights(
 
 def test_planning_a_source_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline import source, datasets, samples\n"
+        "import sys; from pathlib import Path; from pipeline import sources\n"
+        "from pipeline.data import datasets, samples\n"
         "from pipeline.config import load\n"
         "c = load.load(Path('configs/text_classifier.yaml'))\n"
-        "source.digests(c.config.source, c.resolve); source.tools(c.config.source)\n"
+        "sources.digests(c.config.source, c.resolve); sources.tools(c.config.source)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'sklearn', 'torchvision', 'PIL', 'tritonclient', 'safetensors'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

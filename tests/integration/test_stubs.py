@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import tensorrt as trt
 
-from pipeline.errors import StageError
-from pipeline.errors import NoSuchError  # wrong: tensorrt-10 tensorrt-11 tensorrt-rtx
+from pipeline.base.errors import StageError
+from pipeline.base.errors import NoSuchError  # wrong: tensorrt-10 tensorrt-11 tensorrt-rtx
 
 
 class Log(trt.ILogger):

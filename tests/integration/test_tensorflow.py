@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 from pipeline import sources as source
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Source
+from pipeline.config.schema.model import Source
 from pipeline.formats.saved_model import export as exporting
 from pipeline.formats.saved_model import messages, process, tfserving_messages
 from pipeline.formats.saved_model.messages import ModelFile
@@ -105,7 +105,7 @@ def test_mappings_in_and_out(made: Made) -> None:
 
 def _export(model: ModelFile, specs: Signature, job: str, out: Path, **more: Any) -> dict[str, Any]:
     """As export.tensorflow does it, but in the process that is there already."""
-    request = {"model": asdict(model), "signature": messages.signature_to_json(specs), "out": str(out), **more}
+    request = {**messages.about(model, specs), "out": str(out), **more}
     return process.shared().call(job, request)[0]
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_left_in_the_temporary_folder(made: Made, tmp_path: Path, mon
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    request = {"model": asdict(made.file("one.keras")), "signature": messages.signature_to_json(ONE)}
+    request = messages.about(made.file("one.keras"), ONE)
     with process.fresh() as child:
         child.call("save", {**request, "out": str(tmp_path / "saved")})
         child.call("onnx", {**request, "out": str(tmp_path / "m.onnx"), "opset": 18})

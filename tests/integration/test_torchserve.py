@@ -364,7 +364,7 @@ def test_without_java_the_build_fails_for_the_archive_s_row_alone(built: Built, 
 
 def test_a_killed_build_leaves_no_server(built: Built, tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from pipeline.serve.torchserve import launched\n"
+        "import sys, time; from pathlib import Path; from pipeline.servers.torchserve.server import launched\n"
         f"with launched(Path({str(version(built))!r}), ['tiny'], log_path=Path({str(tmp_path / 'log')!r}),"
         " start_timeout_s=120) as served:\n print('ready', flush=True); time.sleep(600)"
     )

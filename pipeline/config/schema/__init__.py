@@ -6,80 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config.schema.base import NAME_PATTERN, Name, Section
+from pipeline.config.schema.base import Name, Section
 from pipeline.config.schema.images import Ensemble, Postprocess, Preprocess
-from pipeline.config.schema.model import (
-    TF2ONNX_MAX_OPSET,
-    Augmentation,
-    Checkpoint,
-    Data,
-    EarlyStop,
-    File,
-    Input,
-    Keras,
-    KerasTrain,
-    Model,
-    Optimizer,
-    Output,
-    Samples,
-    SavedModel,
-    Schedule,
-    Source,
-    Train,
-)
+from pipeline.config.schema.model import Input, Output, Samples, Source
 from pipeline.config.schema.serving import Repository, Serve, TfServing, Triton
 from pipeline.config.schema.torchserve import TorchServe
-from pipeline.config.schema.variants import (
-    MIN_CALIBRATION_SAMPLES,
-    AccuracyGate,
-    Calibration,
-    Engine,
-    Gates,
-    KeepFp32,
-    ParityGate,
-    Repair,
-    Variant,
-)
-
-__all__ = [
-    "MIN_CALIBRATION_SAMPLES",
-    "NAME_PATTERN",
-    "TF2ONNX_MAX_OPSET",
-    "AccuracyGate",
-    "Augmentation",
-    "Calibration",
-    "Checkpoint",
-    "Config",
-    "Data",
-    "EarlyStop",
-    "Engine",
-    "Ensemble",
-    "File",
-    "Gates",
-    "Input",
-    "KeepFp32",
-    "Keras",
-    "KerasTrain",
-    "Model",
-    "Optimizer",
-    "Output",
-    "ParityGate",
-    "Postprocess",
-    "Preprocess",
-    "Repair",
-    "Repository",
-    "Samples",
-    "SavedModel",
-    "Schedule",
-    "Section",
-    "Serve",
-    "Source",
-    "TfServing",
-    "TorchServe",
-    "Train",
-    "Triton",
-    "Variant",
-]
+from pipeline.config.schema.variants import Gates, Variant
 
 
 class Config(Section):

@@ -14,7 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from pipeline.base import files
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import GoldenSamples, Signature, SourceModel
 from pipeline.capture import capture, examples, lines, tracing
 from pipeline.capture.examples import Examples
@@ -83,9 +83,9 @@ def export(
         opset: greatest version of the standard operators in the file.
         max_opset: limit for an ONNX file used as given.
         max_ir_version: limit of the file's IR version.
-        simplify: see optimize.graph.finish.
+        simplify: see graph.finish.
         out_dir: existing directory; equal models give equal bytes in any directory and process.
-        external_data_threshold_bytes: see optimize.graph.finish.
+        external_data_threshold_bytes: see graph.finish.
 
     Returns:
         ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.
@@ -174,7 +174,7 @@ def _accept(job: _Job, write: Callable[[_Job], list[str]]) -> list[str]:
                 sizes = ", ".join(f"{letter}={size}" for letter, size in example.sizes.items())
                 raise _RefusedError(f"its graph does not answer as the model does ({sizes}): {result.reason}")
     except StageError as error:
-        raise _RefusedError(f"its graph does not run: {capture.first_line(Exception(error.found))}") from error
+        raise _RefusedError(f"its graph does not run: {first_line(Exception(error.found))}") from error
     return notes
 
 
@@ -201,7 +201,7 @@ def _dynamo(job: _Job) -> list[str]:
         failed = type(error).__name__ == "TorchExportError"
         cause = error.__cause__ or error
         raise _RefusedError(
-            capture.first_line(cause), where=lines.of_error(cause), capturable=False if failed else None
+            first_line(cause), where=lines.of_error(cause), capturable=False if failed else None
         ) from error
     if dynamic and (
         reason := capture.limit_problem(program.exported_program, job.module, job.signature, job.pair.first)
@@ -234,7 +234,7 @@ def _older(job: _Job, capturable: bool | None) -> list[str]:
                 verbose=False,
             )
     except Exception as error:
-        raise _RefusedError(capture.first_line(error), where=lines.of_error(error)) from error
+        raise _RefusedError(first_line(error), where=lines.of_error(error)) from error
     lower = [f"opset {opset}, where the older exporter ends; {job.opset} was allowed"] if opset < job.opset else []
     return [*built.notes, *lower]
 
@@ -255,7 +255,7 @@ def _copied(
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise StageError(
             "export: the ONNX file is not valid",
-            found=capture.first_line(error),
+            found=first_line(error),
             where=str(path),
             hint="export it again; `onnx.checker.check_model(path, full_check=True)` shows the same",
         ) from error

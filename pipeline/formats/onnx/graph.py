@@ -11,7 +11,7 @@ import onnx
 import onnxslim
 from google.protobuf.message import Message
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 
 FILE = "model.onnx"
 _DATA = "model.onnx.data"
@@ -227,7 +227,7 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
         _strip(slim)
         onnx.checker.check_model(slim, full_check=True)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in it, the graph as exported is still good
-        return original, f"not simplified: onnxslim failed ({type(error).__name__}: {_first_line(error)})"
+        return original, f"not simplified: onnxslim failed ({type(error).__name__}: {first_line(error)})"
     if _interface(slim) != _interface(original):
         return original, "not simplified: onnxslim changed the inputs or outputs"
     return slim, ""
@@ -271,10 +271,6 @@ def _infer_and_check(file: Path) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise StageError(
             "export: the exported graph is not valid ONNX",
-            found=_first_line(error),
+            found=first_line(error),
             hint="try the other `exporter`, or another `opset`",
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""ONNX files through ONNX Runtime on the CPU, behind artifacts.Runtime."""
+"""ONNX files through ONNX Runtime on the CPU, behind values.Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs in the TensorFlow process: ``python -m pipeline.tf.child SOCKET``."""
+"""What runs in the TensorFlow process: ``python -m pipeline.formats.saved_model.child SOCKET``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
 
 from pipeline.base.errors import PipelineError
-from pipeline.base.values import Array, Progress
+from pipeline.base.values import Progress, Tensors
 from pipeline.formats.saved_model import messages
+from pipeline.formats.saved_model.messages import Answer, Values
 
-Answer = tuple[dict[str, Any], dict[str, Array]]
-Job = Callable[[Mapping[str, Any], Mapping[str, Array], Progress], Answer]
+Job = Callable[[Values, Tensors, Progress], Answer]
 
 
 def main(descriptor: int) -> None:
@@ -62,7 +61,7 @@ def _jobs() -> Mapping[str, Job]:
     }
 
 
-def _done(job: Job, values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress) -> Answer:
+def _done(job: Job, values: Values, arrays: Tensors, tell: Progress) -> Answer:
     try:
         return job(values, arrays, tell)
     except PipelineError as error:

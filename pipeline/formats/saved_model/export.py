@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ SAVED_MODEL = "model.savedmodel"
 def saved_model(source: SourceModel, *, signature: Signature, out_dir: Path) -> dict[str, Any]:
     """Write ``out_dir/model.savedmodel``, whose ``serving_default`` takes and gives tensors by the YAML's names.
 
-    A SavedModel that does so already is copied as it is.
-
-    Args:
-        source: of kind ``keras`` or ``saved_model``.
-        signature: names, dtypes and shapes.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
+    A SavedModel that does so already is copied as it is. Equal models give equal bytes in any directory and process.
 
     Returns:
         ``{"file": "model.savedmodel", "notes": [...], "properties": {"signature", "as_given"}}``.
@@ -33,7 +27,7 @@ def saved_model(source: SourceModel, *, signature: Signature, out_dir: Path) -> 
     """
     path = out_dir / SAVED_MODEL
     with process.fresh() as child:
-        values, _ = child.call("save", {**_request(source, signature), "out": str(path.absolute())})
+        values, _ = child.call("save", {**messages.about(source.module, signature), "out": str(path.absolute())})
     for item in path.rglob("*"):
         item.chmod(0o755 if item.is_dir() else 0o644)  # for the server's user
     properties = {"signature": "serving_default", "as_given": values["as_given"]}
@@ -46,14 +40,7 @@ def onnx(
 ) -> dict[str, Any]:  # fmt: skip
     """Write ``out_dir/model.onnx`` with tf2onnx (up to 2 GB, protobuf's limit).
 
-    Args:
-        source: of kind ``keras`` or ``saved_model``.
-        signature: names, dtypes and shapes.
-        exporter: ``tf2onnx``.
-        opset: version of the standard operators in the file.
-        simplify: see optimize.graph.finish.
-        max_ir_version: limit of the file's IR version.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
+    Equal models give equal bytes in any directory and process.
 
     Returns:
         ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.
@@ -70,7 +57,9 @@ def onnx(
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".raw") as folder:
         raw = Path(folder).absolute() / "raw.onnx"
         with process.fresh() as child:
-            values, _ = child.call("onnx", {**_request(source, signature), "opset": opset, "out": str(raw)})
+            values, _ = child.call(
+                "onnx", {**messages.about(source.module, signature), "opset": opset, "out": str(raw)}
+            )
         model = library.load(str(raw))
         if reason := interface.problem(model, signature):
             raise StageError(
@@ -93,7 +82,3 @@ def _order(tensors: Any, names: list[str]) -> None:
     ordered = sorted(tensors, key=lambda item: names.index(item.name))
     del tensors[:]
     tensors.extend(ordered)
-
-
-def _request(source: SourceModel, signature: Signature) -> dict[str, Any]:
-    return {"model": asdict(source.module), "signature": messages.signature_to_json(signature)}

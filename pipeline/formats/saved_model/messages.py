@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -13,6 +13,9 @@ import numpy as np
 
 from pipeline.base.values import Array, Signature, Tensors, TensorSpec
 
+Values = Mapping[str, Any]
+"""A job's arguments: what is JSON."""
+Answer = tuple[dict[str, Any], dict[str, Array]]
 _ARRAYS = "arrays"
 
 
@@ -40,7 +43,7 @@ class ModelFile:
     signature: str = "serving_default"
 
 
-def send(connection: Connection, values: Mapping[str, Any], arrays: Tensors | None = None) -> None:
+def send(connection: Connection, values: Values, arrays: Tensors | None = None) -> None:
     """Send one message.
 
     Raises:
@@ -53,7 +56,7 @@ def send(connection: Connection, values: Mapping[str, Any], arrays: Tensors | No
         connection.send_bytes(stream.getbuffer())
 
 
-def receive(connection: Connection) -> tuple[dict[str, Any], dict[str, Array]]:
+def receive(connection: Connection) -> Answer:
     """Wait for one message.
 
     Raises:
@@ -64,17 +67,18 @@ def receive(connection: Connection) -> tuple[dict[str, Any], dict[str, Array]]:
     return values, {name: np.load(io.BytesIO(connection.recv_bytes()), allow_pickle=False) for name in names}
 
 
-def signature_to_json(signature: Signature) -> dict[str, Any]:
-    """Names, dtypes and shapes."""
+def about(model: ModelFile, signature: Signature) -> dict[str, Any]:
+    """What jobs on a model are told of it: ``model``, and of the signature names, dtypes and shapes."""
     rows = {"inputs": signature.inputs, "outputs": signature.outputs}
     sides = {side: [[spec.name, spec.dtype, list(spec.shape)] for spec in specs] for side, specs in rows.items()}
-    return {**sides, "batch": signature.batch}
+    return {"model": asdict(model), "signature": {**sides, "batch": signature.batch}}
 
 
-def signature_from_json(values: Mapping[str, Any]) -> Signature:
-    """The opposite of ``signature_to_json``."""
+def subject(values: Values) -> tuple[ModelFile, Signature]:
+    """The opposite of ``about``."""
+    signature = values["signature"]
     inputs, outputs = (
-        tuple(TensorSpec(name=name, dtype=dtype, shape=tuple(shape)) for name, dtype, shape in values[side])
+        tuple(TensorSpec(name=name, dtype=dtype, shape=tuple(shape)) for name, dtype, shape in signature[side])
         for side in ("inputs", "outputs")
     )
-    return Signature(inputs=inputs, outputs=outputs, batch=values["batch"])
+    return ModelFile(**values["model"]), Signature(inputs=inputs, outputs=outputs, batch=signature["batch"])

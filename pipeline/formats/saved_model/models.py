@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, Progress, Signature, TensorSpec
+from pipeline.base.values import Array, Progress, Signature, Tensors, TensorSpec
 from pipeline.data import user_code
 from pipeline.formats.saved_model import messages, names
-from pipeline.formats.saved_model.messages import ModelFile
+from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
 from pipeline.formats.saved_model.names import Port
 
 SERVING_TAG = "serve"
@@ -34,7 +34,7 @@ class Opened:
         notes: how its tensors were matched.
     """
 
-    run: Callable[[Mapping[str, Array]], dict[str, Array]]
+    run: Callable[[Tensors], dict[str, Array]]
     notes: tuple[str, ...]
 
 
@@ -42,32 +42,21 @@ tf.get_logger().setLevel("ERROR")  # its Python side warns of what it deprecates
 _opened: list[Opened] = []
 
 
-def open_model(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def open_model(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: open a model (``model``, ``signature``); answers with its ``handle`` and ``notes``."""
-    opened = opening(model_of(values), messages.signature_from_json(values["signature"]))
+    opened = opening(*messages.subject(values))
     _opened.append(opened)
     return {"handle": len(_opened) - 1, "notes": opened.notes}, {}
 
 
-def check(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def check(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: open a model and forget it; answers with the ``notes``."""
-    return {"notes": opening(model_of(values), messages.signature_from_json(values["signature"])).notes}, {}
+    return {"notes": opening(*messages.subject(values)).notes}, {}
 
 
-def run(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def run(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: run an opened model (``handle``) once."""
     return {}, _opened[values["handle"]].run(arrays)
-
-
-def model_of(values: Mapping[str, Any]) -> ModelFile:
-    """The model a job is about."""
-    return ModelFile(**values["model"])
 
 
 def opening(model: ModelFile, signature: Signature) -> Opened:
@@ -81,7 +70,7 @@ def opening(model: ModelFile, signature: Signature) -> Opened:
         return _served(ServedSignature(Path(model.path), model.signature), signature)
     function, notes = keras_function(keras_model(model), signature, model.path)
 
-    def call(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def call(arrays: Tensors) -> dict[str, Array]:
         with _failing("keras", arrays):
             tensors = {name: tf.constant(array) for name, array in arrays.items()}
             return {name: tensor.numpy() for name, tensor in function(**tensors).items()}
@@ -90,7 +79,7 @@ def opening(model: ModelFile, signature: Signature) -> Opened:
 
 
 @contextlib.contextmanager
-def _failing(what: str, inputs: Mapping[str, Array]) -> Iterator[None]:
+def _failing(what: str, inputs: Tensors) -> Iterator[None]:
     """Name the inputs that a model failed on.
 
     Raises:
@@ -258,10 +247,6 @@ def _shape(shape: Any) -> tuple[int | None, ...] | None:
 class ServedSignature:
     """One signature of a SavedModel, loaded into a session: what TF-Serving and Triton's C++ backend do with it.
 
-    Args:
-        path: the directory that holds ``saved_model.pb``.
-        signature: its key.
-
     Raises:
         StageError: not a SavedModel, damaged, not for serving, or without that signature; the message names those there
             are.
@@ -284,7 +269,7 @@ class ServedSignature:
         self.inputs = names.ordered([_port(name, info) for name, info in self.definition.inputs.items()])
         self.outputs = names.ordered([_port(name, info) for name, info in self.definition.outputs.items()])
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Tensors) -> dict[str, Array]:
         """Run once, by the signature's own names.
 
         Raises:
@@ -351,7 +336,7 @@ def matched(
 def _served(served: ServedSignature, signature: Signature) -> Opened:
     inputs, outputs, notes = matched(served, signature, "")
 
-    def call(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def call(arrays: Tensors) -> dict[str, Array]:
         results = served.run({inputs[name]: array for name, array in arrays.items()})
         return {name: np.asarray(results[outputs[name]]) for name in outputs}
 

@@ -25,13 +25,7 @@ class Port:
 
 
 def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: str) -> tuple[dict[str, str], str]:
-    """Find the model's tensor for each of the YAML's: by name where equal, the rest by order.
-
-    Args:
-        side: ``inputs`` or ``outputs``.
-        ports: the model's, in its order; see ``ordered`` for those of a SavedModel, which has none.
-        specs: the YAML's.
-        where: the model's file.
+    """Find the model's tensor for each of the YAML's: by name where equal, the rest by the order of both.
 
     Returns:
         The model's name by the YAML's, and a note that says what was taken by order, or an empty text.

@@ -10,16 +10,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from pipeline.base import command
 from pipeline.base.errors import ConfigError, MissingError, PipelineError, StageError
 from pipeline.base.values import Array, Progress, Signature, Tensors
 from pipeline.formats.saved_model import messages
-from pipeline.formats.saved_model.messages import ModelFile
+from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
 
 _CHILD = "pipeline.formats.saved_model.child"
 _START_TIMEOUT_S = 180.0  # 4 s on an idle machine, 33 s were seen with a cold disk cache on a busy one
@@ -71,10 +69,8 @@ class Process:
             raise StageError(f"TensorFlow did not load within {_START_TIMEOUT_S:.0f} s", found=self._tail())
         self._answer(_unheard)
 
-    def call(
-        self, job: str, values: Mapping[str, Any], arrays: Tensors | None = None, progress: Progress = _unheard
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """Have one job done; see ``child.JOBS``.
+    def call(self, job: str, values: Values, arrays: Tensors | None = None, progress: Progress = _unheard) -> Answer:
+        """Have one job done; see ``child``.
 
         Raises:
             PipelineError: what the job raised.
@@ -90,7 +86,7 @@ class Process:
             self.close()
             raise
 
-    def _answer(self, progress: Progress) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _answer(self, progress: Progress) -> Answer:
         while True:
             try:
                 values, arrays = messages.receive(self._connection)
@@ -173,11 +169,7 @@ def fresh() -> Iterator[Process]:
 
 
 class RemoteRuntime:
-    """A model opened in the shared process, behind artifacts.Runtime.
-
-    Args:
-        model: what to open.
-        signature: names and dtypes to feed and to return.
+    """A model opened in the shared process, behind values.Runtime, with the names and dtypes of a signature.
 
     Raises:
         MissingError: TensorFlow is not installed.
@@ -191,8 +183,7 @@ class RemoteRuntime:
         self._process = shared()
         self._outputs = [spec.name for spec in signature.outputs]
         self._inputs = [spec.name for spec in signature.inputs]
-        request = {"model": asdict(model), "signature": messages.signature_to_json(signature)}
-        values, _ = self._process.call("open", request)
+        values, _ = self._process.call("open", messages.about(model, signature))
         self._handle, self.notes = values["handle"], tuple(values["notes"])
 
     def run(self, inputs: Tensors) -> dict[str, Array]:

@@ -1,20 +1,16 @@
-"""SavedModels through TensorFlow's own loader, behind artifacts.Runtime."""
+"""SavedModels through TensorFlow's own loader, behind values.Runtime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.base.values import Array, Signature, Tensors
+from pipeline.base.values import Signature
 from pipeline.formats.saved_model.messages import ModelFile
 from pipeline.formats.saved_model.process import RemoteRuntime
 
 
-class SavedModelRuntime:
+class SavedModelRuntime(RemoteRuntime):
     """The serving signature of a SavedModel, in a session of the TensorFlow process.
-
-    Args:
-        path: the directory that holds ``saved_model.pb``.
-        signature: names and dtypes to feed and to return; the file's own are the same.
 
     Raises:
         MissingError: TensorFlow is not installed.
@@ -22,12 +18,4 @@ class SavedModelRuntime:
     """
 
     def __init__(self, path: Path, signature: Signature) -> None:
-        self._remote = RemoteRuntime(ModelFile(kind="saved_model", path=str(path.absolute())), signature)
-
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: TensorFlow refused the inputs or failed.
-        """
-        return self._remote.run(inputs)
+        super().__init__(ModelFile(kind="saved_model", path=str(path.absolute())), signature)

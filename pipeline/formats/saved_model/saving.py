@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,14 @@ import keras
 import tensorflow as tf
 
 from pipeline.base.errors import MissingError, StageError
-from pipeline.base.values import Array, Progress, Signature
+from pipeline.base.values import Progress, Signature, Tensors
 from pipeline.formats.saved_model import messages, models
-from pipeline.formats.saved_model.messages import ModelFile
+from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
 
 _FINGERPRINT = "fingerprint.pb"  # holds a random number; loaders do without it
 
 
-def save(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def save(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: write ``model`` to the directory ``out`` as a SavedModel whose ``serving_default`` has the YAML's names.
 
     A SavedModel that is so already is copied as it is.
@@ -34,13 +32,11 @@ def save(
     Raises:
         StageError: the model cannot be opened or saved.
     """
-    as_given, notes = _saved(models.model_of(values), messages.signature_from_json(values["signature"]), values["out"])
+    as_given, notes = _saved(*messages.subject(values), values["out"])
     return {"as_given": as_given, "notes": notes}, {}
 
 
-def to_onnx(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def to_onnx(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: write ``model`` as an ONNX file ``out`` of operator set ``opset``, by way of a SavedModel.
 
     tf2onnx 1.17 converts SavedModels by its command line alone, and its ``from_keras`` fails for Sequential models
@@ -55,7 +51,7 @@ def to_onnx(
     """
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "saved_model")
-        _, notes = _saved(models.model_of(values), messages.signature_from_json(values["signature"]), place)
+        _, notes = _saved(*messages.subject(values), place)
         options = ["--saved-model", place, "--tag", models.SERVING_TAG, "--signature_def", models.DEFAULT_SIGNATURE]
         _convert([*options, "--opset", str(values["opset"]), "--output", values["out"]])
     return {"notes": notes}, {}

@@ -15,22 +15,16 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, Progress
+from pipeline.base.values import Array, Progress, Tensors
 from pipeline.formats.saved_model import models, tfserving_messages
+from pipeline.formats.saved_model.messages import Answer, Values
 
 # protobuf 5 calls it always_print_fields_with_no_presence; tritonclient 2.51 and TensorFlow 2.19 keep us at 4
 _ALL_FIELDS: Mapping[str, Any] = {"including_default_value_fields": True}
 
 
-def metadata(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Job: what TF-Serving answers to ``GET /v1/models/NAME/metadata`` for the SavedModel in ``path``.
-
-    Args:
-        values: ``path``, ``name`` and ``version``.
-        arrays: none.
-        tell: not told.
+def metadata(values: Values, arrays: Tensors, tell: Progress) -> Answer:
+    """Job: what TF-Serving answers to ``GET /v1/models/NAME/metadata`` (``name``, ``version``) for that in ``path``.
 
     Returns:
         ``metadata``: every signature, with all fields, in protobuf's JSON (tensorflow_serving/model_servers/
@@ -56,9 +50,7 @@ def metadata(
     return {"metadata": {"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}}, {}
 
 
-def request(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def request(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: a serialised PredictRequest, built from the printed ``metadata`` alone, with ``arrays`` by input name."""
     shown = values["metadata"]
     built = _messages()["PredictRequest"]()
@@ -72,9 +64,7 @@ def request(
     return {}, {"request": np.frombuffer(built.SerializeToString(deterministic=True), np.uint8)}
 
 
-def answer(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def answer(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: parse a serialised ``request``, run the SavedModel in ``path`` on it; a serialised PredictResponse."""
     parsed = _messages()["PredictRequest"].FromString(arrays["request"].tobytes())
     served = models.ServedSignature(Path(values["path"]), parsed.model_spec.signature_name)
@@ -86,9 +76,7 @@ def answer(
     return {}, {"response": np.frombuffer(built.SerializeToString(deterministic=True), np.uint8)}
 
 
-def response(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def response(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: the arrays in a serialised PredictResponse, by output name."""
     parsed = _messages()["PredictResponse"].FromString(arrays["response"].tobytes())
     return {}, {name: _array(content) for name, content in parsed.outputs.items()}

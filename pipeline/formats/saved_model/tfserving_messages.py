@@ -37,11 +37,9 @@ PREDICT: Mapping[str, Fields] = {
 
 
 def models_config(names: Iterable[str], folder: str) -> str:
-    """The text of ``models.config``: a ModelServerConfig that lists SavedModels.
+    """The text of ``models.config``: a ModelServerConfig that lists SavedModels, each a folder of ``folder``.
 
-    Args:
-        names: models, each a folder of ``folder``.
-        folder: where the server finds them, absolute: ``/models``.
+    The server finds that as an absolute path: ``/models``.
     """
     from google.protobuf import text_format
 
@@ -83,9 +81,7 @@ def _config_class() -> Any:
 def classes(messages: Mapping[str, Fields], imports: Iterable[Any]) -> dict[str, Any]:
     """Message classes by name, in a descriptor pool of their own: tensorflow-serving-api may be loaded beside them.
 
-    Args:
-        messages: ``CONFIG`` or ``PREDICT``.
-        imports: descriptors of the files that declare the other packages' messages.
+    ``imports`` are the descriptors of the files that declare the other packages' messages.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 

@@ -11,16 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, Progress
+from pipeline.base.values import Array, Progress, Tensors
 from pipeline.data import user_code
 from pipeline.formats.saved_model import messages, models, names
+from pipeline.formats.saved_model.messages import Answer, Values
 
 _EVALUATION_BATCH = 256
 
 
-def train(
-    values: Mapping[str, Any], arrays: Mapping[str, Array], tell: Progress
-) -> tuple[dict[str, Any], dict[str, Array]]:
+def train(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: train what the user's callable builds, and write its weights.
 
     Adam on the cross entropy of the one output against the class index. Scores that are probabilities before the first
@@ -40,7 +39,7 @@ def train(
     Raises:
         StageError: the model failed, does not fit the data, or the loss is no longer finite.
     """
-    settings, signature = models.model_of(values), messages.signature_from_json(values["signature"])
+    settings, signature = messages.subject(values)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(values["seed"])
     model = models.build(settings)

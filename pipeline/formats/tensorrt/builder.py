@@ -1,4 +1,4 @@
-"""The child that builds one engine: ``python -m pipeline.engine.builder JOB.json``.
+"""The child that builds one engine: ``python -m pipeline.formats.tensorrt.builder JOB.json``.
 
 One process per build, because a failed build changes the next one in its process (measured with TensorRT-RTX 1.7.1).
 It writes the engine and a JSON file of what it found, or why there is none; what the library says goes to standard

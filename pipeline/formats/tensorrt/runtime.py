@@ -1,4 +1,4 @@
-"""TensorRT engines on the GPU at hand, behind artifacts.Runtime."""
+"""TensorRT engines on the GPU at hand, behind values.Runtime."""
 
 from __future__ import annotations
 

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import GoldenSamples, Signature, SourceModel
 from pipeline.capture import examples, lines, tracing
-from pipeline.capture.capture import first_line
 from pipeline.capture.examples import Examples
 from pipeline.capture.torch_module import NamedModule
 from pipeline.formats.torchscript import archive
@@ -204,7 +203,7 @@ def _wrap(inner: Any, signature: Signature, result: Any) -> Any:
 
 
 def _accessors(result: Any, names: Sequence[str]) -> list[str]:
-    """Expressions for the outputs, chosen as runtimes.torch_module.pick_outputs does: by name, else by position."""
+    """Expressions for the outputs, chosen as capture.torch_module.pick_outputs does: by name, else by position."""
     if isinstance(result, torch.Tensor):
         return ["_result"]
     if isinstance(result, Mapping):

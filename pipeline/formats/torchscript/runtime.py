@@ -1,4 +1,4 @@
-"""TorchScript files through libtorch in this process, behind artifacts.Runtime."""
+"""TorchScript files through libtorch in this process, behind values.Runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import Array, Signature, Tensors
 from pipeline.formats import checks
 
@@ -41,7 +41,7 @@ class TorchScriptRuntime:
         except (RuntimeError, ValueError, OSError) as error:
             raise StageError(
                 "torchscript: cannot load the model",
-                found=_first_line(error),
+                found=first_line(error),
                 where=str(path),
                 hint="expected a file of torch.jit.save, not of torch.save; export it again",
             ) from error
@@ -75,10 +75,6 @@ class TorchScriptRuntime:
         }
         checks.dtypes("torchscript", outputs, self._signature)
         return outputs
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from pipeline.base.errors import ConfigError, GateError, MissingError, PipelineError, Problem, SmokeError, StageError
+from pipeline.base.errors import (
+    ConfigError,
+    GateError,
+    MissingError,
+    PipelineError,
+    Problem,
+    SmokeError,
+    StageError,
+    first_line,
+)
 
 
 def test_the_error_form_names_everything_a_person_needs() -> None:
@@ -32,3 +41,8 @@ def test_exit_codes_are_those_of_the_contract() -> None:
     codes = {kind: kind.exit_code for kind in (ConfigError, MissingError, StageError, GateError, SmokeError)}
     assert codes == {ConfigError: 2, MissingError: 3, StageError: 4, GateError: 4, SmokeError: 5}
     assert all(issubclass(kind, PipelineError) for kind in codes)
+
+
+def test_the_first_line_of_an_error_is_one_with_text_or_its_class() -> None:
+    assert first_line(OSError(" \n two words \nmore")) == "two words"
+    assert first_line(OSError(" \n")) == "OSError"

@@ -11,7 +11,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config import images
 from pipeline.config.load import load
-from pipeline.config.schema import Postprocess, Preprocess
+from pipeline.config.schema.images import Postprocess, Preprocess
 
 YAML = """\
 name: net

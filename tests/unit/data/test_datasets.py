@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Data
+from pipeline.config.schema.model import Data
 from pipeline.data import datasets
 
 IMAGE = Signature(

@@ -10,7 +10,8 @@ from PIL import Image
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config import images
-from pipeline.config.schema import Data, Preprocess
+from pipeline.config.schema.images import Preprocess
+from pipeline.config.schema.model import Data
 from pipeline.data import image_data, torchvision_compat
 from pipeline.images import preprocessing
 

@@ -11,7 +11,8 @@ from numpy.testing import assert_array_equal
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec
 from pipeline.config import images
-from pipeline.config.schema import Data, Preprocess, Samples
+from pipeline.config.schema.images import Preprocess
+from pipeline.config.schema.model import Data, Samples
 from pipeline.data import samples
 from pipeline.images import preprocessing
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples, Sample, Tensors
-from pipeline.config.schema import AccuracyGate
+from pipeline.config.schema.variants import AccuracyGate
 from pipeline.proof import parity
 from pipeline.proof.comparison import default_tolerance
 

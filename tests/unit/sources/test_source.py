@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import sources as source
 from pipeline.base.errors import ConfigError
-from pipeline.config.schema import Source
+from pipeline.config.schema.model import Source
 
 from .tiny import Workshop
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline import sources as source
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Source
+from pipeline.config.schema.model import Source
 
 CODE = '''
 import numpy as np

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.formats.saved_model import messages
+from pipeline.formats.saved_model.messages import ModelFile
 
 
 def test_values_and_arrays_arrive_whole() -> None:
@@ -43,4 +44,5 @@ def test_signatures() -> None:
         outputs=(TensorSpec(name="y", dtype="float32", shape=("N",)),),
         batch="N",
     )
-    assert messages.signature_from_json(messages.signature_to_json(signature)) == signature
+    model = ModelFile(kind="keras", path="model.keras")
+    assert messages.subject(messages.about(model, signature)) == (model, signature)
