@@ -17,9 +17,6 @@ from pipeline.base.errors import ConfigError, MissingError
 
 FieldPath = tuple[str | int, ...]
 
-NOT_FOR_ENGINES = ("KIND_CPU", "KIND_MODEL")
-"""Kinds of instances that Triton's tensorrt backend refuses to load."""
-
 
 def unknown_fields(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
     """Names that ModelConfig does not have, anywhere in a nested mapping.

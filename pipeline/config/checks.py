@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError
+from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.base.values import NUMPY_DTYPES
 from pipeline.config import (
     deployment_checks,
@@ -234,7 +235,7 @@ def _engine_instances(subject: Subject) -> Found:
         if given(subject.variants, chain, "format") != "tensorrt" or not isinstance(groups, list):
             continue
         for index, group in enumerate(groups):
-            if isinstance(group, dict) and group.get("kind") in model_config.NOT_FOR_ENGINES:
+            if isinstance(group, dict) and group.get("kind") in NOT_FOR_ENGINES:
                 key: Key = ("variants", name, "triton", "instance_group", index, "kind")
                 yield key, f"an engine runs on a GPU: expected KIND_GPU; found {group['kind']}"
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.base.files import sha256_file
+from pipeline.base.triton_facts import ENGINE_BACKENDS
 from pipeline.formats.tensorrt import layers
 from pipeline.lint.engine_shapes import SHAPE_RULES
 from pipeline.lint.engine_sidecar import Engine, EngineRule, compute_capability, open_engine
 from pipeline.lint.model import (
-    ENGINE_BACKENDS,
     RTX_BACKEND,
     Finding,
     Model,

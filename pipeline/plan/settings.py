@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.base import model_config
+from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.config import images
 from pipeline.config.schema.variants import Variant
 from pipeline.plan.values import Subject
@@ -44,7 +44,7 @@ def _image_parameters(subject: Subject) -> dict[str, Any]:
 
 def _on_gpus(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The groups an engine can run in; where there is none, all of them with a GPU in place of their CPU."""
-    usable = [group for group in groups if group.get("kind") not in model_config.NOT_FOR_ENGINES]
+    usable = [group for group in groups if group.get("kind") not in NOT_FOR_ENGINES]
     return usable or [{**group, "kind": "KIND_GPU"} for group in groups]
 
 

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pipeline.base import model_config
+from pipeline.base import model_config, triton_facts
 from pipeline.base.errors import ConfigError
+from pipeline.base.triton_facts import Backend
 from pipeline.base.values import Kind, Sample, Signature, TensorSpec
 
-
-class Backend(NamedTuple):
-    """A backend by its names in the configuration; ``file_name`` is what it opens where nothing else is said."""
-
-    name: str
-    platform: str
-    file_name: str
-    instance_kind: str
-
-
 BACKENDS: Mapping[Kind, Backend] = {
-    "onnx": Backend("onnxruntime", "onnxruntime_onnx", "model.onnx", "KIND_CPU"),
-    "torchscript": Backend("pytorch", "pytorch_libtorch", "model.pt", "KIND_CPU"),
-    "saved_model": Backend("tensorflow", "tensorflow_savedmodel", "model.savedmodel", "KIND_CPU"),
-    "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan", "KIND_GPU"),
-    # No container has a backend for TensorRT-RTX, and the tensorrt backend cannot load its engines: a name of its own.
-    "tensorrt_rtx": Backend("tensorrt_rtx", "", "model.engine", "KIND_GPU"),
+    "onnx": triton_facts.BACKENDS["onnxruntime"],
+    "torchscript": triton_facts.BACKENDS["pytorch"],
+    "saved_model": triton_facts.BACKENDS["tensorflow"],
+    "tensorrt": triton_facts.BACKENDS["tensorrt"],
+    "tensorrt_rtx": triton_facts.BACKENDS["tensorrt_rtx"],
 }
-"""Reference: Triton's model_configuration.md."""
+"""What serves each kind of file."""
 
+_DATA_TYPES = {dtype: name for name, dtype in triton_facts.NUMPY_TYPES.items()}
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 _REPLACED_WHOLE = ("version_policy",)
 
@@ -94,7 +85,7 @@ def describe(
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_tensor(spec, batched) for spec in signature.inputs],
         "output": _outputs(signature.outputs, batched, extra),
-        "instance_group": [{"count": 1, "kind": backend.instance_kind}],
+        "instance_group": [{"count": 1, "kind": backend.kind}],
     }
     if engines:
         defaults["cc_model_filenames"] = dict(engines)
@@ -142,8 +133,8 @@ def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
 
 
 def data_type(dtype: str) -> str:
-    """ModelConfig's name of a numpy dtype: float32 -> TYPE_FP32 (reference: model_config.proto DataType)."""
-    return "TYPE_" + dtype.upper().replace("FLOAT", "FP")
+    """ModelConfig's name of a numpy dtype: float32 -> TYPE_FP32."""
+    return _DATA_TYPES[dtype]
 
 
 def _outputs(specs: Sequence[TensorSpec], batched: bool, extra: dict[str, bytes]) -> list[dict[str, Any]]:

@@ -5,31 +5,25 @@ of triton-inference-server/backend (src/backend_common.cc, backend_model.cc, bac
 r24.10.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# dtype of TYPE_BF16 is absent: neither C++ backend accepts it
-NUMPY_TYPES = {
-    "TYPE_BOOL": np.bool_,
-    "TYPE_UINT8": np.uint8,
-    "TYPE_UINT16": np.uint16,
-    "TYPE_UINT32": np.uint32,
-    "TYPE_UINT64": np.uint64,
-    "TYPE_INT8": np.int8,
-    "TYPE_INT16": np.int16,
-    "TYPE_INT32": np.int32,
-    "TYPE_INT64": np.int64,
-    "TYPE_FP16": np.float16,
-    "TYPE_FP32": np.float32,
-    "TYPE_FP64": np.float64,
-    "TYPE_STRING": np.object_,
-}
-_CONFIG_TYPES = {np.dtype(kind): name for name, kind in NUMPY_TYPES.items()}
+
+def load(name):
+    """A module that stand-ins share; it lies beside this file, which is not on the stub's import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+facts = load("triton_facts")
+_CONFIG_TYPES = {np.dtype(kind): name for name, kind in facts.NUMPY_TYPES.items()}
 _BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
-_CONTROL_FIELDS = {"int32_false_true": "TYPE_INT32", "fp32_false_true": "TYPE_FP32", "bool_false_true": "TYPE_BOOL"}
 
 
 class RefusedError(Exception):
@@ -132,7 +126,7 @@ def sequence_controls(config):
     controls = []
     for control_input in config.get("sequence_batching", {}).get("control_input", []):
         for control in control_input.get("control", []):
-            kinds = [kind for field, kind in _CONTROL_FIELDS.items() if control.get(field)]
+            kinds = [kind for field, kind in facts.FALSE_TRUE.items() if control.get(field)]
             controls.append((control_input["name"], kinds[0] if kinds else control.get("data_type", "")))
     return controls
 
@@ -146,7 +140,7 @@ class Output:
     def __init__(self, tensor, batched):
         self.name = tensor["name"]
         self.config_type = tensor["data_type"]
-        self.dtype = np.dtype(NUMPY_TYPES[tensor["data_type"]])
+        self.dtype = np.dtype(facts.NUMPY_TYPES[tensor["data_type"]])
         self.dims = dims_of(tensor)
         self._batched = batched
         self._fixed = self.dims if all(size >= 0 for size in self.dims) else None
