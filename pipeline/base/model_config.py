@@ -115,16 +115,17 @@ def served_versions(config: Any, numbers: Iterable[int]) -> list[int]:
         config: a ModelConfig message.
         numbers: the version directories there are.
 
-    Source of the rule: ModelVersionPolicy in model_config.proto; the latest one where nothing is said.
+    Source of the rule: core r24.10, VersionsToLoad and NormalizeModelConfig; seen with the embedded server. Without a
+    policy that is the latest one, with a policy that chooses nothing all, and with ``latest { }`` none.
     """
-    present = sorted(set(numbers))
-    policy = config.version_policy
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return present
-    if choice == "specific":
+    present, policy = sorted(set(numbers)), config.version_policy
+    if not config.HasField("version_policy"):
+        return present[-1:]
+    if policy.HasField("specific"):
         return [number for number in present if number in policy.specific.versions]
-    return present[-(policy.latest.num_versions or 1) :]
+    if policy.HasField("latest"):
+        return present[max(len(present) - policy.latest.num_versions, 0) :]
+    return present
 
 
 @cache
