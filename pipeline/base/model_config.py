@@ -35,6 +35,18 @@ def wrong_values(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
     return [(path, text) for path, unknown, text in _problems(_message_class().DESCRIPTOR, fields, ()) if not unknown]
 
 
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``over`` on ``base``: mappings merge, anything else replaces, and ``build`` leaves out what is None then.
+
+    ``version_policy`` is replaced whole, being a choice of one of several messages.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "version_policy"
+        result[key] = overlay(result[key], value) if both else value
+    return result
+
+
 def build(fields: Mapping[str, Any]) -> Any:
     """A ``ModelConfig`` message from plain values (protobuf's JSON mapping; None leaves a field unset).
 

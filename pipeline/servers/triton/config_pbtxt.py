@@ -24,7 +24,6 @@ BACKENDS: Mapping[Kind, Backend] = {
 
 _DATA_TYPES = {dtype: name for name, dtype in triton_facts.NUMPY_TYPES.items()}
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
-_REPLACED_WHOLE = ("version_policy",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,31 +93,17 @@ def describe(
         defaults["dynamic_batching"] = {}
     if warmup is not None and not fields.get("sequence_batching"):
         defaults["model_warmup"] = [_warmup(signature.inputs, warmup, batched, extra)]
-    merged = merge(defaults, {key: value for key, value in fields.items() if key not in ("input", "output")})
+    merged = model_config.overlay(
+        defaults, {key: value for key, value in fields.items() if key not in ("input", "output")}
+    )
     if profiles > 1 and merged.get("instance_group"):
         every = [str(index) for index in range(profiles)]
         merged["instance_group"] = [{"profile": every, **group} for group in merged["instance_group"]]
     for key in ("input", "output"):
         merged[key] = _refined(key, defaults[key], fields.get(key) or ())
-    if "model_warmup" not in merged:
+    if merged.get("model_warmup") is None:
         extra = {path: data for path, data in extra.items() if not path.startswith("warmup/")}
     return ModelFiles(config=model_config.build(merged), extra=extra)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``over`` on ``base``: mappings merge, None removes, anything else replaces.
-
-    ``version_policy`` is replaced whole, being a choice of one of several messages.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _REPLACED_WHOLE:
-            result[key] = merge(result[key], value)
-        else:
-            result[key] = value
-    return result
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
@@ -176,5 +161,5 @@ def _refined(
                 found=f"the model has {', '.join(by_name)}",
                 hint="refine those of `inputs` and `outputs` by their names",
             )
-        by_name[name] = merge(by_name[name], refinement)
+        by_name[name] = model_config.overlay(by_name[name], refinement)
     return list(by_name.values())
