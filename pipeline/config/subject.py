@@ -92,19 +92,3 @@ class Subject:
     def maker(self) -> str:
         """The key under ``source`` that is given."""
         return next(name for name, given in self.config.source if given is not None)
-
-
-def chain_of(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
-    """The variant, its parent, and so on: to the one that makes the file, an unknown one, or one met before."""
-    chain = [name]
-    while isinstance(parent := variants.get(chain[-1], {}).get("from"), str):
-        chain.append(parent)
-        if parent in chain[:-1]:
-            break
-    return chain
-
-
-def given(variants: Mapping[str, Mapping[str, Any]], chain: list[str], key: str) -> Any:
-    """What the nearest variant of a chain says of a key that its children inherit."""
-    said = (variants.get(name, {}).get(key) for name in chain)
-    return next((value for value in said if value is not None), None)
