@@ -36,8 +36,8 @@ FALSE_TRUE: Mapping[str, str] = {
 }
 """The fields of a sequence control that say what no and yes are, and the data type of each."""
 
-_LIBTORCH_TYPES = ("BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "STRING")
-_TENSORRT_TYPES = ("FP32", "FP16", "BF16", "INT8", "UINT8", "INT32", "INT64", "BOOL")
+_LIBTORCH_TYPES = tuple(kind for kind in NUMPY_TYPES if kind not in ("TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64"))
+_TENSORRT_TYPES = tuple(f"TYPE_{name}" for name in ("FP32", "FP16", "BF16", "INT8", "UINT8", "INT32", "INT64", "BOOL"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,65 +85,39 @@ _BACKENDS = (
         files={"tensorflow_savedmodel": "model.savedmodel", "tensorflow_graphdef": "model.graphdef"},
         threads=("TF_NUM_INTRA_THREADS", "TF_NUM_INTER_THREADS"),
         others=(
-            "TF_USE_PER_SESSION_THREADS",
-            "TF_GRAPH_TAG",
-            "TF_SIGNATURE_DEF",
-            "TF_INIT_OPS_FILE",
+            "TF_USE_PER_SESSION_THREADS", "TF_GRAPH_TAG", "TF_SIGNATURE_DEF", "TF_INIT_OPS_FILE",
             "MAX_SESSION_SHARE_COUNT",
         ),
     ),
-    Backend(
-        name="tensorrt",
-        files={"tensorrt_plan": "model.plan"},
-        kind="KIND_GPU",
-        types=tuple(f"TYPE_{name}" for name in _TENSORRT_TYPES),
-    ),
+    Backend(name="tensorrt", files={"tensorrt_plan": "model.plan"}, kind="KIND_GPU", types=_TENSORRT_TYPES),
     Backend(
         name="onnxruntime",
         files={"onnxruntime_onnx": "model.onnx"},
         threads=("intra_op_thread_count", "inter_op_thread_count"),
         others=(
-            "execution_mode",
-            "enable_mem_arena",
-            "enable_mem_pattern",
-            "memory.enable_memory_arena_shrinkage",
-            "session.use_device_allocator_for_initializers",
-            "cudnn_conv_algo_search",
-            "gpu_mem_limit",
-            "arena_extend_strategy",
-            "do_copy_in_default_stream",
+            "execution_mode", "enable_mem_arena", "enable_mem_pattern", "memory.enable_memory_arena_shrinkage",
+            "session.use_device_allocator_for_initializers", "cudnn_conv_algo_search", "gpu_mem_limit",
+            "arena_extend_strategy", "do_copy_in_default_stream",
         ),
     ),
     Backend(name="openvino", files={"": "model.xml"}),
     Backend(
         name="pytorch",
         files={"pytorch_libtorch": "model.pt", "torch_aoti": "model.pt2"},
-        types=tuple(f"TYPE_{name}" for name in _LIBTORCH_TYPES),
+        types=_LIBTORCH_TYPES,
         threads=("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
         others=(
-            "DISABLE_OPTIMIZED_EXECUTION",
-            "INFERENCE_MODE",
-            "DISABLE_CUDNN",
-            "ENABLE_WEIGHT_SHARING",
-            "ENABLE_CACHE_CLEANING",
-            "ENABLE_JIT_EXECUTOR",
-            "ENABLE_JIT_PROFILING",
-            "ENABLE_TENSOR_FUSER",
-            "NUM_THREADS",
-            "NUM_INTEROP_THREADS",
-            "TORCH_COMPILE_OPTIONAL_PARAMETERS",
+            "DISABLE_OPTIMIZED_EXECUTION", "INFERENCE_MODE", "DISABLE_CUDNN", "ENABLE_WEIGHT_SHARING",
+            "ENABLE_CACHE_CLEANING", "ENABLE_JIT_EXECUTOR", "ENABLE_JIT_PROFILING", "ENABLE_TENSOR_FUSER",
+            "NUM_THREADS", "NUM_INTEROP_THREADS", "TORCH_COMPILE_OPTIONAL_PARAMETERS",
         ),
     ),
     Backend(name="python", files={"": "model.py"}, others=("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")),
     # This project's own. No container has a backend for TensorRT-RTX, and tensorrt cannot load its engines.
     Backend(
-        name="tensorrt_rtx",
-        files={"": "model.engine"},
-        kind="KIND_GPU",
-        inferred=False,
-        types=tuple(f"TYPE_{name}" for name in _TENSORRT_TYPES),
+        name="tensorrt_rtx", files={"": "model.engine"}, kind="KIND_GPU", inferred=False, types=_TENSORRT_TYPES
     ),
-)
+)  # fmt: skip
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _BACKENDS}
 """By name; the core looks for files in this order."""
 
@@ -173,35 +147,15 @@ TENSORRT_OPTIONS = {
     **{
         name: name
         for name in (
-            "trt_max_partition_iterations",
-            "trt_min_subgraph_size",
-            "trt_dla_enable",
-            "trt_dla_core",
-            "trt_engine_cache_enable",
-            "trt_engine_cache_path",
-            "trt_engine_cache_prefix",
-            "trt_dump_subgraphs",
-            "trt_force_sequential_engine_build",
-            "trt_context_memory_sharing_enable",
-            "trt_layer_norm_fp32_fallback",
-            "trt_timing_cache_enable",
-            "trt_timing_cache_path",
-            "trt_force_timing_cache",
-            "trt_detailed_build_log",
-            "trt_build_heuristics_enable",
-            "trt_sparsity_enable",
-            "trt_builder_optimization_level",
-            "trt_auxiliary_streams",
-            "trt_tactic_sources",
-            "trt_extra_plugin_lib_paths",
-            "trt_profile_min_shapes",
-            "trt_profile_max_shapes",
-            "trt_profile_opt_shapes",
-            "trt_cuda_graph_enable",
-            "trt_dump_ep_context_model",
-            "trt_ep_context_file_path",
-            "trt_ep_context_embed_mode",
+            "trt_max_partition_iterations", "trt_min_subgraph_size", "trt_dla_enable", "trt_dla_core",
+            "trt_engine_cache_enable", "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_dump_subgraphs",
+            "trt_force_sequential_engine_build", "trt_context_memory_sharing_enable", "trt_layer_norm_fp32_fallback",
+            "trt_timing_cache_enable", "trt_timing_cache_path", "trt_force_timing_cache", "trt_detailed_build_log",
+            "trt_build_heuristics_enable", "trt_sparsity_enable", "trt_builder_optimization_level",
+            "trt_auxiliary_streams", "trt_tactic_sources", "trt_extra_plugin_lib_paths", "trt_profile_min_shapes",
+            "trt_profile_max_shapes", "trt_profile_opt_shapes", "trt_cuda_graph_enable", "trt_dump_ep_context_model",
+            "trt_ep_context_file_path", "trt_ep_context_embed_mode",
         )
     },
-}
+}  # fmt: skip
 """The tensorrt accelerator's other parameters, and ONNX Runtime's names for them; the backend refuses any other."""

@@ -82,6 +82,38 @@ def dims_of(tensor):
     return tuple(int(size) for size in shape)
 
 
+def check_dims(config, item, shape, *, exact):
+    """Refuse configured dims that are not the model's, in the words of the onnxruntime and the tensorflow backend.
+
+    Args:
+        config: the model configuration.
+        item: the configured input or output.
+        shape: the model's, -1 for a dynamic dimension; not empty.
+        exact: a dynamic dimension of the model takes only a dynamic one, not any size.
+    """
+    batched = int(config["max_batch_size"]) > 0
+    start = f"model '{config['name']}', tensor '{item['name']}': "
+    if batched and shape[0] != -1:
+        raise RefusedError(
+            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
+            f"first dimension must be -1; but shape expected by the model is {shape_text(shape)}"
+        )
+    full = [*([-1] if batched else []), *dims_of(item)]
+    pairs = zip(shape, full, strict=False)
+    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
+        return
+    specified = f"(shape {shape_text(full)})"
+    if batched:
+        specified = (
+            "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making "
+            f"complete shape {shape_text(full)})"
+        )
+    raise RefusedError(
+        f"{start}the model expects {len(shape)} dimensions (shape {shape_text(shape)}) but the model configuration "
+        f"specifies {len(full)} dimensions {specified}"
+    )
+
+
 def model_file(args, config, default, capability=None):
     """Path of the model file named by the configuration, which may not exist.
 

@@ -258,35 +258,10 @@ def _check_tensor(item, infos, role, config):
         )
     dims = list(stand_in.dims_of(item))
     if shape:
-        _check_dims(name, tensor, shape, dims, batched=int(config["max_batch_size"]) > 0, exact=role == "output")
+        stand_in.check_dims(config, item, shape, exact=role == "output")
     elif any(size != 1 for size in dims):
         raise RefusedError(
             f"unable to load model '{name}', scalar tensor '{tensor}', should only provide 1 in the model "
             f"configuration when the model doesn't support batching. Model configuration provided: "
             f"{stand_in.shape_text(dims)}."
         )
-
-
-def _check_dims(name, tensor, shape, dims, *, batched, exact):
-    """``shape`` is the graph's, ``dims`` the configuration's; a dynamic graph input takes any size."""
-    start = f"model '{name}', tensor '{tensor}': "
-    if batched and shape[0] != -1:
-        raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
-            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
-        )
-    full = [-1, *dims] if batched else dims
-    pairs = zip(shape, full, strict=False)
-    same = len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1)
-    if same:
-        return
-    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
-    if batched:
-        specified = (
-            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
-            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
-        )
-    raise RefusedError(
-        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
-        f"model configuration specifies {specified}"
-    )

@@ -163,36 +163,10 @@ def _check_tensor(item, info, role, config):
     """The C++ backend's checks of one configured input or output: its dims, then its data type."""
     shape = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
     if shape:
-        _check_dims(config, item, shape, exact=role == "output")
+        stand_in.check_dims(config, item, shape, exact=role == "output")
     kind = _CONFIG_TYPES.get(info.dtype, "TYPE_<invalid>")
     if kind != item["data_type"]:
         raise RefusedError(
             f"unable to load model '{config['name']}', configuration expects datatype {item['data_type']} for {role} "
             f"'{item['name']}', model provides {kind}"
         )
-
-
-def _check_dims(config, item, shape, *, exact):
-    """CompareDims: a dynamic dimension of the model takes any size of an input, and only a dynamic one of an output."""
-    batched = int(config["max_batch_size"]) > 0
-    start = f"model '{config['name']}', tensor '{item['name']}': "
-    if batched and shape[0] != -1:
-        raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
-            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
-        )
-    dims = list(stand_in.dims_of(item))
-    full = [-1, *dims] if batched else dims
-    pairs = zip(shape, full, strict=False)
-    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
-        return
-    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
-    if batched:
-        specified = (
-            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
-            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
-        )
-    raise RefusedError(
-        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
-        f"model configuration specifies {specified}"
-    )
