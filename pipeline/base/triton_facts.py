@@ -3,10 +3,10 @@
 Read by lint, by what writes configurations, and by the stand-in backends: they run where this package cannot be
 imported and get a copy of this file, so it imports nothing but the standard library.
 
-Sources, on the branches r24.10 to main of github.com/triton-inference-server, r24.10 where they differ and nothing is
-said: core (src/constants.h; AutoCompleteBackendFields in src/model_config_utils.cc, whose order BACKENDS has),
-onnxruntime_backend (src/onnxruntime.cc), pytorch_backend (src/libtorch.cc, src/libtorch_utils.cc, src/model.py),
-tensorflow_backend (src/tensorflow.cc), tensorrt_backend (src/tensorrt_utils.cc) and python_backend (README.md).
+Sources, at r24.10 of github.com/triton-inference-server, with the parameters that later releases added: core
+(src/constants.h; AutoCompleteBackendFields in src/model_config_utils.cc, whose order BACKENDS has), onnxruntime_backend
+(src/onnxruntime.cc), pytorch_backend (src/libtorch.cc, src/libtorch_utils.cc, src/model.py), tensorflow_backend
+(src/tensorflow.cc), tensorrt_backend (src/tensorrt_utils.cc) and python_backend (README.md).
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,8 @@ _BACKENDS = (
         threads=("intra_op_thread_count", "inter_op_thread_count"),
         others=(
             "execution_mode", "enable_mem_arena", "enable_mem_pattern", "memory.enable_memory_arena_shrinkage",
-            "session.use_device_allocator_for_initializers", "cudnn_conv_algo_search", "gpu_mem_limit",
+            "session.use_device_allocator_for_initializers",  # since 25.03, or 25.02
+            "cudnn_conv_algo_search", "gpu_mem_limit",
             "arena_extend_strategy", "do_copy_in_default_stream",
         ),
     ),
