@@ -17,9 +17,6 @@ from pipeline.base.errors import ConfigError, MissingError
 
 FieldPath = tuple[str | int, ...]
 
-NOT_FOR_ENGINES = ("KIND_CPU", "KIND_MODEL")
-"""Kinds of instances that Triton's tensorrt backend refuses to load."""
-
 
 def unknown_fields(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
     """Names that ModelConfig does not have, anywhere in a nested mapping.
@@ -36,6 +33,18 @@ def unknown_fields(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
 def wrong_values(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
     """Values that ModelConfig's known fields refuse: (path, message with what was expected) for each."""
     return [(path, text) for path, unknown, text in _problems(_message_class().DESCRIPTOR, fields, ()) if not unknown]
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``over`` on ``base``: mappings merge, anything else replaces, and ``build`` leaves out what is None then.
+
+    ``version_policy`` is replaced whole, being a choice of one of several messages.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "version_policy"
+        result[key] = overlay(result[key], value) if both else value
+    return result
 
 
 def build(fields: Mapping[str, Any]) -> Any:
@@ -118,16 +127,17 @@ def served_versions(config: Any, numbers: Iterable[int]) -> list[int]:
         config: a ModelConfig message.
         numbers: the version directories there are.
 
-    Source of the rule: ModelVersionPolicy in model_config.proto; the latest one where nothing is said.
+    Source of the rule: core r24.10, VersionsToLoad and NormalizeModelConfig; seen with the embedded server. Without a
+    policy that is the latest one, with a policy that chooses nothing all, and with ``latest { }`` none.
     """
-    present = sorted(set(numbers))
-    policy = config.version_policy
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return present
-    if choice == "specific":
+    present, policy = sorted(set(numbers)), config.version_policy
+    if not config.HasField("version_policy"):
+        return present[-1:]
+    if policy.HasField("specific"):
         return [number for number in present if number in policy.specific.versions]
-    return present[-(policy.latest.num_versions or 1) :]
+    if policy.HasField("latest"):
+        return present[max(len(present) - policy.latest.num_versions, 0) :]
+    return present
 
 
 @cache

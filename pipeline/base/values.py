@@ -181,19 +181,20 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityResult:
-    """A variant against the source model over all golden samples and several batch sizes.
+    """The variant against the source model, in process, over all golden samples and several batch sizes.
 
     Attributes:
-        max_abs: greatest absolute difference.
+        max_abs: greatest absolute difference, in the output's unit.
         max_rel: greatest difference relative to the reference element, floored at 1 % of the tensor's magnitude.
-        cosine: least cosine similarity of any output.
-        top1_agreement: share of samples with the same arg-max, or None where no output has a class axis.
+        cosine: least cosine similarity of any output, -1 to 1.
+        top1_agreement: share of samples with the same arg-max, 0 to 1, or None where no output has a class axis.
         samples: how many were compared, counting each batch size.
         batch_sizes: the batch sizes run.
         worst: where the greatest difference was seen: output, sample, batch size.
         reason: why it did not pass; empty when it did.
     """
 
+    passed: bool
     max_abs: float
     max_rel: float
     cosine: float
@@ -201,14 +202,13 @@ class ParityResult:
     samples: int
     batch_sizes: tuple[int, ...]
     tolerance: Tolerance
-    passed: bool
     worst: str = ""
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyResult:
-    """Share of golden samples whose arg-max is their target, for a variant and for the source; 0 to 1."""
+    """Share of golden samples whose arg-max is their target, 0 to 1; ``reference`` is the source model's."""
 
     metric: str
     value: float
@@ -282,7 +282,7 @@ class SmokeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How fast a served row answered here: a short look, to compare the rows of one build by; never a gate.
+    """How fast it answered, as served on this machine beside the build: to compare siblings by; never a gate.
 
     Attributes:
         p50_ms: median time of one request alone, from sending it to holding its answer.
@@ -367,25 +367,3 @@ class VariantResult:
     def made(self) -> bool:
         """Whether there is anything to show: a row that a run did not come to has neither a file nor a version."""
         return self.artifact is not None or self.entry is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildReport:
-    """What became of one configuration.
-
-    Attributes:
-        durations_s: seconds per step, in the order they ran.
-        error: the error form of what ended the run before its variants, or empty.
-        server_log: path of the server's log, or None when none was started.
-        run_dir: folder with the logs and report.json of this run.
-    """
-
-    run_id: str
-    config: str
-    environment: Mapping[str, Any]
-    durations_s: Mapping[str, float]
-    exit_code: int
-    variants: tuple[VariantResult, ...]
-    run_dir: Path
-    error: str = ""
-    server_log: Path | None = None

@@ -11,7 +11,7 @@ from pipeline import plan as planning
 from pipeline import sources as source
 from pipeline.base import files
 from pipeline.base.errors import MissingError, PipelineError
-from pipeline.base.values import BuildReport, RunningServer, SourceModel
+from pipeline.base.values import RunningServer, SourceModel
 from pipeline.build import deployments as deploy
 from pipeline.build import prove as proving
 from pipeline.build import variant as making
@@ -20,7 +20,7 @@ from pipeline.config.load import LoadedConfig
 from pipeline.data import datasets, samples
 from pipeline.machine import environment
 from pipeline.plan import BuildPlan, Dependencies
-from pipeline.report.summary import run_report
+from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
 
 
@@ -124,10 +124,9 @@ def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
     report = run.report(failure)
     from pipeline.report import html
 
-    record = run_report(report)
     try:
-        files.write_atomic(report.run_dir / "report.json", record.model_dump_json(indent=2) + "\n")
-        files.write_atomic(report.run_dir / "report.html", html.page(record))
+        files.write_atomic(report.run_dir / "report.json", report.record.model_dump_json(indent=2) + "\n")
+        files.write_atomic(report.run_dir / "report.html", html.page(report.record))
     except MissingError as error:
         report = run.report(failure or error)  # the table shall still be printed
     return report

@@ -15,13 +15,14 @@ from uuid import uuid4
 from pipeline import plan as planning
 from pipeline.base.errors import PipelineError, SmokeError, StageError
 from pipeline.base.store import Entry, Step, Store
-from pipeline.base.values import BuildReport, GoldenSamples, RepositoryEntry, Signature, SmokeResult, VariantResult
+from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, SmokeResult, VariantResult
 from pipeline.config import images
 from pipeline.data import samples
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.machine import environment
 from pipeline.plan import BuildPlan, Row, Variant
 from pipeline.report.log import StageLog
+from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import versions
 from pipeline.servers.triton import config_pbtxt

@@ -15,10 +15,11 @@ from pipeline.base.store import TIMING_CACHES, Step, tool_versions
 from pipeline.base.values import Artifact, GoldenSamples, Progress, SourceModel
 from pipeline.build import gate
 from pipeline.build.run import Run
+from pipeline.config import inheritance
 from pipeline.data import samples
 from pipeline.formats.tensorrt.failures import UnavailableError
 from pipeline.machine.target import tensorrt_image
-from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
+from pipeline.plan import EnginePlan, Reduction, Variant
 from pipeline.report.units import human_bytes
 from pipeline.repository import versions
 from pipeline.servers.triton import config_pbtxt

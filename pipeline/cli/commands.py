@@ -21,7 +21,7 @@ from pipeline.base import files, network
 from pipeline.base.errors import ConfigError, Problem
 from pipeline.base.printing import printable
 from pipeline.base.store import Store
-from pipeline.base.values import BuildReport, RunningServer
+from pipeline.base.values import RunningServer
 from pipeline.build import loop as building
 from pipeline.build.loop import Options
 from pipeline.config import load as loading
@@ -33,7 +33,7 @@ from pipeline.machine import environment
 from pipeline.plan import BuildPlan
 from pipeline.report import output
 from pipeline.report.fitting import Words
-from pipeline.report.summary import table
+from pipeline.report.summary import BuildReport, table
 from pipeline.report.terminal import Terminal
 from pipeline.report.units import human_bytes
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError
+from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.base.values import NUMPY_DTYPES
 from pipeline.config import (
     deployment_checks,
@@ -23,9 +24,10 @@ from pipeline.config import (
 )
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
+from pipeline.config.inheritance import chain, inherited
 from pipeline.config.schema import Config
 from pipeline.config.schema.model import Input
-from pipeline.config.subject import Found, Subject, chain_of, given
+from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import limits
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
@@ -63,37 +65,37 @@ def _parents(subject: Subject) -> Found:
     variants = subject.variants
     for name, variant in variants.items():
         key: Key = ("variants", name, "from")
-        chain = chain_of(variants, name)
-        if len(chain) == 2 and chain[1] not in variants:
-            yield key, f"no variant is called `{chain[1]}`; {nearest(chain[1], variants)}"
-        elif name == chain[-1] == min(chain) and len(chain) > 1:  # once per circle
-            yield (key, f"a circle: {' -> '.join(chain)}; one of them needs a `format` of its own, and no `from`")
-        elif len(chain) > 1 and len(set(chain)) == len(chain) and chain[-1] in variants:
-            made, own = given(variants, chain[1:], "format"), variant.get("format")
+        names = chain(variants, name)
+        if len(names) == 2 and names[1] not in variants:
+            yield key, f"no variant is called `{names[1]}`; {nearest(names[1], variants)}"
+        elif name == names[-1] == min(names) and len(names) > 1:  # once per circle
+            yield (key, f"a circle: {' -> '.join(names)}; one of them needs a `format` of its own, and no `from`")
+        elif len(names) > 1 and len(set(names)) == len(names) and names[-1] in variants:
+            made, own = inherited(variants, names[1], "format"), variant.get("format")
             built = (made, own) in (("onnx", "tensorrt"), ("torchscript", "libtorch"))
             if own is not None and made is not None and own != made and not built:
-                message = f"expected {made}, that of `{chain[1]}`; found {own}"
+                message = f"expected {made}, that of `{names[1]}`; found {own}"
                 if own == "libtorch":
-                    message = f"a libtorch program is made of a torchscript variant; `{chain[1]}` is {made}"
+                    message = f"a libtorch program is made of a torchscript variant; `{names[1]}` is {made}"
                 yield ("variants", name, "format"), message
 
 
 def _precisions(subject: Subject) -> Found:
     for name in subject.config.variants:
-        chain = chain_of(subject.variants, name)
-        if len(set(chain)) < len(chain) or chain[-1] not in subject.variants:
+        names = chain(subject.variants, name)
+        if len(set(names)) < len(names) or names[-1] not in subject.variants:
             continue
         own = subject.variants[name]
         key: Key = ("variants", name, "precision" if "precision" in own else "from")
-        made_as = given(subject.variants, chain, "format")
-        precision = given(subject.variants, chain, "precision") or "fp32"
-        parent = given(subject.variants, chain[1:], "precision") or "fp32"
+        made_as = inherited(subject.variants, name, "format")
+        precision = inherited(subject.variants, name, "precision") or "fp32"
+        parent = (inherited(subject.variants, names[1], "precision") if names[1:] else None) or "fp32"
         if precision != "fp32" and made_as in ("torchscript", "libtorch", "saved_model"):
             yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
         elif precision == "bf16" and made_as == "onnx":
             yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
         elif parent not in ("fp32", precision):
-            yield key, f"expected {parent}, the precision of `{chain[1]}`, or an fp32 variant under `from`"
+            yield key, f"expected {parent}, the precision of `{names[1]}`, or an fp32 variant under `from`"
         yield from _precision_keys(name, own, precision, made_as)
 
 
@@ -229,12 +231,11 @@ def _triton_fields(subject: Subject) -> Found:
 
 def _engine_instances(subject: Subject) -> Found:
     for name in subject.variants:
-        chain = chain_of(subject.variants, name)
         groups = _own_fields(subject.variants[name]).get("instance_group")
-        if given(subject.variants, chain, "format") != "tensorrt" or not isinstance(groups, list):
+        if inherited(subject.variants, name, "format") != "tensorrt" or not isinstance(groups, list):
             continue
         for index, group in enumerate(groups):
-            if isinstance(group, dict) and group.get("kind") in model_config.NOT_FOR_ENGINES:
+            if isinstance(group, dict) and group.get("kind") in NOT_FOR_ENGINES:
                 key: Key = ("variants", name, "triton", "instance_group", index, "kind")
                 yield key, f"an engine runs on a GPU: expected KIND_GPU; found {group['kind']}"
 

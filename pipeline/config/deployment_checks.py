@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.config.explain import nearest
-from pipeline.config.subject import Found, Subject, chain_of, given
+from pipeline.config.inheritance import inherited
+from pipeline.config.subject import Found, Subject
 
 
 def torchserve(subject: Subject) -> Found:
@@ -12,7 +13,7 @@ def torchserve(subject: Subject) -> Found:
     if section is None:
         return
     variants = subject.variants
-    formats = {key: given(variants, chain_of(variants, key), "format") for key in subject.config.variants}
+    formats = {key: inherited(variants, key, "format") for key in subject.config.variants}
     scripts = [key for key, made in formats.items() if made == "torchscript"]
     if section.from_ is None and not scripts:
         yield ("torchserve",), "TorchServe runs TorchScript: expected a variant of `format: torchscript`"

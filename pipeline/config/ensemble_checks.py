@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
+from pipeline.config.inheritance import inherited
 from pipeline.config.schema import Config
-from pipeline.config.subject import Found, Subject, chain_of, given
+from pipeline.config.subject import Found, Subject
 
 PARTS = ("preprocess", "postprocess")
 """The models beside the variants are called ``<name>_preprocess`` and ``<name>_postprocess``."""
@@ -32,7 +33,7 @@ def answering(subject: Subject) -> Found:
         yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
         return
     other = ("tensorrt", "libtorch")  # which take a GPU, or are no servers
-    graphs = (name for name in variants if given(variants, chain_of(variants, name), "format") not in other)
+    graphs = (name for name in variants if inherited(variants, name, "format") not in other)
     chosen = named or next(graphs, None)
     if chosen is None:  # a `from` names nothing; that is told elsewhere
         return

@@ -65,9 +65,7 @@ class Subject:
     @property
     def batch(self) -> str | None:
         """The letter every shape starts with, or None."""
-        firsts = {spec.shape[0] if spec.shape else None for _, spec in self.tensors}
-        first = firsts.pop()
-        return first if not firsts and isinstance(first, str) else None
+        return self.signature.batch
 
     @property
     def signature(self) -> Signature:
@@ -76,17 +74,7 @@ class Subject:
             name: spec.labels if isinstance(spec.labels, tuple) else ("",) if spec.labels else ()
             for name, spec in self.config.outputs.items()
         }
-        return Signature(
-            inputs=tuple(
-                TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout)
-                for name, spec in self.config.inputs.items()
-            ),
-            outputs=tuple(
-                TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=listed[name])
-                for name, spec in self.config.outputs.items()
-            ),
-            batch=self.batch,
-        )
+        return signature_of(self.config.inputs, self.config.outputs, listed)
 
     @property
     def maker(self) -> str:
@@ -94,17 +82,16 @@ class Subject:
         return next(name for name, given in self.config.source if given is not None)
 
 
-def chain_of(variants: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
-    """The variant, its parent, and so on: to the one that makes the file, an unknown one, or one met before."""
-    chain = [name]
-    while isinstance(parent := variants.get(chain[-1], {}).get("from"), str):
-        chain.append(parent)
-        if parent in chain[:-1]:
-            break
-    return chain
-
-
-def given(variants: Mapping[str, Mapping[str, Any]], chain: list[str], key: str) -> Any:
-    """What the nearest variant of a chain says of a key that its children inherit."""
-    said = (variants.get(name, {}).get(key) for name in chain)
-    return next((value for value in said if value is not None), None)
+def signature_of(
+    inputs: Mapping[str, Input], outputs: Mapping[str, Output], labels: Mapping[str, tuple[str, ...]]
+) -> Signature:
+    """Tensors as values, with each output's labels; the batch letter is the one that every shape starts with."""
+    ins = tuple(
+        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout) for name, spec in inputs.items()
+    )
+    outs = tuple(
+        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=labels[name]) for name, spec in outputs.items()
+    )
+    firsts = {spec.shape[0] if spec.shape else None for spec in (*ins, *outs)}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return Signature(inputs=ins, outputs=outs, batch=first if isinstance(first, str) else None)

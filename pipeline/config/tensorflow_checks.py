@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.base.errors import ConfigError
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
+from pipeline.config.inheritance import inherited
 from pipeline.config.schema.model import TF2ONNX_MAX_OPSET
 from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import LAST_WITH_TENSORFLOW, limits
@@ -78,16 +79,5 @@ def target(subject: Subject) -> Found:
 
 
 def _saved_models(subject: Subject) -> list[str]:
-    return [name for name in subject.config.variants if _format(subject, name) == "saved_model"]
-
-
-def _format(subject: Subject, name: str) -> str | None:
-    """A variant's format, or that of the nearest it comes from; None where there is none, as in a circle."""
-    variants, met = subject.config.variants, set[str]()
-    here: str | None = name
-    while here is not None and here in variants and here not in met:
-        met.add(here)
-        if variants[here].format is not None:
-            return variants[here].format
-        here = variants[here].from_
-    return None
+    variants = subject.config.variants
+    return [name for name in variants if inherited(variants, name, "format") == "saved_model"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.base.errors import StageError
+from pipeline.base.ports import same_names
 from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
 from pipeline.formats.tensorrt.engine_session import Profile, Shape, fitting, misfit
 
@@ -22,7 +23,7 @@ def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[Tens
     Raises:
         StageError: one is missing or unknown.
     """
-    if set(found) != {spec.name for spec in expected}:
+    if not same_names(found, expected):
         raise StageError(
             f"{runtime}: the file's {what} are not the configuration's",
             found=f"{', '.join(found) or 'none'}; expected {', '.join(spec.name for spec in expected)}",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 
-from pipeline.base.values import NUMPY_DTYPES, Signature, TensorSpec
+from pipeline.base.ports import Port, differences, same_names
+from pipeline.base.values import Signature
+
+_UNDEFINED = "undefined"  # what is no tensor, a sequence for example
+
+
+def ports(model: onnx.ModelProto) -> tuple[list[Port], list[Port]]:
+    """A graph's inputs, without those that have a value already, and its outputs."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [item for item in model.graph.input if item.name not in initializers]
+    return [_port(item) for item in inputs], [_port(item) for item in model.graph.output]
 
 
 def problem(model: onnx.ModelProto, signature: Signature) -> str:
@@ -16,9 +24,19 @@ def problem(model: onnx.ModelProto, signature: Signature) -> str:
     Names may come in any order; dtypes must agree; where the graph has a number, the YAML must have it too: a letter
     there would be a frozen size.
     """
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [item for item in model.graph.input if item.name not in initializers]
-    return _side("input", inputs, signature.inputs) or _side("output", list(model.graph.output), signature.outputs)
+    for side, found, specs in zip(
+        ("input", "output"), ports(model), (signature.inputs, signature.outputs), strict=True
+    ):
+        names = [port.name for port in found]
+        if not same_names(names, specs):
+            return f"its {side}s are {', '.join(names) or 'none'}, not {', '.join(spec.name for spec in specs)}"
+        for item in differences(found, specs):
+            if item.kind == "dtype":
+                return f"{side} {item.name} is {_onnx_name(item.found)}, not {_onnx_name(item.expected)}"
+            return f"{side} {item.name} has shape {item.found}, not {item.expected}"
+        if bare := [port.name for port in found if port.shape is None and side == "input"]:
+            return f"input {bare[0]} has no shape"
+    return ""
 
 
 def name_dimensions(model: onnx.ModelProto, signature: Signature) -> None:
@@ -34,29 +52,14 @@ def name_dimensions(model: onnx.ModelProto, signature: Signature) -> None:
                 shape.dim.add().dim_value = dim
 
 
-def _side(what: str, found: Sequence[onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> str:
-    by_name = {item.name: item for item in found}
-    if set(by_name) != {spec.name for spec in specs}:
-        wanted = ", ".join(spec.name for spec in specs)
-        return f"its {what}s are {', '.join(by_name) or 'none'}, not {wanted}"
-    return next((reason for spec in specs if (reason := _tensor(what, by_name[spec.name], spec))), "")
-
-
-def _tensor(what: str, item: onnx.ValueInfoProto, spec: TensorSpec) -> str:
+def _port(item: onnx.ValueInfoProto) -> Port:
     tensor = item.type.tensor_type
-    expected = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(NUMPY_DTYPES[spec.dtype]))
-    if tensor.elem_type != expected:
-        names = onnx.TensorProto.DataType
-        return f"{what} {spec.name} is {names.Name(tensor.elem_type)}, not {names.Name(expected)}"
-    if not tensor.HasField("shape"):
-        return "" if what == "output" else f"{what} {spec.name} has no shape"
-    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    if len(dims) != len(spec.shape):
-        return f"{what} {spec.name} has shape {_written(dims)}, not {_written(spec.shape)}"
-    if any(isinstance(dim, int) and dim != wanted for dim, wanted in zip(dims, spec.shape, strict=True)):
-        return f"{what} {spec.name} has shape {_written(dims)}, not {_written(spec.shape)}"
-    return ""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else _UNDEFINED
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim]
+    return Port(name=item.name, dtype=dtype, shape=tuple(dims) if tensor.HasField("shape") else None)
 
 
-def _written(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _onnx_name(dtype: str) -> str:
+    if dtype == _UNDEFINED:
+        return dtype.upper()
+    return str(onnx.TensorProto.DataType.Name(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pipeline.base import model_config
+from pipeline.base import triton_facts
+from pipeline.base.triton_facts import BACKENDS
 from pipeline.lint.model import (
     AOTI_PLATFORM,
     AOTI_SINCE,
-    BACKENDS,
-    ENGINE_BACKENDS,
-    TENSORFLOW_FILES,
     Finding,
     Model,
     Rule,
@@ -26,80 +24,6 @@ from pipeline.lint.model import (
 # Fields that a release's model_config.proto lacks, though the message read here has them (git history of
 # triton-inference-server/common, protobuf/model_config.proto).
 _NON_LINEAR_SINCE = "24.08"
-
-# Backend parameters: onnxruntime_backend src/onnxruntime.cc and pytorch_backend src/libtorch.cc, r24.10 and main.
-PARAMETERS = {
-    "onnxruntime": (
-        "intra_op_thread_count",
-        "inter_op_thread_count",
-        "execution_mode",
-        "enable_mem_arena",
-        "enable_mem_pattern",
-        "memory.enable_memory_arena_shrinkage",
-        "session.use_device_allocator_for_initializers",
-        "cudnn_conv_algo_search",
-        "gpu_mem_limit",
-        "arena_extend_strategy",
-        "do_copy_in_default_stream",
-    ),
-    "pytorch": (
-        "DISABLE_OPTIMIZED_EXECUTION",
-        "INFERENCE_MODE",
-        "DISABLE_CUDNN",
-        "ENABLE_WEIGHT_SHARING",
-        "ENABLE_CACHE_CLEANING",
-        "ENABLE_JIT_EXECUTOR",
-        "ENABLE_JIT_PROFILING",
-        "ENABLE_TENSOR_FUSER",
-        "INTER_OP_THREAD_COUNT",
-        "INTRA_OP_THREAD_COUNT",
-        "NUM_THREADS",
-        "NUM_INTEROP_THREADS",
-        "TORCH_COMPILE_OPTIONAL_PARAMETERS",
-    ),
-    "python": ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"),
-}
-_CORE_PARAMETERS = ("TRITON_BATCH_STRATEGY_PATH", "EXECUTION_ENV_PATH")
-_THREAD_PARAMETERS = (
-    "intra_op_thread_count",
-    "inter_op_thread_count",
-    "INTRA_OP_THREAD_COUNT",
-    "INTER_OP_THREAD_COUNT",
-)
-
-# onnxruntime_backend src/onnxruntime.cc r24.10: the accelerators it knows, and all parameters it takes for TensorRT.
-_ACCELERATORS = {"gpu_execution_accelerator": ("tensorrt", "cuda"), "cpu_execution_accelerator": ("openvino",)}
-TENSORRT_PARAMETERS = (
-    "precision_mode",
-    "max_workspace_size_bytes",
-    "trt_max_partition_iterations",
-    "trt_min_subgraph_size",
-    "trt_dla_enable",
-    "trt_dla_core",
-    "trt_engine_cache_enable",
-    "trt_engine_cache_path",
-    "trt_engine_cache_prefix",
-    "trt_dump_subgraphs",
-    "trt_force_sequential_engine_build",
-    "trt_context_memory_sharing_enable",
-    "trt_timing_cache_enable",
-    "trt_timing_cache_path",
-    "trt_force_timing_cache",
-    "trt_detailed_build_log",
-    "trt_build_heuristics_enable",
-    "trt_sparsity_enable",
-    "trt_builder_optimization_level",
-    "trt_auxiliary_streams",
-    "trt_tactic_sources",
-    "trt_extra_plugin_lib_paths",
-    "trt_profile_min_shapes",
-    "trt_profile_max_shapes",
-    "trt_profile_opt_shapes",
-    "trt_cuda_graph_enable",
-    "trt_dump_ep_context_model",
-    "trt_ep_context_file_path",
-    "trt_ep_context_embed_mode",
-)
 
 
 def name(model: Model) -> Iterator[Finding]:
@@ -120,11 +44,8 @@ def platform(model: Model) -> Iterator[Finding]:
     backend = backend_of(model)
     if is_ensemble(config):
         return
-    partners = {
-        "tensorflow": tuple(TENSORFLOW_FILES),
-        **{key: (entry.platform,) for key, entry in BACKENDS.items() if entry.platform},
-    }
-    known = [value for values in partners.values() for value in values] + [AOTI_PLATFORM]
+    partners = {name: tuple(known.files) for name, known in BACKENDS.items() if known.platform}
+    known = [value for values in partners.values() for value in values]
     if config.platform == AOTI_PLATFORM and backend in ("", "pytorch"):
         if model.target.release < AOTI_SINCE:
             yield error(
@@ -212,7 +133,8 @@ def later_fields(model: Model) -> Iterator[Finding]:
 
 def parameter_names(model: Model) -> Iterator[Finding]:
     """A misspelt parameter is accepted and does nothing."""
-    known = (*PARAMETERS.get(backend_of(model), ()), *_CORE_PARAMETERS)
+    backend = BACKENDS.get(backend_of(model))
+    known = (*(backend.parameters if backend else ()), *triton_facts.CORE_PARAMETERS)
     for key in sorted(model.config.parameters):
         if key in known:
             continue
@@ -228,19 +150,20 @@ def parameter_names(model: Model) -> Iterator[Finding]:
 
 
 def parameter_values(model: Model) -> Iterator[Finding]:
-    """Values that the onnxruntime and pytorch backends refuse."""
-    if backend_of(model) not in ("onnxruntime", "pytorch"):
+    """Values that a backend refuses."""
+    backend = BACKENDS.get(backend_of(model))
+    if backend is None:
         return
     for key, entry in sorted(model.config.parameters.items()):
         value = entry.string_value
-        if key == "execution_mode" and value not in ("0", "1"):
+        if key == "execution_mode" and backend.name == "onnxruntime" and value not in ("0", "1"):
             yield error(
                 model.config_path,
                 "execution-mode",
                 f"execution_mode is 0 (sequential) or 1 (parallel), not {printable(value)!r}.",
                 'write execution_mode as "0" or "1"',
             )
-        elif key in _THREAD_PARAMETERS and not (value.isascii() and value.isdigit()):
+        elif key in backend.threads and not (value.isascii() and value.isdigit()):
             yield error(
                 model.config_path,
                 "thread-count",
@@ -265,7 +188,7 @@ def accelerators(model: Model) -> Iterator[Finding]:
     if backend_of(model) != "onnxruntime":
         return
     found = model.config.optimization.execution_accelerators
-    for kind, known in _ACCELERATORS.items():
+    for kind, known in triton_facts.ACCELERATORS.items():
         for item in getattr(found, kind):
             if item.name not in known:
                 yield error(
@@ -278,10 +201,11 @@ def accelerators(model: Model) -> Iterator[Finding]:
                 yield from _tensorrt_parameters(model, item.parameters)
 
 
-def _tensorrt_parameters(model: Model, given: object) -> Iterator[Finding]:
-    for key in sorted(given):  # type: ignore[call-overload]
-        if key not in TENSORRT_PARAMETERS:
-            near = difflib.get_close_matches(key, TENSORRT_PARAMETERS, n=1)
+def _tensorrt_parameters(model: Model, given: Iterable[str]) -> Iterator[Finding]:
+    known = ("precision_mode", *triton_facts.TENSORRT_OPTIONS)
+    for key in sorted(given):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
             yield error(
                 model.config_path,
                 "accelerator-parameter-unknown",
@@ -293,7 +217,7 @@ def _tensorrt_parameters(model: Model, given: object) -> Iterator[Finding]:
 def graph_level(model: Model) -> Iterator[Finding]:
     """The onnxruntime backend's graph levels do not rise with the number."""
     graph = model.config.optimization.graph
-    if backend_of(model) == "onnxruntime" and graph.level == 2:
+    if backend_of(model) == "onnxruntime" and triton_facts.GRAPH_LEVELS.get(graph.level) == "ORT_DISABLE_ALL":
         yield warning(
             model.config_path,
             "graph-level-off",
@@ -342,7 +266,7 @@ def tensorrt_instances(model: Model) -> Iterator[Finding]:
     """Engines run on GPUs, and profiles belong to engines."""
     for group in model.config.instance_group:
         kind, backend = enum_name(group, "kind"), backend_of(model)
-        if backend in ENGINE_BACKENDS and kind in model_config.NOT_FOR_ENGINES:
+        if backend in triton_facts.ENGINE_BACKENDS and kind in triton_facts.NOT_FOR_ENGINES:
             yield error(
                 model.config_path,
                 "tensorrt-needs-gpu",

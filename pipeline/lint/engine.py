@@ -6,13 +6,14 @@ Numbers such as server#4657 are issues of github.com/triton-inference-server/ser
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from pipeline.base.files import sha256_file
-from pipeline.formats.tensorrt import layers
+from pipeline.base.triton_facts import ENGINE_BACKENDS
+from pipeline.formats.tensorrt import layers, plan_file
 from pipeline.lint.engine_shapes import SHAPE_RULES
 from pipeline.lint.engine_sidecar import Engine, EngineRule, compute_capability, open_engine
 from pipeline.lint.model import (
-    ENGINE_BACKENDS,
     RTX_BACKEND,
     Finding,
     Model,
@@ -29,10 +30,7 @@ from pipeline.machine import tensorrt_flavours
 from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
 from pipeline.repository.versions import read_manifest
 
-_RTX = "tensorrt_rtx"  # the flavour; the backend for it has the same name
-# Layout of a TensorRT-RTX engine, measured with 1.7.1: a header that starts with the magic and holds the length of the
-# whole file. Whether classic plans have the same magic is not known, so it proves no flavour.
-_MAGIC, _HEADER_BYTES, _LENGTH_AT = b"vtrt", 64, slice(16, 24)
+_RTX: Final = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 
 
 def engines(model: Model) -> Iterator[Finding]:
@@ -53,20 +51,11 @@ def engines(model: Model) -> Iterator[Finding]:
 
 def header(model: Model, engine: Engine) -> Iterator[Finding]:
     """The file is whole, as far as its header tells."""
-    at, fix = model.where(engine.path), "copy the file again, or build it again"
     built_as = engine.sidecar.flavour or (_RTX if backend_of(model) == RTX_BACKEND else None)
-    with engine.path.open("rb") as stream:
-        head = stream.read(_HEADER_BYTES)
-    size, magic = engine.path.stat().st_size, head.startswith(_MAGIC)
-    if not head:
-        yield error(at, "engine-truncated", "the file is empty.", fix)
-    elif built_as == "tensorrt" or (built_as is None and not magic):
-        return  # how a classic plan begins is not known
-    elif not magic or len(head) < _HEADER_BYTES:
-        yield error(at, "engine-truncated", "the file does not begin as a TensorRT-RTX engine does.", fix)
-    elif (length := int.from_bytes(head[_LENGTH_AT], "little")) != size:
-        report = error if built_as == _RTX else warning
-        yield report(at, "engine-truncated", f"its header says {length} bytes; the file has {size}.", fix)
+    if damage := plan_file.problem(engine.path, built_as):
+        certain = built_as == _RTX or engine.path.stat().st_size < plan_file.HEADER_BYTES
+        fix = "copy the file again, or build it again"
+        yield (error if certain else warning)(model.where(engine.path), "engine-truncated", f"{damage}.", fix)
 
 
 def digest(model: Model, engine: Engine) -> Iterator[Finding]:

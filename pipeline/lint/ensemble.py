@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.base.model_config import served_versions
 from pipeline.lint.model import Finding, Model, Rule, dims_text, enum_name, error, is_ensemble, printable
 
 
@@ -132,8 +133,17 @@ def members(model: Model) -> Iterator[Finding]:
                 f"{called} has no version {step.model_version} (present: {present}).",
                 "use model_version: -1 for the latest, or a version that exists",
             )
-        elif step.model_version > 0 and member.config is not None:
-            yield from _selected(model, called, step.model_version, member)
+        elif (
+            step.model_version > 0
+            and member.config is not None
+            and step.model_version not in served_versions(member.config, member.versions)
+        ):
+            yield error(
+                model.config_path,
+                "ensemble-member-version",
+                f"{called} has version {step.model_version}, and its version_policy does not load it.",
+                f"let the member's version_policy load version {step.model_version}, or use model_version: -1",
+            )
         if member.config is not None and 0 < member.config.max_batch_size < batch:
             yield error(
                 model.config_path,
@@ -141,23 +151,6 @@ def members(model: Model) -> Iterator[Finding]:
                 f"{called} takes batches up to {member.config.max_batch_size}; the ensemble allows {batch}.",
                 f"set the ensemble's max_batch_size to {member.config.max_batch_size} or lower",
             )
-
-
-def _selected(model: Model, called: str, version: int, member: Model) -> Iterator[Finding]:
-    policy = member.config.version_policy
-    chosen = set(member.versions)
-    if policy.HasField("specific"):
-        chosen &= set(policy.specific.versions)
-    elif not policy.HasField("all"):
-        latest = policy.latest.num_versions if policy.HasField("latest") else 1
-        chosen = set(sorted(chosen, reverse=True)[:latest])
-    if version not in chosen:
-        yield error(
-            model.config_path,
-            "ensemble-member-version",
-            f"{called} has version {version}, and its version_policy does not load it.",
-            f"let the member's version_policy load version {version}, or use model_version: -1",
-        )
 
 
 def member_tensors(model: Model) -> Iterator[Finding]:

@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.triton_facts import BACKENDS
 from pipeline.lint.model import (
     AOTI_FILE,
     AOTI_SINCE,
-    BACKENDS,
     CONFIG_NAME,
     INT64_MAX,
-    RTX_BACKEND,
     SKIPPED_DIRECTORIES,
     TENSORFLOW_FILES,
     Finding,
@@ -29,8 +28,6 @@ from pipeline.lint.model import (
     version_number,
     warning,
 )
-
-_KNOWN_BACKENDS = (*BACKENDS, RTX_BACKEND, "tensorflow")
 
 
 def version_names(model: Model) -> Iterator[Finding]:
@@ -153,7 +150,7 @@ def default_filename(model: Model) -> Iterator[Finding]:
 def model_file(model: Model) -> Iterator[Finding]:
     """Each version holds the file, or the directory, that its backend opens."""
     name = model_filename(model)
-    if not name or model.config.cc_model_filenames or backend_of(model) not in _KNOWN_BACKENDS:
+    if not name or model.config.cc_model_filenames or backend_of(model) not in BACKENDS:
         return
     for version in model.versions.values():
         path = below(version, name)

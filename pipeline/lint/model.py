@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.base import printing
+from pipeline.base.triton_facts import BACKENDS
 from pipeline.machine.target import Limits
 
 CONFIG_NAME = "config.pbtxt"
@@ -198,26 +199,11 @@ def enum_name(message: Any, name: str) -> str:
     return str(value.name if value else number)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """A backend as Triton's core knows it (core, constants.h and AutoCompleteBackendFields)."""
-
-    platform: str
-    filename: str
-
-
-BACKENDS: Mapping[str, Backend] = {
-    "onnxruntime": Backend(platform="onnxruntime_onnx", filename="model.onnx"),
-    "tensorrt": Backend(platform="tensorrt_plan", filename="model.plan"),
-    "pytorch": Backend(platform="pytorch_libtorch", filename="model.pt"),
-    "openvino": Backend(platform="", filename="model.xml"),
-    "python": Backend(platform="", filename="model.py"),
-}
-# This tool's own backend: Triton's core infers nothing about it from platforms and file names.
-RTX_BACKEND, RTX_FILE = "tensorrt_rtx", "model.engine"
-ENGINE_BACKENDS = ("tensorrt", RTX_BACKEND)
-TENSORFLOW_FILES = {"tensorflow_savedmodel": "model.savedmodel", "tensorflow_graphdef": "model.graphdef"}
-AOTI_PLATFORM, AOTI_FILE, AOTI_SINCE = "torch_aoti", "model.pt2", "26.03"
+RTX_BACKEND = "tensorrt_rtx"
+TENSORFLOW_FILES = BACKENDS["tensorflow"].files
+AOTI_PLATFORM, AOTI_SINCE = "torch_aoti", "26.03"
+AOTI_FILE = BACKENDS["pytorch"].files[AOTI_PLATFORM]
+_INFERRED = tuple(backend for backend in BACKENDS.values() if backend.inferred)
 # Backends whose library checks the configured tensors against the file, and so need both inputs and outputs.
 CHECKED_BACKENDS = ("onnxruntime", "pytorch", "tensorrt")
 
@@ -232,15 +218,11 @@ def backend_of(model: Model) -> str:
     config = model.config
     if config.backend or is_ensemble(config):
         return str(config.backend)
-    if config.platform in TENSORFLOW_FILES or config.default_model_filename in TENSORFLOW_FILES.values():
-        return "tensorflow"
-    if config.platform == AOTI_PLATFORM or config.default_model_filename == AOTI_FILE:
-        return "pytorch"
-    for name, backend in BACKENDS.items():
-        if config.platform and config.platform == backend.platform:
-            return name
-        if config.default_model_filename == backend.filename:
-            return name
+    for backend in _INFERRED:
+        if config.platform and config.platform in backend.files:
+            return backend.name
+        if config.default_model_filename in backend.files.values():
+            return backend.name
     if config.platform or config.default_model_filename:
         return ""
     return _backend_by_files(model)
@@ -250,29 +232,22 @@ def _backend_by_files(model: Model) -> str:
     # Core looks into the version directory whose name sorts first.
     first = min(model.versions.values(), key=lambda path: path.name, default=None)
     present = {item.name for item in children(first)} if first else set()
-    if present & set(TENSORFLOW_FILES.values()):
-        return "tensorflow"
-    for name, backend in BACKENDS.items():
-        if backend.filename in present:
-            return name
+    for backend in _INFERRED:
+        if present & set(backend.files.values()) - {AOTI_FILE}:
+            return backend.name
     # Last resort of the core: a model named model.<backend>.
     return model.name.partition(".")[2]
 
 
 def model_filename(model: Model) -> str:
     """Name of the file each version directory must hold; empty where the backend has no such rule."""
-    config, backend = model.config, backend_of(model)
+    config, backend = model.config, BACKENDS.get(backend_of(model))
     if config.default_model_filename:
         return str(config.default_model_filename)
-    if backend == "tensorflow":
-        return TENSORFLOW_FILES.get(config.platform, "")
-    if backend == "pytorch" and config.platform == AOTI_PLATFORM:
-        return AOTI_FILE
-    if backend == "pytorch" and config.runtime == "model.py":
+    if backend is None or (backend.name == "pytorch" and config.runtime == "model.py"):
         return ""
-    if backend == RTX_BACKEND:
-        return RTX_FILE
-    return BACKENDS[backend].filename if backend in BACKENDS else ""
+    default = "" if backend.name == "tensorflow" else backend.file_name
+    return backend.files.get(config.platform, default)
 
 
 def fed_inputs(config: Any) -> set[str]:

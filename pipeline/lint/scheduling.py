@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.base.triton_facts import FALSE_TRUE
 from pipeline.lint.model import Finding, Model, Rule, below, enum_name, error, is_regular, printable, warning
 
 _CORRID_TYPES = ("TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING")
-_FALSE_TRUE = ("int32_false_true", "fp32_false_true", "bool_false_true")
 
 
 def max_batch_size(model: Model) -> Iterator[Finding]:
@@ -164,7 +164,7 @@ def _control(model: Model, reason: str) -> Finding:
 
 
 def _control_values(model: Model, control: Any, kind: str) -> Iterator[Finding]:
-    given = [name for name in _FALSE_TRUE if len(getattr(control, name))]
+    given = [name for name in FALSE_TRUE if len(getattr(control, name))]
     if kind == "CONTROL_SEQUENCE_CORRID":
         if given:
             yield _control(model, f"{kind} carries the sequence's id, and takes no {given[0]}.")
@@ -176,7 +176,7 @@ def _control_values(model: Model, control: Any, kind: str) -> Iterator[Finding]:
                 f"use one of {', '.join(_CORRID_TYPES)}",
             )
     elif len(given) != 1:
-        yield _control(model, f"{kind} needs exactly one of {', '.join(_FALSE_TRUE)}; it has {len(given)}.")
+        yield _control(model, f"{kind} needs exactly one of {', '.join(FALSE_TRUE)}; it has {len(given)}.")
     elif len(getattr(control, given[0])) != 2:
         yield _control(model, f"{kind}: {given[0]} has {len(getattr(control, given[0]))} entries, not 2.")
 

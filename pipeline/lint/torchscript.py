@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.base.triton_facts import BACKENDS
 from pipeline.lint.model import (
     AOTI_PLATFORM,
     MAX_TEXT_BYTES,
@@ -27,8 +28,7 @@ from pipeline.lint.model import (
     warning,
 )
 
-# pytorch_backend src/libtorch_utils.cc, ModelConfigDataTypeToTorchType; strings are handled apart.
-_TYPES = ("BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "STRING")
+_TYPES = BACKENDS["pytorch"].types
 _MAX_CODE_FILES = 10_000
 
 
@@ -58,16 +58,16 @@ def data_types(model: Model) -> Iterator[Finding]:
         return
     batched = model.config.max_batch_size > 0
     for item in (*model.config.input, *model.config.output):
-        kind = enum_name(item, "data_type").removeprefix("TYPE_")
+        kind = enum_name(item, "data_type")
         dims = list(item.reshape.shape if item.HasField("reshape") else item.dims)
-        if kind != "INVALID" and kind not in _TYPES:
+        if kind != "TYPE_INVALID" and kind not in _TYPES:
             yield error(
                 model.config_path,
                 "torchscript-data-type",
-                f"the pytorch backend has no type TYPE_{kind}, given for {printable(item.name)!r}.",
-                f"use one of {', '.join(f'TYPE_{name}' for name in _TYPES)}",
+                f"the pytorch backend has no type {kind}, given for {printable(item.name)!r}.",
+                f"use one of {', '.join(_TYPES)}",
             )
-        if kind == "STRING" and len(dims) + batched > 1:
+        if kind == "TYPE_STRING" and len(dims) + batched > 1:
             yield error(
                 model.config_path,
                 "torchscript-string-dims",

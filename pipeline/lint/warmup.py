@@ -6,23 +6,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.lint.model import Finding, Model, Rule, below, dims_text, enum_name, error, is_regular, printable, warning
 
-_BYTES = {
-    "TYPE_BOOL": 1,
-    "TYPE_UINT8": 1,
-    "TYPE_UINT16": 2,
-    "TYPE_UINT32": 4,
-    "TYPE_UINT64": 8,
-    "TYPE_INT8": 1,
-    "TYPE_INT16": 2,
-    "TYPE_INT32": 4,
-    "TYPE_INT64": 8,
-    "TYPE_FP16": 2,
-    "TYPE_FP32": 4,
-    "TYPE_FP64": 8,
-    "TYPE_BF16": 2,
-}
+_WIDTHS = {kind: np.dtype(dtype).itemsize for kind, dtype in NUMPY_TYPES.items() if kind != "TYPE_STRING"}
+_WIDTHS["TYPE_BF16"] = 2  # which numpy lacks
 
 
 def warmup(model: Model) -> Iterator[Finding]:
@@ -125,7 +115,7 @@ def _file(model: Model, what: str, item: Any) -> Iterator[Finding]:
             "add the file, or use zero_data: true",
         )
         return
-    width = _BYTES.get(enum_name(item, "data_type"))
+    width = _WIDTHS.get(enum_name(item, "data_type"))
     if width is None:
         return  # strings have no fixed size
     wanted, found = width * math.prod(item.dims), path.stat().st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import store
+from pipeline.machine import cuda_driver
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
 MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)  # numpy < 2, which the server pins, ends there
@@ -41,7 +41,6 @@ TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu", "tf2onnx")  # two distrib
 SERVER = "nvidia-pytriton"
 TORCHSERVE = ("pyyaml", "torch-model-archiver", "torchserve")  # its workers import yaml, and do not require it (0.12.0)
 
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 _TRITON_OF_PYTRITON = {"0.7.0": "2.51.0"}  # what `/v2` of the server in that wheel reports
 _INTERESTING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp")
 
@@ -290,35 +289,17 @@ def _cpu(cpuinfo: Path) -> Cpu:
 
 
 def _gpu(devices: Path, driver: Path) -> Gpu | None:
-    """The GPU as the driver's files describe it (``/proc/driver/nvidia``); nvidia-smi would take a second."""
+    """The GPU as CUDA's driver tells it, else as the driver's files do (``/proc/driver/nvidia``)."""
     if not any(re.fullmatch(r"nvidia\d+", item.name) for item in devices.glob("nvidia*")):
         return None
     version = _search(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", driver / "version")
-    information = next(iter(sorted(driver.glob("gpus/*/information"))), driver / "information")
-    first, *others = _capabilities() or ["unknown"]
-    return Gpu(name=_search(r"Model:\s*(.+)", information), driver=version, capability=first, others=tuple(others))
-
-
-def _capabilities() -> list[str]:
-    """The GPUs' compute capabilities, each once, asked of the driver's library: no file tells them."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    return list(dict.fromkeys(_capability(cuda, index) for index in range(count.value)))
-
-
-def _capability(cuda: ctypes.CDLL, index: int) -> str:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    status = (
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    )
-    return "unknown" if status else f"sm_{major.value}{minor.value}"
+        found = cuda_driver.devices()
+    except cuda_driver.DriverError:
+        information = next(iter(sorted(driver.glob("gpus/*/information"))), driver / "information")
+        return Gpu(name=_search(r"Model:\s*(.+)", information), driver=version)
+    first, *others = dict.fromkeys(device.capability for device in found)
+    return Gpu(name=found[0].name, driver=version, capability=first, others=tuple(others))
 
 
 def _cuda_bindings() -> bool:

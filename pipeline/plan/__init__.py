@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.store import Step
-from pipeline.base.values import Signature, TensorSpec
+from pipeline.base.values import Signature
 from pipeline.config import images
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema.model import Data, Input, Output
+from pipeline.config.subject import signature_of
 from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
@@ -188,17 +189,8 @@ def make(
 
 
 def signature(inputs: Mapping[str, Input], outputs: Mapping[str, Output], loaded: LoadedConfig) -> Signature:
-    """The YAML's tensors as values; the batch letter is the one that every shape starts with."""
-    ins = tuple(
-        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout) for name, spec in inputs.items()
-    )
-    outs = tuple(
-        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=_labels(spec.labels, loaded))
-        for name, spec in outputs.items()
-    )
-    firsts = {spec.shape[0] if spec.shape else None for spec in (*ins, *outs)}
-    first = firsts.pop() if len(firsts) == 1 else None
-    found = Signature(inputs=ins, outputs=outs, batch=first if isinstance(first, str) else None)
+    """The YAML's tensors as values, with the labels that the YAML or a file lists."""
+    found = signature_of(inputs, outputs, {name: _labels(spec.labels, loaded) for name, spec in outputs.items()})
     section = loaded.config.preprocess
     return replace(found, image=images.of_section(section, found)) if section else found
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from pipeline.base.errors import Problem
 from pipeline.base.store import Step
+from pipeline.config.inheritance import inherited, owner
 from pipeline.config.schema.variants import Engine
 from pipeline.formats.tensorrt import profiles
 from pipeline.formats.tensorrt.spec import EngineSpec, to_json
 from pipeline.machine import doctor, tensorrt_flavours
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
-from pipeline.plan.inheritance import inherited, owner
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
 

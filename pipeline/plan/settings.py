@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.base import model_config
+from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.config import images
 from pipeline.config.schema.variants import Variant
 from pipeline.plan.values import Subject
@@ -26,11 +27,11 @@ def max_batch_size(subject: Subject, variant: Variant) -> int:
 
 def fields(subject: Subject, variant: Variant, *, engine: bool) -> dict[str, Any]:
     """The variant's ModelConfig fields, laid over the common ones; of these, an engine's instances are not on a CPU."""
-    common = _overlay(_image_parameters(subject), subject.loaded.config.triton.model_config_fields)
+    common = model_config.overlay(_image_parameters(subject), subject.loaded.config.triton.model_config_fields)
     if engine and common.get("instance_group"):
         common["instance_group"] = _on_gpus(common["instance_group"])
     own = {key: value for key, value in variant.triton.items() if key != "max_batch_size"}
-    return _overlay(common, own)
+    return model_config.overlay(common, own)
 
 
 def _image_parameters(subject: Subject) -> dict[str, Any]:
@@ -44,13 +45,5 @@ def _image_parameters(subject: Subject) -> dict[str, Any]:
 
 def _on_gpus(groups: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The groups an engine can run in; where there is none, all of them with a GPU in place of their CPU."""
-    usable = [group for group in groups if group.get("kind") not in model_config.NOT_FOR_ENGINES]
+    usable = [group for group in groups if group.get("kind") not in NOT_FOR_ENGINES]
     return usable or [{**group, "kind": "KIND_GPU"} for group in groups]
-
-
-def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "version_policy"
-        result[key] = _overlay(result[key], value) if both else value
-    return result

@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.base.store import Step
 from pipeline.base.values import Format, Signature, TensorSpec, Tolerance
+from pipeline.config.inheritance import inherited
 from pipeline.config.load import LoadedConfig
 from pipeline.config.schema.model import TF2ONNX_MAX_OPSET, Data, Source
 from pipeline.config.schema.variants import AccuracyGate, Calibration, KeepFp32, Repair, Variant
 from pipeline.machine.target import Limits
-from pipeline.plan.inheritance import inherited
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md

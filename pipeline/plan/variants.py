@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Format
+from pipeline.config.inheritance import chain, inherited
 from pipeline.machine.target import LAST_WITH_TENSORFLOW
 from pipeline.plan import engines, settings, steps
-from pipeline.plan.inheritance import chain, inherited
 from pipeline.plan.values import Precision, Subject, Variant
 from pipeline.proof import comparison
 
@@ -30,7 +30,7 @@ def _variant(subject: Subject, key: str) -> Variant:
     config = subject.loaded.config
     variants, variant = config.variants, config.variants[key]
     identifier = f"{config.name}_{key}"
-    maker = list(chain(variants, key))[-1]
+    maker = chain(variants, key)[-1]
     model_format = inherited(variants, key, "format")
     gates = variant.gates or config.gates
     precision: Precision = inherited(variants, key, "precision") or "fp32"

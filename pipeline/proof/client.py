@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError, SmokeError
+from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.base.values import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.images import postprocessing, preprocessing
@@ -24,10 +25,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".npy", ".npz")
 _SHOWN_TEXT = 200  # of a refusal, which may be a whole page
 _SUMS_TO_ONE = 1e-3  # float16 probabilities of 1000 classes still add up to 1 within this
-_TYPES: Mapping[str, str] = {
-    "TYPE_BOOL": "bool", "TYPE_FP16": "float16", "TYPE_FP32": "float32", "TYPE_FP64": "float64",
-    **{f"TYPE_{kind}INT{bits}": f"{kind.lower()}int{bits}" for kind in ("", "U") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
+_TYPES = {kind: dtype for kind, dtype in NUMPY_TYPES.items() if kind != "TYPE_STRING"}
 
 
 def predict(url: str, model: str, file: Path, *, top: int, request_timeout_s: float = 60.0) -> list[dict[str, Any]]:

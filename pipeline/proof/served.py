@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tritonclient.utils import np_to_triton_dtype
 
-from pipeline.base.values import NUMPY_DTYPES, Array, Signature, TensorSpec
+from pipeline.base.ports import Port, differences
+from pipeline.base.triton_facts import NUMPY_TYPES
+from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, TensorSpec
 from pipeline.proof.values import IndexRow, ModelMetadata, TensorMetadata
 
 _NOT_OURS = ("runtime",)  # names the file that runs the model: a shared library, or a stand-in's model.py
@@ -49,33 +52,37 @@ def metadata_differences(
         ("input", signature.inputs, metadata.inputs, config.input),
         ("output", signature.outputs, metadata.outputs, config.output),
     ):
-        reshaped = {item.name: list(item.dims) for item in messages if item.HasField("reshape")}
-        wanted = [_served_tensor(spec, reshaped.get(spec.name), batching=batching) for spec in specs]
+        dims = {item.name: tuple(item.dims) for item in messages if item.HasField("reshape")}
+        wanted = [replace(spec, shape=_as_served(spec, dims.get(spec.name), batching=batching)) for spec in specs]
         found.extend(_tensor_differences(role, wanted, tensors))
     return found
 
 
-def _served_tensor(spec: TensorSpec, dims: Sequence[int] | None, *, batching: bool) -> TensorMetadata:
-    shape = tuple(-1 if isinstance(size, str) else size for size in spec.shape)
-    if dims is not None:
-        shape = (-1, *dims) if batching else tuple(dims)
-    return TensorMetadata(name=spec.name, datatype=np_to_triton_dtype(NUMPY_DTYPES[spec.dtype]), shape=shape)
+def _as_served(spec: TensorSpec, dims: tuple[int, ...] | None, *, batching: bool) -> tuple[Dim, ...]:
+    """The shape that clients see, which a ``reshape`` to ``dims`` makes another."""
+    if dims is None:
+        return spec.shape
+    sizes = tuple("?" if size < 0 else size for size in dims)
+    return (*spec.shape[:1], *sizes) if batching else sizes
 
 
-def _tensor_differences(role: str, wanted: Sequence[TensorMetadata], served: Sequence[TensorMetadata]) -> Iterator[str]:
+def _tensor_differences(role: str, wanted: Sequence[TensorSpec], served: Sequence[TensorMetadata]) -> Iterator[str]:
     """Order is left out: clients send and ask by name."""
-    by_name = {tensor.name: tensor for tensor in served}
-    for tensor in wanted:
-        found = by_name.pop(tensor.name, None)
-        if found is None:
-            yield f"{role} {tensor.name}: expected, not served; served {', '.join(item.name for item in served)}"
-        elif found != tensor:
-            yield (
-                f"{role} {tensor.name}: expected {tensor.datatype}{list(tensor.shape)}, "
-                f"served {found.datatype}{list(found.shape)}"
-            )
-    for name in by_name:
-        yield f"{role} {name}: served, not expected"
+    by_name, specs = {tensor.name: tensor for tensor in served}, {spec.name: spec for spec in wanted}
+    ports = [
+        Port(name=item.name, dtype=NUMPY_TYPES.get(f"TYPE_{item.datatype}", item.datatype), shape=item.shape)
+        for item in served
+    ]
+    found = {item.name: item for item in differences(ports, wanted, exact=True)}  # one line for each tensor
+    for name, item in found.items():
+        if item.kind == "missing":
+            yield f"{role} {name}: expected, not served; served {', '.join(by_name)}"
+        elif item.kind == "unknown":
+            yield f"{role} {name}: served, not expected"
+        else:
+            sizes = [-1 if isinstance(size, str) else size for size in specs[name].shape]
+            expected = f"{np_to_triton_dtype(NUMPY_DTYPES[specs[name].dtype])}{sizes}"
+            yield f"{role} {name}: expected {expected}, served {by_name[name].datatype}{list(by_name[name].shape)}"
 
 
 def config_differences(expected: Any, served: Any) -> list[str]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError
-from pipeline.base.values import BuildReport
-from pipeline.report.summary import run_report
+from pipeline.report.summary import BuildReport
 
 
 def check(path: Path | None) -> None:
@@ -43,7 +42,7 @@ def write(path: Path | None, reports: Sequence[BuildReport]) -> None:
         return
     from pipeline.report import html
 
-    records = [run_report(item) for item in reports]
+    records = [item.record for item in reports]
     rows = [record.model_dump(mode="json") for record in records]
     files.write_atomic(path, json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")
     if len(records) == 1:

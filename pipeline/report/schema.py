@@ -6,67 +6,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.base.values import AccuracyResult, Measurement, ParityResult, SmokeCheck
+
 
 class Record(BaseModel):
     """Base of every mapping in the report."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Parity(Record):
-    """The variant against the source model, in process."""
-
-    passed: bool
-    max_abs: float = Field(description="greatest absolute difference, in the output's unit")
-    max_rel: float = Field(description="greatest difference relative to the reference")
-    cosine: float = Field(description="least cosine similarity, -1 to 1")
-    top1_agreement: float | None = Field(description="share of samples with the same arg-max, 0 to 1")
-    samples: int
-    batch_sizes: list[int]
-    tolerance: dict[str, float]
-    worst: str
-    reason: str = Field(description="why it did not pass; empty when it did")
-
-
-class Accuracy(Record):
-    """Over the golden samples, 0 to 1."""
-
-    metric: str
-    value: float
-    reference: float = Field(description="the source model's")
-    samples: int
-    passed: bool
-    reason: str
-
-
-class Check(Record):
-    """One check of the smoke test."""
-
-    name: str
-    protocol: Literal["http", "grpc", "-"]
-    outcome: Literal["passed", "failed"]
-    detail: str
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class Smoke(Record):
     """The smoke test of a served variant."""
 
     outcome: Literal["passed", "failed", "not run"]
-    checks: list[Check]
-
-
-class Measurement(Record):
-    """How fast it answered, as served on this machine beside the build: to compare siblings by; never a gate."""
-
-    p50_ms: float = Field(description="median time of one request alone, sent and answered")
-    p99_ms: float = Field(description="99th percentile of the same requests")
-    throughput_per_s: float = Field(description="samples answered per second with `concurrency` requests in flight")
-    concurrency: int = Field(description="requests in flight at once while throughput was measured")
-    batch: int = Field(description="samples in each request")
-    requests: int = Field(description="requests timed, alone and together")
-    memory_bytes: int | None = Field(
-        description="resident memory of the processes that run it; null where they cannot be told from others"
-    )
+    checks: list[SmokeCheck]
 
 
 class Pick(Record):
@@ -90,8 +43,8 @@ class VariantReport(Record):
     sha256: str | None = Field(description="of the model file, or of the names and contents of its directory")
     size_bytes: int | None
     cached: bool = Field(description="export and parity came from the step store, and no new version was made")
-    parity: Parity | None
-    accuracy: Accuracy | None
+    parity: ParityResult | None
+    accuracy: AccuracyResult | None
     smoke: Smoke
     measurement: Measurement | None
     unmeasured_reason: str | None = Field(description="why there is no measurement; null when there is one")

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pipeline.base.values import BuildReport, ParityResult, SmokeResult, VariantResult
+from pipeline.base.values import SmokeResult, VariantResult
 from pipeline.report import picks
 from pipeline.report.fitting import Column, Fitting, Words
-from pipeline.report.schema import Accuracy, Check, Measurement, Parity, Pick, RunReport, Smoke, VariantReport
+from pipeline.report.schema import Pick, RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure
+
+
+@dataclass(frozen=True, kw_only=True)  # without slots, so that its record is kept
+class BuildReport:
+    """What became of one configuration.
+
+    Attributes:
+        durations_s: seconds per step, in the order they ran.
+        error: the error form of what ended the run before its variants, or empty.
+        server_log: path of the server's log, or None when none was started.
+        run_dir: folder with the logs and report.json of this run.
+    """
+
+    run_id: str
+    config: str
+    environment: Mapping[str, Any]
+    durations_s: Mapping[str, float]
+    exit_code: int
+    variants: tuple[VariantResult, ...]
+    run_dir: Path
+    error: str = ""
+    server_log: Path | None = None
+
+    @cached_property
+    def record(self) -> RunReport:
+        """Its JSON side."""
+        return run_report(self)
 
 
 def run_report(report: BuildReport) -> RunReport:
@@ -43,10 +74,10 @@ def _variant(result: VariantResult) -> VariantReport:
         sha256=artifact.sha256 if artifact else None,
         size_bytes=artifact.size_bytes if artifact else None,
         cached=result.cached,
-        parity=_parity(result.parity),
-        accuracy=Accuracy(**asdict(result.accuracy)) if result.accuracy else None,
+        parity=result.parity,
+        accuracy=result.accuracy,
         smoke=_smoke(result.smoke),
-        measurement=Measurement(**asdict(result.measurement)) if result.measurement else None,
+        measurement=result.measurement,
         unmeasured_reason=_unmeasured(result),
         notes=list(result.notes),
         skipped_reason=result.skipped or None,
@@ -54,18 +85,10 @@ def _variant(result: VariantResult) -> VariantReport:
     )
 
 
-def _parity(parity: ParityResult | None) -> Parity | None:
-    if parity is None:
-        return None
-    return Parity(**{**asdict(parity), "batch_sizes": list(parity.batch_sizes)})
-
-
 def _smoke(smoke: SmokeResult | None) -> Smoke:
     if smoke is None:
         return Smoke(outcome="not run", checks=[])
-    return Smoke(
-        outcome="passed" if smoke.passed else "failed", checks=[Check(**asdict(check)) for check in smoke.checks]
-    )
+    return Smoke(outcome="passed" if smoke.passed else "failed", checks=list(smoke.checks))
 
 
 def _unmeasured(result: VariantResult) -> str | None:
@@ -95,7 +118,7 @@ _COLUMNS = (
 def table(report: BuildReport) -> RenderableType:
     """What a person reads at the end: one row per variant, what to pick, then notes and failures."""
     rows = Fitting(columns=_COLUMNS, rows=[_cells(result) for result in report.variants], folds="variant")
-    parts: list[RenderableType] = [Text(), rows, Text(), *_choice(run_report(report)), Text()]
+    parts: list[RenderableType] = [Text(), rows, Text(), *_choice(report.record), Text()]
     parts += [
         Words(Text(f"  note: {result.identifier}: {note}", style="dim"))
         for result in report.variants

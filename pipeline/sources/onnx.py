@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import files
+from pipeline.base import files, ports
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import NUMPY_DTYPES, Signature, TensorSpec
+from pipeline.base.values import Signature
 
 FILE_NAME = "model.onnx"
 _LOCATION_KEY = b"\x0a\x08location\x12"
@@ -88,36 +88,16 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
 
 def differences(model: Any, signature: Signature) -> list[str]:
     """One line for each name, dtype, rank or fixed size in which the graph's inputs and outputs are not the YAML's."""
-    constants = {item.name for item in model.graph.initializer}
-    inputs = {item.name: item for item in model.graph.input if item.name not in constants}
-    outputs = {item.name: item for item in model.graph.output}
+    from pipeline.formats import interface
+
     wrong: list[str] = []
+    inputs, outputs = interface.ports(model)
     for role, specs, found in (("input", signature.inputs, inputs), ("output", signature.outputs, outputs)):
-        named = {spec.name for spec in specs}
-        wrong += [f"the file has an {role} {name} that the YAML leaves out" for name in found if name not in named]
-        for spec in specs:
-            if spec.name in found:
-                wrong += _tensor_differences(role, spec, found[spec.name].type.tensor_type)
+        for item in ports.differences(found, specs):
+            if item.kind == "unknown":
+                wrong.append(f"the file has an {role} {item.name} that the YAML leaves out")
+            elif item.kind == "missing":
+                wrong.append(f"the file has no {role} {item.name}; it has {', '.join(port.name for port in found)}")
             else:
-                wrong.append(f"the file has no {role} {spec.name}; it has {', '.join(found)}")
-    return wrong
-
-
-def _tensor_differences(role: str, spec: TensorSpec, tensor: Any) -> list[str]:
-    import onnx
-
-    wrong = []
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
-    if dtype != NUMPY_DTYPES[spec.dtype]:
-        wrong.append(f"{role} {spec.name} is {dtype}; the YAML says {spec.dtype}")
-    if not tensor.HasField("shape"):
-        return wrong
-    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    # A fixed size in the file must be the YAML's; a dynamic one admits any.
-    fits = len(dims) == len(spec.shape) and all(
-        isinstance(found, str) or found == expected for found, expected in zip(dims, spec.shape, strict=True)
-    )
-    if not fits:
-        shown = ", ".join(str(dim) for dim in spec.shape)
-        wrong.append(f"{role} {spec.name} has shape [{', '.join(str(dim) for dim in dims)}]; the YAML says [{shown}]")
+                wrong.append(item.told(f"{role} {item.name}"))
     return wrong

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from pipeline.base.errors import MissingError, SmokeError, StageError
-from pipeline.base.values import BuildReport
 from pipeline.build import loop as building
 from pipeline.config.load import load
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
@@ -22,6 +21,7 @@ from pipeline.formats.tensorrt import runtime as tensorrt
 from pipeline.formats.tensorrt.build import build
 from pipeline.formats.tensorrt.runtime import TensorRtRuntime
 from pipeline.machine import environment, tensorrt_flavours
+from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
 from pipeline.servers.triton import embedded as triton
 from tests.gpu.test_build import YAML

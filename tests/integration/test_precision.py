@@ -15,12 +15,13 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.values import BuildReport, VariantResult
+from pipeline.base.values import VariantResult
 from pipeline.build import loop as building
 from pipeline.build.loop import Options
 from pipeline.config.load import load
 from pipeline.machine import environment
 from pipeline.precision import half, int8
+from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS

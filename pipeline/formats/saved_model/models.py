@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.base.errors import StageError
+from pipeline.base.ports import Port
 from pipeline.base.values import Array, Progress, Signature, Tensors, TensorSpec
 from pipeline.data import user_code
 from pipeline.formats.saved_model import messages, names
 from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
-from pipeline.formats.saved_model.names import Port
 
 SERVING_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.base.errors import StageError
+from pipeline.base.ports import Port, unlike, written
 from pipeline.base.values import TensorSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
-    """An input or output as the model has it.
-
-    Attributes:
-        dtype: TensorFlow's name of it: ``float32``, ``string``.
-        shape: None for a dynamic dimension; None as a whole where even the rank is unknown.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...] | None
 
 
 def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: str) -> tuple[dict[str, str], str]:
@@ -43,7 +29,7 @@ def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: 
     known, wanted = {port.name: port for port in ports}, {spec.name for spec in specs}
     rest = iter(port for port in ports if port.name not in wanted)
     pairs = [(spec, known[spec.name] if spec.name in known else next(rest)) for spec in specs]
-    if wrong := [text for spec, port in pairs for text in _differences(side, spec, port)]:
+    if wrong := [item.told(_label(side, spec, port)) for spec, port in pairs for item in unlike(port, spec)]:
         raise StageError(
             f"source: the model's {side} are not the YAML's",
             found="\n".join(wrong),
@@ -65,26 +51,9 @@ def _parts(name: str) -> list[str]:
     return re.split(r"(\d+)", name)
 
 
-def _differences(side: str, spec: TensorSpec, port: Port) -> list[str]:
-    wrong = []
-    label = f"{side.removesuffix('s')} {spec.name}" + (f" (its {port.name})" if port.name != spec.name else "")
-    if port.dtype != spec.dtype:
-        wrong.append(f"{label} is {port.dtype}; the YAML says {spec.dtype}")
-    if port.shape is None:
-        return wrong
-    # A fixed size in the model must be the YAML's; a dynamic one admits any.
-    fits = len(port.shape) == len(spec.shape) and all(
-        size is None or size == dim for size, dim in zip(port.shape, spec.shape, strict=True)
-    )
-    if not fits:
-        expected = ", ".join(map(str, spec.shape))
-        wrong.append(f"{label} has shape {_sizes(port.shape)}; the YAML says [{expected}]")
-    return wrong
-
-
-def _sizes(shape: Sequence[int | None]) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+def _label(side: str, spec: TensorSpec, port: Port) -> str:
+    return f"{side.removesuffix('s')} {spec.name}" + (f" (its {port.name})" if port.name != spec.name else "")
 
 
 def _shown(port: Port) -> str:
-    return f"{port.name} {port.dtype}{'' if port.shape is None else _sizes(port.shape)}"
+    return f"{port.name} {port.dtype}{'' if port.shape is None else written(port.shape)}"

@@ -5,10 +5,8 @@ Written against the bindings of 10.3.0, 10.16.1 and 11.4.0; never run where this
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +16,7 @@ from pipeline.base.files import write_atomic
 from pipeline.formats.tensorrt.common import Log, set_flag
 from pipeline.formats.tensorrt.failures import FailureError
 from pipeline.formats.tensorrt.spec import EngineSpec
-
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
-_NAME_BYTES = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A GPU that an engine can be built on.
-
-    Attributes:
-        index: CUDA's number of it.
-        capability: as in ``gpus``: ``sm_90``.
-    """
-
-    index: int
-    name: str
-    capability: str
-
-    def take(self) -> None:
-        """Make it the one that this thread works on.
-
-        Raises:
-            FailureError: the driver refuses.
-        """
-        cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
-        status = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.index) or cuda.cuCtxSetCurrent(context)
-        if status:
-            raise FailureError("gpu", f"the GPU {self.name} cannot be used: CUDA error {status}")
+from pipeline.machine.cuda_driver import Device, DriverError, devices
 
 
 def chosen(found: Sequence[Device], gpus: Sequence[str]) -> Device:
@@ -67,8 +38,11 @@ def prepare(spec: EngineSpec) -> Device:
     Raises:
         FailureError: no GPU, or not the one asked for.
     """
-    device = chosen(devices(), spec.gpus)
-    device.take()
+    try:
+        device = chosen(devices(), spec.gpus)
+        device.take()
+    except DriverError as error:
+        raise FailureError("gpu", str(error)) from error
     return device
 
 
@@ -124,37 +98,6 @@ def finish(config: trt.IBuilderConfig, log: Log, plan: Path, timing_cache: Path 
         if engine is None:
             raise FailureError("build", *log.last_errors())
         log.table = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.ONELINE)
-
-
-def devices() -> tuple[Device, ...]:
-    """All GPUs, by CUDA's driver, which every machine with a GPU has; at least one.
-
-    Raises:
-        FailureError: no driver, or no GPU.
-    """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise FailureError("gpu", f"no NVIDIA driver: {error}") from error
-    count = ctypes.c_int()
-    status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
-    if status or not count.value:
-        raise FailureError("gpu", f"no NVIDIA GPU: the driver answers with CUDA error {status}")
-    return tuple(_device(cuda, index) for index in range(count.value))
-
-
-def _device(cuda: ctypes.CDLL, index: int) -> Device:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(_NAME_BYTES)
-    status = (
-        cuda.cuDeviceGet(ctypes.byref(device), index)
-        or cuda.cuDeviceGetName(name, _NAME_BYTES, device)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        or cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    )
-    if status:
-        raise FailureError("gpu", f"no use of GPU {index}: the driver answers with CUDA error {status}")
-    return Device(index=device.value, name=name.value.decode(), capability=f"sm_{major.value}{minor.value}")
 
 
 def _cache_file(folder: Path, device: Device) -> Path:

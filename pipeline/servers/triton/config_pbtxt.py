@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pipeline.base import model_config
+from pipeline.base import model_config, triton_facts
 from pipeline.base.errors import ConfigError
+from pipeline.base.triton_facts import Backend
 from pipeline.base.values import Kind, Sample, Signature, TensorSpec
 
-
-class Backend(NamedTuple):
-    """A backend by its names in the configuration; ``file_name`` is what it opens where nothing else is said."""
-
-    name: str
-    platform: str
-    file_name: str
-    instance_kind: str
-
-
 BACKENDS: Mapping[Kind, Backend] = {
-    "onnx": Backend("onnxruntime", "onnxruntime_onnx", "model.onnx", "KIND_CPU"),
-    "torchscript": Backend("pytorch", "pytorch_libtorch", "model.pt", "KIND_CPU"),
-    "saved_model": Backend("tensorflow", "tensorflow_savedmodel", "model.savedmodel", "KIND_CPU"),
-    "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan", "KIND_GPU"),
-    # No container has a backend for TensorRT-RTX, and the tensorrt backend cannot load its engines: a name of its own.
-    "tensorrt_rtx": Backend("tensorrt_rtx", "", "model.engine", "KIND_GPU"),
+    "onnx": triton_facts.BACKENDS["onnxruntime"],
+    "torchscript": triton_facts.BACKENDS["pytorch"],
+    "saved_model": triton_facts.BACKENDS["tensorflow"],
+    "tensorrt": triton_facts.BACKENDS["tensorrt"],
+    "tensorrt_rtx": triton_facts.BACKENDS["tensorrt_rtx"],
 }
-"""Reference: Triton's model_configuration.md."""
+"""What serves each kind of file."""
 
+_DATA_TYPES = {dtype: name for name, dtype in triton_facts.NUMPY_TYPES.items()}
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
-_REPLACED_WHOLE = ("version_policy",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +84,7 @@ def describe(
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_tensor(spec, batched) for spec in signature.inputs],
         "output": _outputs(signature.outputs, batched, extra),
-        "instance_group": [{"count": 1, "kind": backend.instance_kind}],
+        "instance_group": [{"count": 1, "kind": backend.kind}],
     }
     if engines:
         defaults["cc_model_filenames"] = dict(engines)
@@ -103,31 +93,17 @@ def describe(
         defaults["dynamic_batching"] = {}
     if warmup is not None and not fields.get("sequence_batching"):
         defaults["model_warmup"] = [_warmup(signature.inputs, warmup, batched, extra)]
-    merged = merge(defaults, {key: value for key, value in fields.items() if key not in ("input", "output")})
+    merged = model_config.overlay(
+        defaults, {key: value for key, value in fields.items() if key not in ("input", "output")}
+    )
     if profiles > 1 and merged.get("instance_group"):
         every = [str(index) for index in range(profiles)]
         merged["instance_group"] = [{"profile": every, **group} for group in merged["instance_group"]]
     for key in ("input", "output"):
         merged[key] = _refined(key, defaults[key], fields.get(key) or ())
-    if "model_warmup" not in merged:
+    if merged.get("model_warmup") is None:
         extra = {path: data for path, data in extra.items() if not path.startswith("warmup/")}
     return ModelFiles(config=model_config.build(merged), extra=extra)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``over`` on ``base``: mappings merge, None removes, anything else replaces.
-
-    ``version_policy`` is replaced whole, being a choice of one of several messages.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in _REPLACED_WHOLE:
-            result[key] = merge(result[key], value)
-        else:
-            result[key] = value
-    return result
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
@@ -142,8 +118,8 @@ def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
 
 
 def data_type(dtype: str) -> str:
-    """ModelConfig's name of a numpy dtype: float32 -> TYPE_FP32 (reference: model_config.proto DataType)."""
-    return "TYPE_" + dtype.upper().replace("FLOAT", "FP")
+    """ModelConfig's name of a numpy dtype: float32 -> TYPE_FP32."""
+    return _DATA_TYPES[dtype]
 
 
 def _outputs(specs: Sequence[TensorSpec], batched: bool, extra: dict[str, bytes]) -> list[dict[str, Any]]:
@@ -185,5 +161,5 @@ def _refined(
                 found=f"the model has {', '.join(by_name)}",
                 hint="refine those of `inputs` and `outputs` by their names",
             )
-        by_name[name] = merge(by_name[name], refinement)
+        by_name[name] = model_config.overlay(by_name[name], refinement)
     return list(by_name.values())

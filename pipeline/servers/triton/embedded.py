@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.base import files
+from pipeline.base import files, triton_facts
 from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
 from pipeline.servers.probe import curl_line
@@ -21,7 +21,7 @@ from pipeline.servers.triton.models import engines_of, ensembles_of, models_of
 __all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
-_ENGINE_SESSION = Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py"
+_SHARED = (Path(triton_facts.__file__), Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py")
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
 # what the server and its stubs may know of this process's environment; anything else could be a secret
 _ENVIRONMENT = (
@@ -144,7 +144,8 @@ def _assemble(backends: Path, home: Path, stub: Path) -> None:
     """
     shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(backends / "tensorrt", backends / "tensorrt_rtx")
-    shutil.copy(_ENGINE_SESSION, backends)
+    for file in _SHARED:
+        shutil.copy(file, backends)
     python = backends / "python"
     python.mkdir()
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError
+from pipeline.base.triton_facts import BACKENDS, ENGINE_BACKENDS
 
 
 def models_of(repository: Path) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def engines_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
     engines = {
         name
         for name, config in configs.items()
-        if config.backend in ("tensorrt", "tensorrt_rtx") or config.platform == "tensorrt_plan"
+        if config.backend in ENGINE_BACKENDS or config.platform == BACKENDS["tensorrt"].platform
     }
     return tuple(
         name

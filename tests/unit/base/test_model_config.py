@@ -132,15 +132,16 @@ def test_any_text_parses_or_is_a_config_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        ({}, [12]),
-        ({"latest": {}}, [12]),
+        (None, [12]),
+        ({}, [1, 3, 12]),
+        ({"latest": {}}, []),
         ({"latest": {"num_versions": 2}}, [3, 12]),
         ({"latest": {"num_versions": 9}}, [1, 3, 12]),
         ({"all": {}}, [1, 3, 12]),
         ({"specific": {"versions": [12, 1, 7]}}, [1, 12]),
     ],
 )
-def test_served_versions(policy: dict[str, Any], expected: list[int]) -> None:
+def test_served_versions(policy: dict[str, Any] | None, expected: list[int]) -> None:
     config = model_config.build({"version_policy": policy})
     assert model_config.served_versions(config, [12, 1, 3]) == expected
     assert model_config.served_versions(config, []) == []

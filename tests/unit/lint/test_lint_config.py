@@ -153,6 +153,27 @@ def test_an_empty_reshape_needs_a_batch_dimension(tmp_path: Path) -> None:
     assert rules(check(tmp_path, python_model(text))) == {("reshape-empty", "py/config.pbtxt")}
 
 
+@pytest.mark.parametrize(
+    "name", ["trt_layer_norm_fp32_fallback", "int8_calibration_table_name", "int8_use_native_calibration_table"]
+)
+def test_a_parameter_of_the_tensorrt_accelerator_that_the_backend_takes(tmp_path: Path, name: str) -> None:
+    accelerator = f'gpu_execution_accelerator {{ name: "tensorrt" parameters {{ key: "{name}" value: "1" }} }}'
+    text = replaced(ONNX_CONFIG, GROUP, GROUP + f" optimization {{ execution_accelerators {{ {accelerator} }} }}")
+    assert check(tmp_path, tiny(text)) == []
+
+
+def test_parameters_of_the_tensorflow_backend_are_known(tmp_path: Path) -> None:
+    text = replaced(PYTHON_CONFIG, 'backend: "python"', 'backend: "tensorflow" platform: "tensorflow_savedmodel"')
+    threads = 'parameters { key: "%s" value { string_value: "%s" } }'
+    for name, value, expected in (
+        ("TF_NUM_INTRA_THREADS", "2", set()),
+        ("TF_NUM_INTRA_THREAD", "2", {("parameter-unknown", "tf/config.pbtxt")}),
+        ("TF_NUM_INTRA_THREADS", "-1", {("thread-count", "tf/config.pbtxt")}),
+    ):
+        files = {"tf/config.pbtxt": text + threads % (name, value), "tf/1/model.savedmodel/saved_model.pb": "x"}
+        assert rules(check(tmp_path / f"{name}{value}", files)) == expected
+
+
 def test_a_good_sequence_model(tmp_path: Path) -> None:
     controls = (
         'control_input { name: "s" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } }'
@@ -181,6 +202,12 @@ def test_a_backend_that_must_be_guessed(tmp_path: Path) -> None:
     assert [(item.rule, item.severity) for item in found] == [("backend-missing", "error")]
     text = replaced(ONNX_CONFIG, 'backend: "onnxruntime"', "")
     assert check(tmp_path / "c", tiny(text)) == []
+
+
+def test_of_two_files_the_guess_is_the_one_that_the_core_looks_for_first(tmp_path: Path) -> None:
+    text = replaced(PYTHON_CONFIG, 'backend: "python"', "")
+    found = check(tmp_path, {"two/config.pbtxt": text, "two/1/model.onnx": "x", "two/1/model.plan": "x"})
+    assert "no backend is given; Triton guesses 'tensorrt' from file names." in {item.reason for item in found}
 
 
 def test_an_unknown_platform(tmp_path: Path) -> None:

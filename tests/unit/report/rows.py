@@ -8,7 +8,6 @@ from typing import Any
 from pipeline.base.values import (
     AccuracyResult,
     Artifact,
-    BuildReport,
     Measurement,
     RepositoryEntry,
     SmokeCheck,
@@ -16,7 +15,7 @@ from pipeline.base.values import (
     VariantResult,
 )
 from pipeline.report.schema import RunReport, VariantReport
-from pipeline.report.summary import run_report
+from pipeline.report.summary import BuildReport, run_report
 
 
 def result(

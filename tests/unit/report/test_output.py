@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.values import BuildReport
 from pipeline.report import output
+from pipeline.report.summary import BuildReport
 
 
 def test_a_file_in_a_folder_that_exists_or_can_be_made_is_taken(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from rich.console import Console
 from pipeline.base.values import (
     AccuracyResult,
     Artifact,
-    BuildReport,
     Measurement,
     ParityResult,
     RepositoryEntry,
@@ -22,6 +21,7 @@ from pipeline.base.values import (
     VariantResult,
 )
 from pipeline.report import schema, summary, units
+from pipeline.report.summary import BuildReport
 
 PARITY = ParityResult(
     max_abs=3.1e-6, max_rel=1e-5, cosine=1.0, top1_agreement=None, samples=12, batch_sizes=(1, 4), passed=True,

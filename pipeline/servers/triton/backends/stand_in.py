@@ -5,31 +5,25 @@ of triton-inference-server/backend (src/backend_common.cc, backend_model.cc, bac
 r24.10.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# dtype of TYPE_BF16 is absent: neither C++ backend accepts it
-NUMPY_TYPES = {
-    "TYPE_BOOL": np.bool_,
-    "TYPE_UINT8": np.uint8,
-    "TYPE_UINT16": np.uint16,
-    "TYPE_UINT32": np.uint32,
-    "TYPE_UINT64": np.uint64,
-    "TYPE_INT8": np.int8,
-    "TYPE_INT16": np.int16,
-    "TYPE_INT32": np.int32,
-    "TYPE_INT64": np.int64,
-    "TYPE_FP16": np.float16,
-    "TYPE_FP32": np.float32,
-    "TYPE_FP64": np.float64,
-    "TYPE_STRING": np.object_,
-}
-_CONFIG_TYPES = {np.dtype(kind): name for name, kind in NUMPY_TYPES.items()}
+
+def load(name):
+    """A module that stand-ins share; it lies beside this file, which is not on the stub's import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+facts = load("triton_facts")
+_CONFIG_TYPES = {np.dtype(kind): name for name, kind in facts.NUMPY_TYPES.items()}
 _BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
-_CONTROL_FIELDS = {"int32_false_true": "TYPE_INT32", "fp32_false_true": "TYPE_FP32", "bool_false_true": "TYPE_BOOL"}
 
 
 class RefusedError(Exception):
@@ -88,6 +82,38 @@ def dims_of(tensor):
     return tuple(int(size) for size in shape)
 
 
+def check_dims(config, item, shape, *, exact):
+    """Refuse configured dims that are not the model's, in the words of the onnxruntime and the tensorflow backend.
+
+    Args:
+        config: the model configuration.
+        item: the configured input or output.
+        shape: the model's, -1 for a dynamic dimension; not empty.
+        exact: a dynamic dimension of the model takes only a dynamic one, not any size.
+    """
+    batched = int(config["max_batch_size"]) > 0
+    start = f"model '{config['name']}', tensor '{item['name']}': "
+    if batched and shape[0] != -1:
+        raise RefusedError(
+            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
+            f"first dimension must be -1; but shape expected by the model is {shape_text(shape)}"
+        )
+    full = [*([-1] if batched else []), *dims_of(item)]
+    pairs = zip(shape, full, strict=False)
+    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
+        return
+    specified = f"(shape {shape_text(full)})"
+    if batched:
+        specified = (
+            "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making "
+            f"complete shape {shape_text(full)})"
+        )
+    raise RefusedError(
+        f"{start}the model expects {len(shape)} dimensions (shape {shape_text(shape)}) but the model configuration "
+        f"specifies {len(full)} dimensions {specified}"
+    )
+
+
 def model_file(args, config, default, capability=None):
     """Path of the model file named by the configuration, which may not exist.
 
@@ -132,7 +158,7 @@ def sequence_controls(config):
     controls = []
     for control_input in config.get("sequence_batching", {}).get("control_input", []):
         for control in control_input.get("control", []):
-            kinds = [kind for field, kind in _CONTROL_FIELDS.items() if control.get(field)]
+            kinds = [kind for field, kind in facts.FALSE_TRUE.items() if control.get(field)]
             controls.append((control_input["name"], kinds[0] if kinds else control.get("data_type", "")))
     return controls
 
@@ -146,7 +172,7 @@ class Output:
     def __init__(self, tensor, batched):
         self.name = tensor["name"]
         self.config_type = tensor["data_type"]
-        self.dtype = np.dtype(NUMPY_TYPES[tensor["data_type"]])
+        self.dtype = np.dtype(facts.NUMPY_TYPES[tensor["data_type"]])
         self.dims = dims_of(tensor)
         self._batched = batched
         self._fixed = self.dims if all(size >= 0 for size in self.dims) else None

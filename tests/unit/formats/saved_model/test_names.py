@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.base.errors import StageError
+from pipeline.base.ports import Port
 from pipeline.base.values import TensorSpec
-from pipeline.formats.saved_model.names import Port, match, ordered
+from pipeline.formats.saved_model.names import match, ordered
 
 
 def spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:

@@ -13,11 +13,9 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper
 
-import pipeline.servers.triton
 from pipeline.base import model_config
 from tests.models import make_models as make
 
-BACKENDS = Path(pipeline.servers.triton.__file__).parent / "backends"
 X3 = make.tensor_text("x", "float32", [3])
 Y3 = make.tensor_text("y", "float32", [3])
 ONNX, TORCH = "onnxruntime_onnx", "pytorch_libtorch"
@@ -50,7 +48,7 @@ class Response:
 
 
 @pytest.fixture(scope="module")
-def backends():
+def backends(backend_folder: Path):
     """The two stand-ins' model.py, loaded beside a stub's utils module of our own."""
     utils = ModuleType("triton_python_backend_utils")
     utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, TritonError, Response
@@ -58,7 +56,7 @@ def backends():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", utils)
         for name in ("onnxruntime", "pytorch"):
-            spec = importlib.util.spec_from_file_location(f"stand_in_{name}", BACKENDS / name / "model.py")
+            spec = importlib.util.spec_from_file_location(f"stand_in_{name}", backend_folder / name / "model.py")
             loaded[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(loaded[name])
     return loaded
@@ -281,6 +279,19 @@ def test_parameters_reach_the_session(backends, tmp_path):
     assert not options.enable_cpu_mem_arena
     assert not options.enable_mem_pattern
     assert model._run_options is not None
+
+
+def test_parameters_of_the_tensorrt_accelerator_reach_its_provider(backends):
+    options = backends["onnxruntime"]._tensorrt_options
+    given = {"precision_mode": "FP16", "max_workspace_size_bytes": "1024", "trt_layer_norm_fp32_fallback": "1"}
+    assert options(given) == {
+        "trt_fp16_enable": "1",
+        "trt_max_workspace_size": "1024",
+        "trt_layer_norm_fp32_fallback": "1",
+    }
+    for wrong in ({"precision_mode": "BF16"}, {"trt_fp16_enable": "1"}):
+        with pytest.raises(backends["onnxruntime"].RefusedError):
+            options(wrong)
 
 
 def test_requests_become_one_run_and_each_gets_its_rows(backends, tmp_path):

@@ -10,17 +10,14 @@ from typing import Any
 
 import pytest
 
-import pipeline.servers.triton
-
-BACKENDS = Path(pipeline.servers.triton.__file__).parent / "backends"
 FLOAT, STRING, BFLOAT16 = 1, 7, 14
 
 
 @pytest.fixture(scope="module")
-def backend() -> Any:
+def backend(backend_folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-        spec = importlib.util.spec_from_file_location("stand_in_tensorflow", BACKENDS / "tensorflow" / "model.py")
+        spec = importlib.util.spec_from_file_location("stand_in_tensorflow", backend_folder / "tensorflow" / "model.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -14,7 +14,6 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from pipeline.base import model_config
-from pipeline.servers.triton import embedded as triton
 from tests.models.make_models import tensor_text
 from tests.unit.formats.tensorrt.fake_tensorrt import PLAN, Engine, Port, install
 from tests.unit.servers.triton.test_stand_ins import Response, Tensor, TritonError
@@ -29,22 +28,6 @@ def engine(**changes: Any) -> Engine:
     """y = 2 * x for lengths 1 to 8, and 8 to 32 in another profile; what is changed is changed in x."""
     x = Port("x", "FLOAT", (-1, -1), SPANS)._replace(**changes)
     return Engine([x], [Port("y", "FLOAT", (-1, -1))], lambda x: {"y": 2 * x})
-
-
-@pytest.fixture
-def backends(tmp_path: Path) -> Path:
-    """A backend directory as the server gets it."""
-    home, stub, made = tmp_path / "home", tmp_path / "stub", tmp_path / "backends"
-    (home / "backends/python").mkdir(parents=True)
-    for file in (
-        home / "backends/python/libtriton_python.so",
-        home / "backends/python/triton_python_backend_utils.py",
-        stub,
-    ):
-        file.touch()
-    made.mkdir()
-    triton._assemble(made, home, stub)
-    return made
 
 
 class Stub:
@@ -88,8 +71,8 @@ class Stub:
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch, backends: Path, tmp_path: Path) -> Stub:
-    return Stub(monkeypatch, backends, tmp_path / "repository")
+def stub(monkeypatch: pytest.MonkeyPatch, backend_folder: Path, tmp_path: Path) -> Stub:
+    return Stub(monkeypatch, backend_folder, tmp_path / "repository")
 
 
 def config(inputs: Any = (X,), outputs: Any = (Y,), *, group: str = GROUP, limit: int = 8, extra: str = "") -> str:

@@ -23,6 +23,7 @@ def _load_stand_in():
 
 
 stand_in = _load_stand_in()
+facts = stand_in.facts
 RefusedError = stand_in.RefusedError
 
 # ONNX Runtime's type names to the server's; a type that is not here is one Triton cannot carry
@@ -42,45 +43,7 @@ _SERVER_TYPES = {
     "tensor(string)": "BYTES",
 }
 _ONNX_TYPES = {"seq": "ONNX_TYPE_SEQUENCE", "map": "ONNX_TYPE_MAP", "sparse_tensor": "ONNX_TYPE_SPARSETENSOR"}
-# accelerator parameters that TensorRT's provider knows by another name; the rest keep theirs
-_TENSORRT_NAMES = {
-    "max_workspace_size_bytes": "trt_max_workspace_size",
-    "int8_calibration_table_name": "trt_int8_calibration_table_name",
-    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
-}
-_TENSORRT_PARAMETERS = frozenset(
-    (
-        "trt_max_partition_iterations",
-        "trt_min_subgraph_size",
-        "trt_dla_enable",
-        "trt_dla_core",
-        "trt_engine_cache_enable",
-        "trt_engine_cache_path",
-        "trt_engine_cache_prefix",
-        "trt_dump_subgraphs",
-        "trt_force_sequential_engine_build",
-        "trt_context_memory_sharing_enable",
-        "trt_layer_norm_fp32_fallback",
-        "trt_timing_cache_enable",
-        "trt_timing_cache_path",
-        "trt_force_timing_cache",
-        "trt_detailed_build_log",
-        "trt_build_heuristics_enable",
-        "trt_sparsity_enable",
-        "trt_builder_optimization_level",
-        "trt_auxiliary_streams",
-        "trt_tactic_sources",
-        "trt_extra_plugin_lib_paths",
-        "trt_profile_min_shapes",
-        "trt_profile_max_shapes",
-        "trt_profile_opt_shapes",
-        "trt_cuda_graph_enable",
-        "trt_dump_ep_context_model",
-        "trt_ep_context_file_path",
-        "trt_ep_context_embed_mode",
-    )
-)
-_PRECISIONS = {"FP32": {}, "FP16": {"trt_fp16_enable": "1"}, "INT8": {"trt_int8_enable": "1"}}
+_BACKEND = facts.BACKENDS["onnxruntime"]
 
 
 class TritonPythonModel:
@@ -95,9 +58,9 @@ class TritonPythonModel:
         self._name, self._limit = config["name"], int(config["max_batch_size"])
         parameters = stand_in.Parameters(config)
         options = _session_options(ort, config, parameters)
-        path = stand_in.model_file(args, config, "model.onnx")
+        path = stand_in.model_file(args, config, _BACKEND.file_name)
         if path.is_dir():
-            path = path / "model.onnx"
+            path = path / _BACKEND.file_name
         stand_in.require_file(path, self._name)
         providers = _providers(ort, config, args)
         try:
@@ -145,22 +108,16 @@ def _runtime_error(error):
 def _session_options(ort, config, parameters):
     options = ort.SessionOptions()
     level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = {
-        -1: levels.ORT_ENABLE_BASIC,
-        1: levels.ORT_ENABLE_EXTENDED,
-        2: levels.ORT_DISABLE_ALL,
-    }.get(level, levels.ORT_ENABLE_ALL)
+    options.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel, facts.GRAPH_LEVELS.get(level, facts.GRAPH_LEVELS[0])
+    )
     mode = parameters.integer("execution_mode", 0)
-    if mode not in (0, 1):
+    if mode not in facts.EXECUTION_MODES:
         raise RefusedError(
             f"Invalid configuration value provided. Expected values for  execution_mode are 0 or 1 but got {mode} ."
         )
-    options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if mode else ort.ExecutionMode.ORT_SEQUENTIAL
-    for key, field in (
-        ("intra_op_thread_count", "intra_op_num_threads"),
-        ("inter_op_thread_count", "inter_op_num_threads"),
-    ):
+    options.execution_mode = getattr(ort.ExecutionMode, facts.EXECUTION_MODES[mode])
+    for key, field in zip(_BACKEND.threads, ("intra_op_num_threads", "inter_op_num_threads"), strict=True):
         count = parameters.integer(key, 0)
         if count > 0:
             setattr(options, field, count)
@@ -214,11 +171,12 @@ def _tensorrt_options(parameters):
     options = {}
     for key, value in parameters.items():
         if key == "precision_mode":
-            if value not in _PRECISIONS:
+            if value not in facts.PRECISION_MODES:
                 raise RefusedError(f"unsupported precision mode '{value}' is requested")
-            options.update(_PRECISIONS[value])
-        elif key in _TENSORRT_NAMES or key in _TENSORRT_PARAMETERS:
-            options[_TENSORRT_NAMES.get(key, key)] = value
+            if option := facts.PRECISION_MODES[value]:
+                options[option] = "1"
+        elif key in facts.TENSORRT_OPTIONS:
+            options[facts.TENSORRT_OPTIONS[key]] = value
         else:
             raise RefusedError(f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator")
     return options
@@ -290,7 +248,7 @@ def _check_tensor(item, infos, role, config):
     name, tensor, data_type = config["name"], item["name"], item["data_type"]
     if tensor not in infos:
         raise RefusedError(f"unexpected inference {role} '{tensor}', allowed {role}s are: {', '.join(sorted(infos))}")
-    if data_type not in stand_in.NUMPY_TYPES:
+    if data_type not in _BACKEND.types:
         raise RefusedError(f"unsupported datatype {data_type} for {role} '{tensor}' for model '{name}'")
     found, shape = infos[tensor]
     if data_type.removeprefix("TYPE_").replace("STRING", "BYTES") != found:
@@ -300,35 +258,10 @@ def _check_tensor(item, infos, role, config):
         )
     dims = list(stand_in.dims_of(item))
     if shape:
-        _check_dims(name, tensor, shape, dims, batched=int(config["max_batch_size"]) > 0, exact=role == "output")
+        stand_in.check_dims(config, item, shape, exact=role == "output")
     elif any(size != 1 for size in dims):
         raise RefusedError(
             f"unable to load model '{name}', scalar tensor '{tensor}', should only provide 1 in the model "
             f"configuration when the model doesn't support batching. Model configuration provided: "
             f"{stand_in.shape_text(dims)}."
         )
-
-
-def _check_dims(name, tensor, shape, dims, *, batched, exact):
-    """``shape`` is the graph's, ``dims`` the configuration's; a dynamic graph input takes any size."""
-    start = f"model '{name}', tensor '{tensor}': "
-    if batched and shape[0] != -1:
-        raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
-            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
-        )
-    full = [-1, *dims] if batched else dims
-    pairs = zip(shape, full, strict=False)
-    same = len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1)
-    if same:
-        return
-    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
-    if batched:
-        specified = (
-            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
-            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
-        )
-    raise RefusedError(
-        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
-        f"model configuration specifies {specified}"
-    )

@@ -27,9 +27,7 @@ def _load_stand_in():
 stand_in = _load_stand_in()
 RefusedError = stand_in.RefusedError
 
-# unsigned types above 8 bits are not in the backend's table (ModelConfigDataTypeToTorchType); strings travel
-# as List[str]
-_UNSUPPORTED_TYPES = {"TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64"}
+_BACKEND = stand_in.facts.BACKENDS["pytorch"]
 
 
 class TritonPythonModel:
@@ -50,7 +48,7 @@ class TritonPythonModel:
         self._torch, self._name = torch, config["name"]
         self._inference_mode, self._clean_cache = _apply_parameters(torch, stand_in.Parameters(config))
         self._device = _device(torch, args)
-        path = stand_in.model_file(args, config, "model.pt")
+        path = stand_in.model_file(args, config, _BACKEND.file_name)
         stand_in.require_file(path, self._name)
         self._module = self._load(path, args)
         batched = int(config["max_batch_size"]) > 0
@@ -163,10 +161,7 @@ def _apply_parameters(torch, parameters):
         wanted = parameters.boolean(key, None)
         if wanted is not None:
             switch(wanted)
-    for key, limit in (
-        ("INTRA_OP_THREAD_COUNT", torch.set_num_threads),
-        ("INTER_OP_THREAD_COUNT", torch.set_num_interop_threads),
-    ):
+    for key, limit in zip(_BACKEND.threads, (torch.set_num_threads, torch.set_num_interop_threads), strict=True):
         count = parameters.integer(key, -1)
         if count > 0:
             limit(count)
@@ -253,7 +248,7 @@ def _output_positions(config):
 
 
 def _check_tensor(item, role, config, batched):
-    if item["data_type"] not in stand_in.NUMPY_TYPES or item["data_type"] in _UNSUPPORTED_TYPES:
+    if item["data_type"] not in _BACKEND.types:
         raise RefusedError(
             f"unsupported datatype {item['data_type']} for {role} '{item['name']}' for model '{config['name']}'"
         )

@@ -25,7 +25,7 @@ def _load_stand_in():
 stand_in = _load_stand_in()
 RefusedError = stand_in.RefusedError
 
-_PLATFORM = "tensorflow_savedmodel"
+_BACKEND = stand_in.facts.BACKENDS["tensorflow"]
 _TAG, _SIGNATURE = "serve", "serving_default"  # what the C++ backend takes where the parameters say nothing
 # tensorflow.DataType (types.proto) by number; what is not here is one Triton has not
 _CONFIG_TYPES = {
@@ -53,7 +53,7 @@ class TritonPythonModel:
         """Open the model and check it against its configuration; an exception here fails the load."""
         config = json.loads(args["model_config"])
         self._name, limit = config["name"], int(config["max_batch_size"])
-        if config.get("platform") != _PLATFORM:
+        if config.get("platform") != _BACKEND.platform:
             raise RefusedError(
                 f"platform {config.get('platform', '')} not supported for TensorFlow model '{self._name}'"
             )
@@ -61,11 +61,11 @@ class TritonPythonModel:
         if args["model_instance_kind"] == "GPU":
             raise RefusedError("KIND_GPU is not supported by this stand-in backend; use the container")
         for item in (*config["input"], *config["output"]):
-            if item["data_type"] not in stand_in.NUMPY_TYPES:
+            if item["data_type"] not in _BACKEND.types:
                 raise RefusedError(
                     f"unsupported datatype '{item['data_type']}' for tensor '{item['name']}' for model '{self._name}'"
                 )
-        path = stand_in.model_file(args, config, "model.savedmodel")
+        path = stand_in.model_file(args, config, _BACKEND.file_name)
         stand_in.require_file(path, self._name)
         definition = self._open(path, stand_in.Parameters(config))
         self._inputs = _checked_inputs(definition, config)
@@ -84,8 +84,8 @@ class TritonPythonModel:
         import tensorflow as tf  # slow to import, so not while the stub only looks at this file
 
         options = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=_threads(parameters, "TF_NUM_INTRA_THREADS", self._name),
-            inter_op_parallelism_threads=_threads(parameters, "TF_NUM_INTER_THREADS", self._name),
+            intra_op_parallelism_threads=_threads(parameters, _BACKEND.threads[0], self._name),
+            inter_op_parallelism_threads=_threads(parameters, _BACKEND.threads[1], self._name),
             use_per_session_threads=parameters.boolean("TF_USE_PER_SESSION_THREADS", False),
         )
         tag = parameters.text("TF_GRAPH_TAG") or _TAG
@@ -163,36 +163,10 @@ def _check_tensor(item, info, role, config):
     """The C++ backend's checks of one configured input or output: its dims, then its data type."""
     shape = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
     if shape:
-        _check_dims(config, item, shape, exact=role == "output")
+        stand_in.check_dims(config, item, shape, exact=role == "output")
     kind = _CONFIG_TYPES.get(info.dtype, "TYPE_<invalid>")
     if kind != item["data_type"]:
         raise RefusedError(
             f"unable to load model '{config['name']}', configuration expects datatype {item['data_type']} for {role} "
             f"'{item['name']}', model provides {kind}"
         )
-
-
-def _check_dims(config, item, shape, *, exact):
-    """CompareDims: a dynamic dimension of the model takes any size of an input, and only a dynamic one of an output."""
-    batched = int(config["max_batch_size"]) > 0
-    start = f"model '{config['name']}', tensor '{item['name']}': "
-    if batched and shape[0] != -1:
-        raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
-            f"first dimension must be -1; but shape expected by the model is {stand_in.shape_text(shape)}"
-        )
-    dims = list(stand_in.dims_of(item))
-    full = [-1, *dims] if batched else dims
-    pairs = zip(shape, full, strict=False)
-    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
-        return
-    specified = f"{len(full)} dimensions (shape {stand_in.shape_text(full)})"
-    if batched:
-        specified = (
-            f"{len(full)} dimensions (an initial batch dimension because max_batch_size > 0 followed by the "
-            f"explicit tensor shape, making complete shape {stand_in.shape_text(full)})"
-        )
-    raise RefusedError(
-        f"{start}the model expects {len(shape)} dimensions (shape {stand_in.shape_text(shape)}) but the "
-        f"model configuration specifies {specified}"
-    )

@@ -11,21 +11,22 @@ import json
 from pathlib import Path
 
 
-def _load(name):
-    """What stand-ins share lies one folder up; the stub's import path has only this file's folder."""
-    path = Path(__file__).resolve().parent.parent / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+def _load_stand_in():
+    """The shared part lies one folder up; the stub's import path has only this file's folder."""
+    path = Path(__file__).resolve().parent.parent / "stand_in.py"
+    spec = importlib.util.spec_from_file_location("stand_in", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-stand_in, engine_session = _load("stand_in"), _load("engine_session")
+stand_in = _load_stand_in()
+engine_session = stand_in.load("engine_session")
 RefusedError = stand_in.RefusedError
 shape_text = stand_in.shape_text
 
 _FLAVOUR = Path(__file__).resolve().parent.name
-_DEFAULT_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
+_BACKEND = stand_in.facts.BACKENDS[_FLAVOUR]
 # TensorRT's types to the server's; a type that is not here is one Triton cannot carry
 _SERVER_TYPES = {
     "FLOAT": "FP32",
@@ -54,7 +55,7 @@ class TritonPythonModel:
             capability = engine_session.compute_capability(device)
         except engine_session.SessionError as error:
             raise RefusedError(f"unable to set device for {name}: {error}") from error
-        path = stand_in.model_file(args, config, _DEFAULT_FILES[_FLAVOUR], capability)
+        path = stand_in.model_file(args, config, _BACKEND.file_name, capability)
         stand_in.require_file(path, self._instance)
         try:
             self._session = engine_session.Session(_FLAVOUR, path.read_bytes(), device)
@@ -150,7 +151,7 @@ def _check(session, profiles, config, instance):
 
 def _check_kind(item, tensor, what):
     """Refuse a data type, a shape tensor or a layout that is not what the engine has, or not to be had here."""
-    if item["data_type"].removeprefix("TYPE_") not in _SERVER_TYPES.values():
+    if item["data_type"] not in _BACKEND.types:
         raise RefusedError(f"unsupported datatype {item['data_type']} for {what}")
     marked = bool(item.get("is_shape_tensor", False))
     if tensor.is_shape and not marked:
