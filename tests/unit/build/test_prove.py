@@ -77,6 +77,7 @@ class Books(Run):
         engine = SimpleNamespace(obstacle=obstacle, spec=SimpleNamespace(flavour=flavour))
         self.variant: Any = SimpleNamespace(key="trt", identifier="m_trt", engine=engine, server="triton")
         self.plan.variants, self.plan.ensemble, self.plan.repository = (self.variant,), None, root
+        self.plan.root = lambda row: root
         entry = RepositoryEntry(root=root, model_name="m_trt", version=1, created=False)
         row = VariantResult(identifier="m_trt", model="m", format="tensorrt", precision="fp16", entry=entry)
         self.results = {"trt": row}
