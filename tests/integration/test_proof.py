@@ -117,8 +117,8 @@ def test_a_server_killed_during_the_smoke_test_is_noticed(digits: Built) -> None
 def served(digits: Built) -> Iterator[tuple[Built, psutil.Process, dict[str, str]]]:
     """``serve`` of both repositories on free ports, as an operator runs it."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "serve", str(digits.repository), str(digits.rtx_repository), "--http-port", "0",
-         "--grpc-port", "0", "--metrics-port", "0", "--work-dir", str(digits.work_dir)],
+        [sys.executable, "-m", "pipeline", "serve", str(digits.repository), str(digits.rtx_repository),
+         "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--work-dir", str(digits.work_dir)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert child.stdout is not None
