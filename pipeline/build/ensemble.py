@@ -101,7 +101,7 @@ def _publish(run: Run, plan: EnsemblePlan, vendored: Mapping[str, Path]) -> None
         contents = _contents(run, plan, Path(folder), vendored)
         for name, model in model_files(run, plan).items():  # the ensemble last, when there is what it asks
             version = _version(run, plan, name, contents[name], model)
-            entries[name] = run.publish(plan, run.plan.repository, version, stage)
+            entries[name] = run.publish_served(plan, version, stage)
         stage.cached = not any(entry.created for entry in entries.values())
         stage.result = " · ".join(f"{name} version {entry.version}" for name, entry in entries.items())
     run.update(plan, entry=entries[plan.name], cached=run.results[plan.variant.key].cached and stage.cached)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.base import model_config
@@ -26,7 +27,7 @@ Expected = Expectation | ImagesExpectation
 def adopt(run: Run) -> None:
     """Take the newest versions in the repository as what shall be proven."""
     for row in _served_rows(run):
-        run.adopt(row, run.plan.repository, row.identifier)
+        run.adopt(row, run.plan.root(row), row.identifier)
 
 
 def _served_rows(run: Run) -> tuple[Served, ...]:
@@ -36,9 +37,10 @@ def _served_rows(run: Run) -> tuple[Served, ...]:
 
 
 def prove(run: Run) -> None:
-    """Serve all that was emitted together and smoke-test each; when the server refuses, each alone.
+    """Serve what stands in a repository together and smoke-test each; when the server refuses, each alone.
 
-    Engines that cannot be served here are only held against what was written down of them.
+    One repository after the other: each has to do without the others. Engines that cannot be served here are only held
+    against what was written down of them.
     """
     emitted = [row for row in _served_rows(run) if run.results[row.key].entry]
     obstacles = {row.key: _obstacle(run, row) for row in emitted}
@@ -48,9 +50,13 @@ def prove(run: Run) -> None:
             run.update(row, unmeasured=obstacles[row.key])
             with run.guarded(row, "smoke"):
                 _intact(run, row)
+    for root in dict.fromkeys(run.plan.root(row) for row in rows):
+        _prove_together(run, [row for row in rows if run.plan.root(row) == root])
+
+
+def _prove_together(run: Run, rows: Sequence[Served]) -> None:
     try:
-        if rows:
-            _serve_and_smoke(run, rows)
+        _serve_and_smoke(run, rows)
     except SmokeError as failure:
         if len(rows) == 1:
             run.fail(rows[0], failure, "smoke")
@@ -122,7 +128,7 @@ def prove_at(run: Run, server: RunningServer) -> None:
                 continue
             served = readiness.ready_versions(server.http_url, row.identifier)
             newest = RepositoryEntry(
-                root=run.plan.repository, model_name=row.identifier, version=max(served), created=False
+                root=run.plan.root(row), model_name=row.identifier, version=max(served), created=False
             )
             run.update(row, entry=newest)
             _smoke(run, row, server, lambda: None, served)
@@ -130,12 +136,13 @@ def prove_at(run: Run, server: RunningServer) -> None:
 
 
 def _serve_and_smoke(run: Run, rows: Sequence[Served]) -> None:
+    root = run.plan.root(rows[0])
     names = tuple(dict.fromkeys(name for row in rows for name in _models(row)))
-    with _launched(run, names) as (server, alive):
+    with _launched(run, root, names) as (server, alive):
         proven: list[tuple[Served, Expected]] = []
         for row in rows:
             with run.guarded(row, "smoke"):
-                numbers = versions.version_numbers(run.plan.repository / row.identifier)
+                numbers = versions.version_numbers(root / row.identifier)
                 served = model_config.served_versions(_config(run, row), numbers)
                 expected = _smoke(run, row, server, alive, served)
                 if isinstance(expected, ImagesExpectation) and not any(one.image for one in run.golden.samples):
@@ -152,7 +159,7 @@ def _config(run: Run, row: Served) -> Any:
 
 
 @contextlib.contextmanager
-def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, Callable[[], None]]]:
+def _launched(run: Run, root: Path, names: Sequence[str]) -> Iterator[tuple[RunningServer, Callable[[], None]]]:
     config = run.plan.loaded.config
     log_path = run.server_log = run.directory / "server.log"
     start_timeout_s = config.serve.start_timeout_s
@@ -162,16 +169,12 @@ def _launched(run: Run, names: Sequence[str]) -> Iterator[tuple[RunningServer, C
                 from pipeline.servers import container
 
                 launch = container.launch(
-                    run.plan.repository,
-                    names,
-                    release=run.plan.limits.release,
-                    log_path=log_path,
-                    start_timeout_s=start_timeout_s,
+                    root, names, release=run.plan.limits.release, log_path=log_path, start_timeout_s=start_timeout_s
                 )
             else:
                 from pipeline.servers.triton import embedded as triton
 
-                launch = triton.embedded(run.plan.repository, names, log_path=log_path, start_timeout_s=start_timeout_s)
+                launch = triton.embedded(root, names, log_path=log_path, start_timeout_s=start_timeout_s)
             running = stack.enter_context(launch)
             stage.result = f"{len(names)} models ready at {running.server.http_url}"
         yield running.server, running.check_alive

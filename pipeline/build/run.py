@@ -20,7 +20,7 @@ from pipeline.config import images
 from pipeline.data import samples
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.machine import environment
-from pipeline.plan import BuildPlan, Row, Variant
+from pipeline.plan import BuildPlan, EnsemblePlan, Row, Variant
 from pipeline.report.log import StageLog
 from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Stage, Terminal
@@ -117,6 +117,23 @@ class Run:
         stage.result = f"version {entry.version}"
         self.note(row, *entry.notes)
         return entry
+
+    def publish_served(self, row: Variant | EnsemblePlan, version: versions.Version, stage: Stage) -> RepositoryEntry:
+        """Put a version of what Triton serves into its repository; say so where another one holds such a model too.
+
+        Raises:
+            StageError: see publish.
+            MissingError: see publish.
+        """
+        root, model = self.plan.root(row), version.model_name
+        for other in self.plan.roots:
+            if other != root and (other / model).is_dir():
+                self.note(
+                    row,
+                    f"it goes to {root.name}; {other.name}/{model}, of an earlier build, is left as it is: remove it, "
+                    "or what it serves is out of date",
+                )
+        return self.publish(row, root, version, stage)
 
     def adopt(self, row: Row, root: Path, model: str) -> None:
         """Take the newest version of a model in a repository as what shall be proven; none is the row's failure."""

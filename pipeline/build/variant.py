@@ -290,7 +290,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
             golden=run.golden_path,
             manifest=manifest_of(run, variant, artifact),
         )
-        entry = run.publish(variant, run.plan.repository, version, stage)
+        entry = run.publish_served(variant, version, stage)
     published = entry.version_dir / file_name
     if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
         size_bytes = _fleet_bytes(variant, entry.version_dir)

@@ -107,7 +107,10 @@ def plan(
 
 @app.command()
 def serve(
-    repository: Annotated[Path, typer.Argument(metavar="REPOSITORY", help="Repository root.", parser=_path)],
+    repositories: Annotated[
+        list[Path],
+        typer.Argument(metavar="REPOSITORY...", help="Repository roots, served by one server.", parser=_path),
+    ],
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
@@ -121,11 +124,11 @@ def serve(
     watch_interval_s: Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds between two rounds.")] = 10.0,
     work_dir: WorkDir = WORK_DIR,
 ) -> None:
-    """Serve a repository with the embedded Triton until interrupted."""
+    """Serve repositories with the embedded Triton until interrupted."""
     from pipeline.cli import serving
 
     ports = (http_port, grpc_port, metrics_port)
-    serving.serve(repository, models or (), ports, host, work_dir, watch_interval_s if watch else None)
+    serving.serve(repositories, models or (), ports, host, work_dir, watch_interval_s if watch else None)
 
 
 @app.command()

@@ -26,7 +26,7 @@ from pipeline.report.terminal import Terminal
 
 
 def serve(
-    repository: Path,
+    repositories: Sequence[Path],
     models: Sequence[str],
     ports: tuple[int, int, int],
     host: str,
@@ -37,15 +37,16 @@ def serve(
     from pipeline.servers.triton import embedded as triton
 
     console = Console()
-    names = list(models) or _runnable(repository, console)
+    names = list(models) or _runnable(repositories, console)
     log_path = work_dir.absolute() / "runs" / f"serve-{time.strftime('%Y%m%dT%H%M%S')}" / "server.log"
     stopping = threading.Event()
     http_port, grpc_port, metrics_port = ports
     with Terminal(console).stage("server") as stage, contextlib.ExitStack() as stack, interruptible():
         running = stack.enter_context(
             triton.embedded(
-                repository,
+                repositories[0],
                 names,
+                beside=repositories[1:],
                 log_path=log_path,
                 http_port=http_port,
                 grpc_port=grpc_port,
@@ -66,10 +67,10 @@ def serve(
         )
         console.print(Words(Text(f"  models   {', '.join(names)}"), indent=11), soft_wrap=True)
         console.print(f"  log      {server.log_path}\n", highlight=False, soft_wrap=True)
-        for name in triton.ensembles_of(repository, names) or names[:1]:
-            print(f"  {triton.curl_line(repository, name, server.http_url)}\n", flush=True)
+        for name in triton.ensembles_of(repositories, names) or names[:1]:
+            print(f"  {triton.curl_line(triton.home(repositories, name), name, server.http_url)}\n", flush=True)
         console.print("  Ctrl-C stops it", highlight=False)
-        with _watched(repository, server, watch_interval_s, console) as check:
+        with _watched(repositories, server, watch_interval_s, console) as check:
             while not stopping.wait(timeout=1.0):
                 running.check_alive()
                 check()
@@ -77,12 +78,13 @@ def serve(
 
 @contextlib.contextmanager
 def _watched(
-    repository: Path, server: RunningServer, interval_s: float | None, console: Console
+    repositories: Sequence[Path], server: RunningServer, interval_s: float | None, console: Console
 ) -> Iterator[Callable[[], None]]:
     """Watch the models of a server, if there is an interval; gives what raises a bug of the watcher's."""
     if interval_s is None:
         yield lambda: None
         return
+    from pipeline.servers.triton import embedded as triton
     from pipeline.servers.triton.watch import Watch
 
     def tell(text: str) -> None:
@@ -92,8 +94,8 @@ def _watched(
     directory = server.log_path.parent
     watch = Watch(
         http_url=server.http_url,
-        repository=repository,
-        known=lambda model, version: _golden_inputs(repository, model, version),
+        repositories=repositories,
+        known=lambda model, version: _golden_inputs(triton.home(repositories, model), model, version),
         interval_s=interval_s,
         directory=directory,
         tell=tell,
@@ -128,21 +130,19 @@ def _golden_inputs(repository: Path, model: str, version: int) -> Tensors | None
     return {"image": np.array([[sample.image]], np.object_)} if sample.image else None
 
 
-def _runnable(repository: Path, console: Console) -> list[str]:
-    """The models of a repository, without the engines where these cannot run; they are told."""
+def _runnable(repositories: Sequence[Path], console: Console) -> list[str]:
+    """The models of the repositories, without the engines where these cannot run; they are told."""
     from pipeline.servers.triton import embedded as triton
 
-    names = triton.models_of(repository)
+    names = triton.models_of(*repositories)
     found = environment.probe(Path.cwd())
     want = "a GPU" if found.gpu is None else "" if found.cuda_bindings else f"cuda-bindings ({doctor.GPU_EXTRA_FIX})"
-    engines = triton.engines_of(repository, names) if want else ()
+    engines = triton.engines_of(repositories, names) if want else ()
     if engines:
         line = f"  not served, for want of {want}: {', '.join(engines)}"
         console.print(escape(line), highlight=False, soft_wrap=True)
     if len(engines) == len(names):
-        raise MissingError(
-            "server: every model of the repository is an engine", found=doctor.lacks_to_run_engines(found)
-        )
+        raise MissingError("server: every model there is an engine", found=doctor.lacks_to_run_engines(found))
     return [name for name in names if name not in engines]
 
 

@@ -176,17 +176,9 @@ def capabilities(model: Model, engine: Engine) -> Iterator[Finding]:
         )
 
 
-def rtx_backend(model: Model) -> Iterator[Finding]:
-    """No container of Triton can load a TensorRT-RTX engine, and nothing may look as if one could."""
-    if backend_of(model) != RTX_BACKEND:
-        return
-    yield warning(
-        model.config_path,
-        "backend-not-in-containers",
-        f"no container of Triton has the backend {RTX_BACKEND}; without it the model fails to load.",
-        "put a backend of that name into the server's backend directory, or build with the flavour tensorrt",
-    )
-    if model.config.platform == "tensorrt_plan":
+def rtx_platform(model: Model) -> Iterator[Finding]:
+    """Nothing may look as if a container's backend could load a TensorRT-RTX engine."""
+    if backend_of(model) == RTX_BACKEND and model.config.platform == "tensorrt_plan":
         yield error(
             model.config_path,
             "platform-backend-pair",
@@ -196,4 +188,4 @@ def rtx_backend(model: Model) -> Iterator[Finding]:
 
 
 FILE_RULES: tuple[EngineRule, ...] = (header, digest, flavour, tensorrt_version, precision, capabilities, *SHAPE_RULES)
-ENGINE_RULES: tuple[Rule, ...] = (rtx_backend, engines)
+ENGINE_RULES: tuple[Rule, ...] = (rtx_platform, engines)

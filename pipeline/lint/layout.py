@@ -12,6 +12,7 @@ from pipeline.lint.model import (
     AOTI_SINCE,
     CONFIG_NAME,
     INT64_MAX,
+    RTX_BACKEND,
     SKIPPED_DIRECTORIES,
     TENSORFLOW_FILES,
     Finding,
@@ -27,6 +28,12 @@ from pipeline.lint.model import (
     printable,
     version_number,
     warning,
+)
+from pipeline.machine.target import CONTAINER_BACKENDS
+
+_RTX_FIX = (
+    "keep such models in a repository of their own (a build puts them into <repository>.tensorrt_rtx), for a server "
+    "that has this backend, or build with the flavour tensorrt"
 )
 
 
@@ -257,6 +264,36 @@ def removed_backend(model: Model) -> Iterator[Finding]:
             )
 
 
+def backend_not_in_containers(model: Model) -> Iterator[Finding]:
+    """A backend that no stock container has must come with the model.
+
+    Core looks for ``libtriton_<backend>.so``, or what ``runtime`` names, in the version's directory, in the model's and
+    among the server's backends; for one written in Python only among these (backend_model.cc).
+    """
+    backend = backend_of(model)
+    if not backend or backend in CONTAINER_BACKENDS or is_ensemble(model.config):
+        return
+    library = str(model.config.runtime) or f"libtriton_{backend}.so"
+    brought = {
+        number: library != "model.py" and any(_holds(place, library) for place in (version, model.path))
+        for number, version in model.versions.items()
+    }
+    if lacking := ", ".join(str(number) for number, found in brought.items() if not found):
+        own = f"put {printable(library)} into the model's directory, or a backend of that name among the server's"
+        yield error(
+            model.config_path,
+            "backend-not-in-containers",
+            f"release {model.target.release}'s containers have no backend {printable(backend)}, and version {lacking} "
+            "brings none along: the model does not load, and a server that loads every model does not start.",
+            _RTX_FIX if backend == RTX_BACKEND else own,
+        )
+
+
+def _holds(place: Path, name: str) -> bool:
+    path = below(place, name)
+    return path is not None and is_regular(path)
+
+
 def config_missing(model: Model) -> Iterator[Finding]:
     """A server that completes nothing by itself needs config.pbtxt."""
     path = model.path / CONFIG_NAME
@@ -270,4 +307,11 @@ def config_missing(model: Model) -> Iterator[Finding]:
 
 
 ANY_RULES: tuple[Rule, ...] = (config_missing, version_names, version_missing, version_empty, aoti_file)
-CONFIGURED_RULES: tuple[Rule, ...] = (version_policy, default_filename, model_file, cc_filenames, removed_backend)
+CONFIGURED_RULES: tuple[Rule, ...] = (
+    version_policy,
+    default_filename,
+    model_file,
+    cc_filenames,
+    removed_backend,
+    backend_not_in_containers,
+)

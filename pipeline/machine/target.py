@@ -79,6 +79,28 @@ _TENSORRT = {"24.08": "10.3.0.26", "24.10": "10.5.0.18", "24.12": "10.7.0.23", "
 LAST_WITH_TENSORFLOW = "25.02"
 """The last release with a TensorFlow backend: the last branch of triton-inference-server/tensorflow_backend."""
 
+CONTAINER_BACKENDS = frozenset(
+    {
+        "dali",
+        "fil",
+        "identity",
+        "onnxruntime",
+        "openvino",
+        "python",
+        "pytorch",
+        "repeat",
+        "square",
+        "tensorflow",
+        "tensorrt",
+    }
+    | {"vllm", "tensorrtllm"}
+)
+"""Backends that one of NVIDIA's containers has; tensorflow up to LAST_WITH_TENSORFLOW.
+
+Those of ``-py3`` by ``enable_all`` in build.py, which names the same on the branches r24.01 to r26.08 but for
+TensorFlow; then those that ``-vllm-python-py3`` and ``-trtllm-python-py3`` are for.
+"""
+
 _PY310, _PY312, _UNKNOWN = "3.10", "3.12", None
 
 # release, server, ONNX Runtime, Python

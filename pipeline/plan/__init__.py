@@ -53,6 +53,7 @@ class BuildPlan:
 
     Attributes:
         signature: with the labels the YAML knows; ``labels: source`` stays empty until the source is there.
+        repository: where models go that a stock container of the target loads; see ``root``.
         source: the step that makes the model.
         samples: the step that makes the golden samples.
         ensemble: images in, labels out; None where the YAML does not say how.
@@ -74,6 +75,16 @@ class BuildPlan:
     ensemble: EnsemblePlan | None = None
     torchserve: TorchServePlan | None = None
     tfserving: TfServingPlan | None = None
+
+    @property
+    def roots(self) -> tuple[Path, Path]:
+        """Triton's repositories: the main one, and that of TensorRT-RTX, which no container has a backend for."""
+        return (self.repository, self.repository.with_name(f"{self.repository.name}.tensorrt_rtx"))
+
+    def root(self, row: Variant | EnsemblePlan) -> Path:
+        """The repository that a row goes to which Triton serves; an ensemble goes where the variant is that it asks."""
+        variant = row.variant if isinstance(row, EnsemblePlan) else row
+        return self.roots[variant.kind == "tensorrt_rtx"]
 
     @property
     def rows(self) -> tuple[Row, ...]:

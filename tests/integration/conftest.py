@@ -57,6 +57,11 @@ class Built:
         return self.folder / "repository"
 
     @property
+    def rtx_repository(self) -> Path:
+        """Where engines of TensorRT-RTX go."""
+        return self.folder / "repository.tensorrt_rtx"
+
+    @property
     def work_dir(self) -> Path:
         return self.folder / "work"
 

@@ -46,6 +46,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.repository = folder, folder / "repository"
+        self.rtx_repository = folder / "repository.tensorrt_rtx"
         shutil.copyfile(CONFIGS / "models" / "digits.onnx", folder / "digits.onnx")
 
     def build(self, other: str, *overrides: str) -> BuildReport:
@@ -63,6 +64,7 @@ class Bench:
         good, bad = report.variants
         assert (good.error, report.exit_code) == ("", bad.exit_code)
         assert [item.name for item in self.repository.iterdir()] == ["digits_onnx"]
+        assert not self.rtx_repository.exists()
         return bad
 
 
@@ -196,7 +198,7 @@ def test_an_engine_of_a_repaired_graph(bench: Bench, precision: str, max_abs: fl
     report = bench.build(f"{{from: onnx, format: tensorrt, precision: {precision}, {strict}}}")
     assert report.exit_code == 0, report.variants[1].error
     assert any(note.startswith("repair: kept ") for note in report.variants[1].notes)
-    manifest = read_manifest(bench.repository, "digits_other", 1)
+    manifest = read_manifest(bench.rtx_repository, "digits_other", 1)
     assert manifest is not None
     assert manifest["properties"]["layers"]["Float"] > 0
 
@@ -212,7 +214,7 @@ def test_what_is_to_stay_fp32_does_so_in_an_engine_for_the_default_gpus(bench: B
 def test_an_engine_records_what_it_is(bench: Bench) -> None:
     report = bench.build("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80, sm_89]}}")
     assert report.exit_code == 0, report.variants[1].error
-    manifest = read_manifest(bench.repository, "digits_other", 1)
+    manifest = read_manifest(bench.rtx_repository, "digits_other", 1)
     assert manifest is not None
     facts = manifest["properties"]
     assert (facts["flavour"], facts["precision"]) == ("tensorrt_rtx", "fp16")
@@ -243,3 +245,4 @@ variants:
     assert "dimension 1 to be between 1 and 16 but received 40" in bad.error
     assert "tokens.yaml:9:71" in bad.error
     assert [item.name for item in bench.repository.iterdir()] == ["tokens_onnx"]
+    assert not bench.rtx_repository.exists()

@@ -59,13 +59,13 @@ def test_a_truncated_model_file_is_caught_with_the_server_s_reason(digits: Built
 
 
 def test_a_truncated_engine_is_caught_without_a_gpu(digits: Built) -> None:
-    path = digits.repository / "digits_trt_fp16" / "1" / "model_sm80_sm89.engine"
+    path = digits.rtx_repository / "digits_trt_fp16" / "1" / "model_sm80_sm89.engine"
     path.write_bytes(path.read_bytes()[:-100])
     again = digits.again(command="smoke")
     assert again.exit_code == 5, again.output
     assert "model_sm80_sm89.engine" in failures(again, "digits_trt_fp16")["manifest"]
     assert again.variant("digits_onnx")["smoke"]["outcome"] == "passed"
-    done = pipeline("lint", digits.repository, "--json")
+    done = pipeline("lint", digits.rtx_repository, "--json")
     assert done.returncode == 4
     assert {"engine-truncated", "engine-sha256"} <= {row["rule"] for row in json.loads(done.stdout)["findings"]}
 
@@ -115,10 +115,10 @@ def test_a_server_killed_during_the_smoke_test_is_noticed(digits: Built) -> None
 
 @pytest.fixture
 def served(digits: Built) -> Iterator[tuple[Built, psutil.Process, dict[str, str]]]:
-    """``serve`` on free ports, as an operator runs it."""
+    """``serve`` of both repositories on free ports, as an operator runs it."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "serve", str(digits.repository), "--http-port", "0", "--grpc-port", "0",
-         "--metrics-port", "0", "--work-dir", str(digits.work_dir)],
+        [sys.executable, "-m", "pipeline", "serve", str(digits.repository), str(digits.rtx_repository),
+         "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--work-dir", str(digits.work_dir)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert child.stdout is not None

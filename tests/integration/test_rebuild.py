@@ -50,23 +50,27 @@ def test_the_same_inputs_give_the_same_bytes(built: Build, tmp_path: Path) -> No
     first = built("from_onnx")
     second = run(first.config, tmp_path, ["--no-serve"], env={"PYTHONHASHSEED": "7"})
     assert second.exit_code == 0, second.output
-    one, other = files.tree_digests(first.repository), files.tree_digests(second.repository)
+    one, other = _emitted(first), _emitted(second)
     engine = "digits_trt_fp16/1/model_sm80_sm89.engine"  # TensorRT gives other bytes each time
     assert one.keys() == other.keys() >= {engine, f"{engine}.json"}
     assert {name for name in one if one[name] != other[name]} <= {engine, f"{engine}.json"}
-    sidecars = [json.loads((built.repository / f"{engine}.json").read_text()) for built in (first, second)]
+    sidecars = [json.loads((built.rtx_repository / f"{engine}.json").read_text()) for built in (first, second)]
     assert sidecars[0]["identity"] == sidecars[1]["identity"]
+
+
+def _emitted(done: Built) -> dict[str, str]:
+    return {**files.tree_digests(done.repository), **files.tree_digests(done.rtx_repository)}
 
 
 def test_an_engine_that_is_built_again_from_the_same_makes_no_new_version(built: Build, tmp_path: Path) -> None:
     copy = built("from_onnx").copy(tmp_path / "copy")
-    before = files.tree_digests(copy.repository)
+    before = _emitted(copy)
     files.remove_tree(copy.work_dir / "store")
     again = copy.again("--no-serve")
     assert again.exit_code == 0, again.output
     engine = again.variant("digits_trt_fp16")
     assert (engine["version"], engine["cached"]) == (1, False)
-    assert files.tree_digests(copy.repository) == before
+    assert _emitted(copy) == before
     assert engine["sha256"] == files.sha256_file(Path(engine["path"]) / "model_sm80_sm89.engine")
 
 

@@ -114,6 +114,14 @@ def test_ready_server_answers_and_leaves_nothing_behind(repository, tmp_path, mo
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".backends-")] == []
 
 
+def test_models_of_several_repositories_are_served_by_one_server(repository, tmp_path):
+    beside = tmp_path / "beside"
+    make.add_scale(beside, "other")
+    with _serving(repository, "small", "other", folder=tmp_path, beside=[beside]) as served:
+        for model, home in (("small", repository), ("other", beside)):
+            _run_curl_line(home, model, served.server.http_url, tmp_path)
+
+
 def _run_curl_line(repository: Path, model: str, http_url: str, folder: Path) -> None:
     line = triton.curl_line(repository, model, http_url)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=folder, timeout=30, check=True)

@@ -111,7 +111,7 @@ def served(repository: Path) -> Iterator[process.Served]:
 def watch(repository: Path, served: process.Served, tmp_path: Path) -> Watch:
     return Watch(
         http_url=served.server.http_url,
-        repository=repository,
+        repositories=[repository],
         known=lambda model, version: None,
         interval_s=0.1,
         directory=tmp_path,

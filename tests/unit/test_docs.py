@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,3 +22,24 @@ def test_every_row_of_serving_md_names_a_test() -> None:
     text = (ROOT / "docs" / "serving.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| you need")]
     assert [row.partition(" | ")[0] for row in rows if "::test_" not in row] == []
+
+
+def test_the_curl_line_is_the_same_wherever_it_is_told() -> None:
+    lines = [
+        shlex.split(line.partition("|")[0])
+        for name in ("README.md", "docs/ensemble.md")
+        for line in (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+        if line.startswith("curl ")
+    ]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+
+
+def test_no_page_names_a_picture_that_nobody_has() -> None:
+    """Those that the build makes, those of this clone, and FILE for what a reader has."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for line in page.read_text().splitlines():
+            if line.startswith((".venv/bin/", "curl ", "python ")):
+                for named in re.findall(r"[\w./]*\.(?:png|jpg|jpeg|webp)\b", line):
+                    built = re.fullmatch(r"(?:\.\./)*model_repository/\w+/1/example\.png", named)
+                    assert built or (ROOT / named).is_file(), f"{page.name}: {named}"

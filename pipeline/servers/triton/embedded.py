@@ -16,9 +16,9 @@ from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
 from pipeline.servers.probe import curl_line
 from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
-from pipeline.servers.triton.models import engines_of, ensembles_of, models_of
+from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
 
-__all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "models_of"]
+__all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "home", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
 _SHARED = (Path(triton_facts.__file__), Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py")
@@ -35,6 +35,7 @@ def embedded(
     repository: Path,
     models: Sequence[str],
     *,
+    beside: Sequence[Path] = (),
     log_path: Path,
     http_port: int = 0,
     grpc_port: int = 0,
@@ -47,7 +48,8 @@ def embedded(
 
     Args:
         repository: root of the model repository.
-        models: names of the models to load; others in the repository are left alone.
+        models: names of the models to load; others are left alone.
+        beside: roots of further repositories that they may be in.
         log_path: the server's output is appended here; its backends are assembled beside it and removed again.
         http_port: a port of ``host``, or 0 for a free one.
         grpc_port: likewise.
@@ -74,7 +76,7 @@ def embedded(
         server_id = f"triton-{uuid.uuid4().hex[:12]}"
         locations = [
             str(home / "bin" / "tritonserver"),
-            f"--model-repository={repository.absolute()}",
+            *(f"--model-repository={root.absolute()}" for root in (repository, *beside)),
             f"--backend-directory={backends}",
             f"--cache-directory={home / 'caches'}",
         ]

@@ -1,4 +1,4 @@
-"""What a repository on disk holds: its models, those of them that need a GPU, and those that take files."""
+"""What repositories on disk hold: its models, those of them that need a GPU, and those that take files."""
 
 from __future__ import annotations
 
@@ -11,32 +11,51 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.triton_facts import BACKENDS, ENGINE_BACKENDS
 
 
-def models_of(repository: Path) -> tuple[str, ...]:
-    """Names of the models in a repository: folders with a config.pbtxt and a numbered version, sorted.
+def models_of(*repositories: Path) -> tuple[str, ...]:
+    """Names of the models in repositories: folders with a config.pbtxt and a numbered version, sorted.
 
     Raises:
-        ConfigError: the repository is not a directory, or holds no such folder.
+        ConfigError: a repository is not a directory, or holds no such folder; or two hold a model of the same name.
     """
+    homes: dict[str, Path] = {}
+    for repository in repositories:
+        for name in _models_of(repository):
+            if name in homes:
+                raise ConfigError(
+                    "server: two repositories hold a model of the same name, of which Triton serves neither",
+                    found=f"{name}: {homes[name]}, {repository}",
+                    hint="remove the one that is out of date, or serve one repository alone",
+                )
+            homes[name] = repository
+    return tuple(sorted(homes))
+
+
+def home(repositories: Sequence[Path], model: str) -> Path:
+    """The repository that holds a model; the first where none does."""
+    return next((root for root in repositories if (root / model).is_dir()), repositories[0])
+
+
+def _models_of(repository: Path) -> list[str]:
     if not repository.is_dir():
         raise ConfigError("no such model repository", found=str(repository), hint="build one, or name another")
-    names = sorted(
+    names = [
         folder.name
         for folder in repository.iterdir()
         if (folder / "config.pbtxt").is_file()
         and any(item.name.isdecimal() and item.is_dir() for item in folder.iterdir())
-    )
+    ]
     if not names:
         raise ConfigError(
             "the repository holds no model",
             found=f"no folder with a config.pbtxt and a numbered version in {repository}",
             hint="python -m pipeline build CONFIG",
         )
-    return tuple(names)
+    return names
 
 
-def engines_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
+def engines_of(repositories: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
     """Those of the models that only a GPU runs: TensorRT engines, and ensembles that ask one."""
-    configs = {name: _config(repository / name / "config.pbtxt") for name in names}
+    configs = _configs(repositories, names)
     engines = {
         name
         for name, config in configs.items()
@@ -49,13 +68,14 @@ def engines_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def ensembles_of(repository: Path, names: Sequence[str]) -> tuple[str, ...]:
+def ensembles_of(repositories: Sequence[Path], names: Sequence[str]) -> tuple[str, ...]:
     """Those of the models that are ensembles taking files as they are."""
-    configs = {name: _config(repository / name / "config.pbtxt") for name in names}
+    configs = _configs(repositories, names)
     return tuple(
         name for name, config in configs.items() if config.platform == "ensemble" and model_config.takes_files(config)
     )
 
 
-def _config(path: Path) -> Any:
-    return model_config.parse_text(path.read_text(encoding="utf-8"), str(path))
+def _configs(repositories: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
+    paths = {name: home(repositories, name) / name / "config.pbtxt" for name in names}
+    return {name: model_config.parse_text(path.read_text(encoding="utf-8"), str(path)) for name, path in paths.items()}

@@ -22,6 +22,7 @@ from pipeline.servers import probe
 from pipeline.servers.probe import IndexRow
 from pipeline.servers.triton.journal import Journal, now
 from pipeline.servers.triton.known_inputs import Known, KnownInput, known_input
+from pipeline.servers.triton.models import home
 
 _PROBE_TIMEOUT_S = 30.0
 _LOAD_TIMEOUT_S = 300.0
@@ -66,7 +67,7 @@ class Watch:
 
     Attributes:
         http_url: the server's.
-        repository: root of what it serves.
+        repositories: roots of what it serves.
         known: golden samples, where there are some.
         interval_s: from the end of a round to the next.
         directory: where ``watch.log`` and ``watch.json`` are written; the latter is replaced whole after each round.
@@ -77,7 +78,7 @@ class Watch:
     """
 
     http_url: str
-    repository: Path
+    repositories: Sequence[Path]
     known: Known
     interval_s: float
     directory: Path
@@ -268,7 +269,7 @@ class Watch:
         specs = probe.inputs_of(self.http_url, name, version, timeout_s=self.probe_timeout_s)
         kept = self._inputs.get((name, version))
         if kept is None or kept[0] != (specs, config):
-            asked = known_input(self.repository, name, version, specs, config, self.known)
+            asked = known_input(home(self.repositories, name), name, version, specs, config, self.known)
             kept = self._inputs[name, version] = ((specs, config), asked)
         return kept[1]
 

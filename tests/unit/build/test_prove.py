@@ -77,6 +77,7 @@ class Books(Run):
         engine = SimpleNamespace(obstacle=obstacle, spec=SimpleNamespace(flavour=flavour))
         self.variant: Any = SimpleNamespace(key="trt", identifier="m_trt", engine=engine, server="triton")
         self.plan.variants, self.plan.ensemble, self.plan.repository = (self.variant,), None, root
+        self.plan.root = lambda row: root
         entry = RepositoryEntry(root=root, model_name="m_trt", version=1, created=False)
         row = VariantResult(identifier="m_trt", model="m", format="tensorrt", precision="fp16", entry=entry)
         self.results = {"trt": row}
@@ -146,3 +147,14 @@ def test_a_container_is_not_asked_for_what_no_container_has(
     prove.prove(run)
     assert served == ([] if obstacle else ["trt"])
     assert run.changes == ({"trt": {"unmeasured": obstacle}} if obstacle else {})
+
+
+def test_each_repository_is_proven_without_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run: Any = Books(tmp_path)
+    rows = [SimpleNamespace(**{**vars(run.variant), "key": key, "identifier": f"m_{key}"}) for key in ("a", "trt", "b")]
+    run.plan.variants, run.results = tuple(rows), {row.key: run.results["trt"] for row in rows}
+    run.plan.root = lambda row: tmp_path / ("rtx" if row.key == "trt" else "main")
+    served: list[list[str]] = []
+    monkeypatch.setattr(prove, "_serve_and_smoke", lambda run, rows: served.append([row.key for row in rows]))
+    prove.prove(run)
+    assert served == [["a", "b"], ["trt"]]

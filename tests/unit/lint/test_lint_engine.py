@@ -31,11 +31,11 @@ def test_an_engine_of_other_origin_is_left_alone(tmp_path: Path, data: bytes) ->
 
 def test_a_backend_that_no_container_has(tmp_path: Path) -> None:
     found = check(tmp_path / "good", rtx())
-    assert only(found) == ("backend-not-in-containers", "rtx/config.pbtxt", "warning")
+    assert only(found) == ("backend-not-in-containers", "rtx/config.pbtxt", "error")
+    assert "release 24.10's containers have no backend tensorrt_rtx" in found[0].reason
+    assert "repository of their own" in found[0].fix
     found = check(tmp_path / "bad", rtx(RTX_CONFIG + 'platform: "tensorrt_plan"'))
-    assert [(item.rule, item.severity) for item in found if item.severity == "error"] == [
-        ("platform-backend-pair", "error")
-    ]
+    assert {item.rule for item in found} == {"backend-not-in-containers", "platform-backend-pair"}
 
 
 def test_an_rtx_engine_needs_a_gpu(tmp_path: Path) -> None:

@@ -166,6 +166,30 @@ def test_tensorflow(tmp_path: Path) -> None:
     assert only(check(tmp_path / "d", files)) == ("tensorflow-platform-missing", "tf/config.pbtxt", "error")
 
 
+@pytest.mark.parametrize("target", ["24.01", "24.10", "26.08"])
+@pytest.mark.parametrize("backend", ["fil", "dali", "identity", "vllm", "tensorrtllm"])
+def test_backends_that_nvidia_s_containers_have(tmp_path: Path, target: str, backend: str) -> None:
+    text = replaced(PYTHON_CONFIG, '"python"', f'"{backend}"')
+    assert check(tmp_path, python_model(text), target=target) == []
+
+
+def test_a_backend_that_the_model_has_to_bring_along(tmp_path: Path) -> None:
+    text = replaced(PYTHON_CONFIG, '"python"', '"mine"')
+    (found,) = check(tmp_path / "none", python_model(text), target="26.08")
+    assert (found.rule, found.path, found.severity) == ("backend-not-in-containers", "py/config.pbtxt", "error")
+    assert found.reason.startswith("release 26.08's containers have no backend mine")
+    assert "libtriton_mine.so" in found.fix
+    for place in ("py/libtriton_mine.so", "py/1/libtriton_mine.so"):
+        assert check(tmp_path / place, {**python_model(text), place: ""}) == []
+    named = text + 'runtime: "libother.so"'
+    missing = ("backend-not-in-containers", "py/config.pbtxt")
+    assert missing in rules(check(tmp_path / "other", {**python_model(named), "py/libtriton_mine.so": ""}))
+    assert missing not in rules(check(tmp_path / "named", {**python_model(named), "py/libother.so": ""}))
+    second = {**python_model(text), "py/2/model.py": "", "py/1/libtriton_mine.so": ""}
+    (found,) = check(tmp_path / "second", second)  # each version is searched by itself
+    assert "version 2" in found.reason
+
+
 def test_files_by_compute_capability(tmp_path: Path) -> None:
     text = """
         platform: "tensorrt_plan" backend: "tensorrt"

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.errors import ConfigError
 from pipeline.servers.triton.embedded import curl_line
-from pipeline.servers.triton.models import engines_of, ensembles_of, models_of
+from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
 from tests.models import make_models as make
 
 URL = "http://127.0.0.1:8000"
@@ -86,5 +86,20 @@ def test_engines_are_told_with_the_ensembles_that_ask_them(tmp_path):
     _add_ensemble(tmp_path, "m", "m_onnx")
     _add_ensemble(tmp_path, "fast", "m_trt")
     names = models_of(tmp_path)
-    assert engines_of(tmp_path, names) == ("fast", "m_trt")
-    assert ensembles_of(tmp_path, names) == ("fast", "m")
+    assert engines_of([tmp_path], names) == ("fast", "m_trt")
+    assert ensembles_of([tmp_path], names) == ("fast", "m")
+
+
+def test_models_of_several_repositories(tmp_path):
+    main, beside = tmp_path / "main", tmp_path / "beside"
+    _add(main, "m_onnx", [make.tensor_text("x", "float32", [3])])
+    _add_ensemble(main, "fast", "m_trt")  # asks what is in the other
+    make.add_model(beside, "m_trt", 'name: "m_trt" backend: "tensorrt_rtx" max_batch_size: 8', None)
+    names = models_of(main, beside)
+    assert names == ("fast", "m_onnx", "m_trt")
+    assert engines_of([main, beside], names) == ("fast", "m_trt")
+    assert [home([main, beside], name) for name in (*names, "absent")] == [main, main, beside, main]
+    _add(beside, "m_onnx", [make.tensor_text("x", "float32", [3])])
+    with pytest.raises(ConfigError, match="two repositories hold a model of the same name") as caught:
+        models_of(main, beside)
+    assert caught.value.found == f"m_onnx: {main}, {beside}"

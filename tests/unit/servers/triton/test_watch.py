@@ -71,7 +71,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 @pytest.fixture
 def watch(tmp_path: Path) -> Watch:
     return Watch(
-        http_url="http://h", repository=tmp_path, known=lambda model, version: None, interval_s=10.0,
+        http_url="http://h", repositories=[tmp_path], known=lambda model, version: None, interval_s=10.0,
         directory=tmp_path, tell=lambda line: None,
     )  # fmt: skip
 
