@@ -17,8 +17,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
-    """Run in the child before exec: ask the kernel for SIGKILL when the parent goes (prctl(2))."""
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the thread that has started this process goes (prctl(2))."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -52,7 +52,7 @@ def start(
                 cwd=cwd,
                 start_new_session=True,
                 pass_fds=tuple(pass_fds),
-                preexec_fn=_die_with_parent,  # only calls prctl
+                preexec_fn=die_with_parent,  # only calls prctl
             )
         except (FileNotFoundError, PermissionError) as error:
             raise MissingError(

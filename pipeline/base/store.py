@@ -1,109 +1,33 @@
 """Content-addressed step store: the same step over the same inputs is run once.
 
-A step's key is the digest of its code, parameters, input files, tool versions and the keys of the steps it builds on,
+A step's key is the digest of its code, arguments, input files, tool versions and the keys of the steps it builds on,
 so every key of a build is known before anything runs. An entry also records the digests of the upstream outputs it was
 made from: where an upstream step had to be run again and gave other bytes, entries made from the old ones do not hold.
 
 Layout below the root::
 
-    entries/<key>/          files the step wrote, and entry.json (values and the digest of every file)
+    entries/<key>/          files the step wrote, and entry.json (the outcome and the digest of every file)
     partial/<key>/          what a resumable step keeps between attempts
     tmp/                    entries being written; renamed into place when whole
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from pipeline.base import files
+from pipeline.base.step import Made, Outcome, Step
 
 TIMING_CACHES = "timing_caches"  # TensorRT's, one per version and GPU; they make builds faster, not different
 _ENTRY = "entry.json"
-_PACKAGE = Path(__file__).parents[1]
 _LOCK_TIMEOUT_S = 6 * 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What a step's result depends on, and nothing else.
-
-    Attributes:
-        name: for people and logs: ``export[resnet_onnx]``.
-        code: files or folders of this package, relative to it, whose text decides the result.
-        parameters: JSON values.
-        inputs: digests of the files read, by name.
-        tools: installed distributions whose version decides the result.
-        upstream: the steps whose outputs it reads, by role.
-    """
-
-    name: str
-    code: tuple[str, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    tools: tuple[str, ...] = ()
-    upstream: Mapping[str, Step] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """Hex digest that names the entry."""
-        return files.digest_of(
-            {
-                "code": {path: _code_digest(path) for path in self.code},
-                "parameters": dict(self.parameters),
-                "inputs": dict(self.inputs),
-                "tools": {**tool_versions(self.tools), "python": platform.python_version()},
-                "upstream": {role: step.key for role, step in self.upstream.items()},
-            }
-        )
-
-
-@cache
-def _code_digest(path: str) -> str:
-    target = _PACKAGE / path
-    sources = [target] if target.is_file() else sorted(target.rglob("*.py"))
-    return files.digest_of({item.relative_to(_PACKAGE).as_posix(): files.sha256_file(item) for item in sources})
-
-
-def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions of distributions, read from metadata without importing them; ``absent`` when not installed."""
-    return {name: _version(name) for name in sorted(names)}
-
-
-@cache
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A finished step.
-
-    Attributes:
-        directory: holds the step's files; read only.
-        values: what the step returned.
-        digest: digest of values and files.
-        cached: False when the step was run just now.
-        rebuilt: why an existing entry was not used, or empty.
-    """
-
-    directory: Path
-    values: Mapping[str, Any]
-    digest: str
-    cached: bool
-    rebuilt: str = ""
 
 
 class Store:
@@ -121,35 +45,34 @@ class Store:
         """Folder a resumable step may keep unfinished work in; removed when the step succeeds."""
         return self.root / "partial" / step.key
 
-    def run(
-        self, step: Step, produce: Callable[[Path], Mapping[str, Any]], upstream: Mapping[str, Entry] | None = None
-    ) -> Entry:
-        """Return the verified entry of ``step``, calling ``produce`` only when there is none.
+    def run(self, step: Step, produce: Callable[[Path], Outcome], upstream: Mapping[str, Made] | None = None) -> Made:
+        """Return the verified result of ``step``, calling ``produce`` only when there is none.
 
         Args:
             step: what is to be done.
-            produce: writes files below the folder it is given and returns JSON values.
-            upstream: the entries of ``step.upstream``, by the same roles.
+            produce: writes files below the folder it is given.
+            upstream: what the steps of ``step.upstream`` made, by the same roles.
 
         Raises:
             MissingError: the disk is full or not writable.
         """
-        made_from = {role: entry.digest for role, entry in (upstream or {}).items()}
+        made_from = {role: made.digest for role, made in (upstream or {}).items()}
         with files.locked(self.root / "locks" / step.key, _LOCK_TIMEOUT_S):
             found, reason = self._read(step.key, made_from)
             if found:
                 return found
             return self._produce(step, produce, made_from, reason)
 
-    def _read(self, key: str, made_from: Mapping[str, str]) -> tuple[Entry | None, str]:
+    def _read(self, key: str, made_from: Mapping[str, str]) -> tuple[Made | None, str]:
         directory = self._entries / key
         if not directory.exists():
             return None, ""
         try:
             record = json.loads((directory / _ENTRY).read_text())
-            expected, values = record["files"], record["values"]
+            expected, values = record["files"], record["outcome"]
+            outcome = Outcome(**{**values, "notes": tuple(values["notes"])})
             actual = {name: digest for name, digest in files.tree_digests(directory).items() if name != _ENTRY}
-            if record["sha256"] != files.digest_of({"files": expected, "values": values}):
+            if record["sha256"] != files.digest_of({"files": expected, "outcome": values}):
                 return None, "its record was altered"
         except (OSError, ValueError, KeyError, TypeError) as error:
             return None, f"its record cannot be read ({type(error).__name__})"
@@ -158,18 +81,18 @@ class Store:
         if record["made_from"] != made_from:
             return None, "an earlier step gave other bytes"
         os.utime(directory / _ENTRY)  # last use, for gc
-        return Entry(directory=directory, values=values, digest=record["sha256"], cached=True), ""
+        return Made(directory=directory, outcome=outcome, digest=record["sha256"], cached=True), ""
 
     def _produce(
-        self, step: Step, produce: Callable[[Path], Mapping[str, Any]], made_from: Mapping[str, str], reason: str
-    ) -> Entry:
+        self, step: Step, produce: Callable[[Path], Outcome], made_from: Mapping[str, str], reason: str
+    ) -> Made:
         final = self._entries / step.key
         staged = self.root / "tmp" / f"{step.key[:16]}.{uuid4().hex}"
         with files.disk_errors(staged, step.name):
             staged.mkdir(parents=True)
             try:
-                values = json.loads(files.canonical_json(dict(produce(staged))))
-                content = {"files": files.tree_digests(staged), "values": values}
+                values = json.loads(files.canonical_json(asdict(produce(staged))))
+                content = {"files": files.tree_digests(staged), "outcome": values}
                 digest = files.digest_of(content)
                 record = {"step": step.name, "sha256": digest, "made_from": dict(made_from), **content}
                 (staged / _ENTRY).write_text(files.canonical_json(record))
@@ -182,7 +105,8 @@ class Store:
                 files.remove_tree(staged)
                 raise
             files.remove_tree(self.partial(step))
-        return Entry(directory=final, values=values, digest=digest, cached=False, rebuilt=reason)
+        outcome = Outcome(**{**values, "notes": tuple(values["notes"])})
+        return Made(directory=final, outcome=outcome, digest=digest, cached=False, rebuilt=reason)
 
     def entries(self) -> list[dict[str, Any]]:
         """Every entry: ``key``, ``step``, ``size_bytes``, ``last_used`` (seconds since the epoch), newest first."""

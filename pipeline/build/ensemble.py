@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline import __version__
 from pipeline.base import files
 from pipeline.base.errors import MissingError, StageError
-from pipeline.base.store import tool_versions
+from pipeline.base.step import tool_versions
 from pipeline.base.values import RepositoryEntry
 from pipeline.build.run import Run
 from pipeline.images import postprocessing, preprocessing
-from pipeline.plan import EnsemblePlan, PillowPlan
+from pipeline.plan import EnsemblePlan
 from pipeline.repository import versions
 from pipeline.servers.triton import config_pbtxt, pillow
 from pipeline.servers.triton import ensemble as configs
@@ -64,14 +62,14 @@ def _pillow(run: Run, plan: EnsemblePlan) -> dict[str, Path]:
     for one in plan.pillow:
         with run.stage(one.step.name, plan.name) as stage:
             try:
-                entry = run.step(one.step, stage, partial(_get_pillow, one))
+                made = run.step(one.step, stage)
             except MissingError as error:
                 stage.result = "not to be had here"
                 where = f"{container}, of Python {one.python}," if one.python == limits.python else "this Python"
                 run.note(plan, f"{where} needs `pip install 'pillow<={here}'`: {error.found}")
                 continue
-            found[f"vendor/{pillow.folder_name(one.python, one.machine)}"] = entry.directory / "files"
-            version = entry.values["version"]
+            found[f"vendor/{pillow.folder_name(one.python, one.machine)}"] = made.directory / "files"
+            version = made.values["version"]
             stage.result = f"Pillow {version} for Python {one.python}"
             if version != here:
                 run.note(
@@ -87,12 +85,6 @@ def _pillow(run: Run, plan: EnsemblePlan) -> dict[str, Path]:
             f"`pip install 'pillow<={here}'`",
         )
     return found
-
-
-def _get_pillow(one: PillowPlan, folder: Path) -> Mapping[str, Any]:
-    if one.here:
-        return pillow.installed(folder)
-    return pillow.fetched(folder, python=one.python, machine=one.machine)
 
 
 def _publish(run: Run, plan: EnsemblePlan, vendored: Mapping[str, Path]) -> None:

@@ -5,18 +5,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pipeline.base import command, files
-from pipeline.base.errors import StageError
-from pipeline.base.store import Step, tool_versions
+from pipeline.base import command, signatures
+from pipeline.base.step import Step, tool_versions
 from pipeline.base.values import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
 from pipeline.build import variant as making
 from pipeline.build.run import Run
@@ -24,10 +19,8 @@ from pipeline.machine import doctor, environment
 from pipeline.machine.environment import Environment
 from pipeline.plan import Variant
 from pipeline.repository import versions
-from pipeline.servers.libtorch import program
+from pipeline.servers.libtorch import program, proving
 
-_COMPILE_TIMEOUT_S = 1800.0
-_TAIL_CHARACTERS = 1500
 _MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
 
 
@@ -108,33 +101,37 @@ def prove(run: Run) -> None:
 
 
 def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, intact: SmokeCheck) -> SmokeResult:
+    log, (output, answers) = run.directory / f"{variant.identifier}.program.log", run.scores
     tools = _tools(here)
-    sizes = (1, min(variant.max_batch_size, _MOST_BATCHED)) if variant.max_batch_size > 1 else (1,)
     step = Step(
         name=f"program[{variant.identifier}]",
-        code=(
-            "build/libtorch.py",
-            "servers/libtorch",
-            "proof/comparison.py",
-            "images/postprocessing.py",
-            "data/samples.py",
-        ),
-        parameters={"tools": tools, "tolerance": asdict(variant.tolerance), "batch_sizes": sizes},
+        function="pipeline.servers.libtorch.proving:prove",
+        arguments={
+            "program": variant.identifier,
+            "signature": signatures.to_json(run.signature),
+            "output": output,
+            "answers": answers.to_json(),
+            "tolerance": asdict(variant.tolerance),
+            "batch_sizes": sorted({1, min(max(variant.max_batch_size, 1), _MOST_BATCHED)}),
+            "tools": tools,
+        },
+        unkeyed={
+            "source": str(entry.version_dir),
+            "work": str(run.directory / f"{variant.identifier}.program"),
+            **proving.paths(here.cpp),
+        },
         inputs=_recorded(entry),
         tools=("numpy", "torch"),
         upstream={"samples": run.plan.samples},
     )
     with run.stage(step.name, variant.identifier) as stage:
-
-        def produce(kept: Path) -> Mapping[str, Any]:
-            stage.progress("compiling", None)
-            result = _compiled_and_run(run, variant, entry, here, sizes, kept)
-            run.judge(variant, result, log=_log(run, variant))  # a failure is never stored: the next build tries again
-            return {"checks": [asdict(check) for check in result.checks]}
-
-        values = run.step(step, stage, produce).values
+        try:
+            made = run.step(step, stage, log)
+        except proving.FailedError as failure:
+            run.judge(variant, failure.result, log=log)
+            raise
         compiled = SmokeCheck(name="compiled", protocol="-", outcome="passed", detail=", ".join(tools.values()))
-        checks = (intact, compiled, *(SmokeCheck(**row) for row in values["checks"]))
+        checks = (intact, compiled, *(SmokeCheck(**row) for row in made.values["checks"]))
         stage.result = f"{len(checks)} checks"
     return SmokeResult(model=variant.identifier, checks=checks)
 
@@ -145,10 +142,6 @@ def _recorded(entry: RepositoryEntry) -> dict[str, str]:
     assert manifest is not None
     recorded: dict[str, str] = manifest["files"]
     return recorded
-
-
-def _log(run: Run, variant: Variant) -> Path:
-    return run.directory / f"{variant.identifier}.program.log"
 
 
 def _tools(here: Environment) -> dict[str, str]:
@@ -162,70 +155,3 @@ def _tools(here: Environment) -> dict[str, str]:
         "opencv": f"OpenCV {here.cpp.opencv_version}",
         "torch": f"libtorch {tool_versions(('torch',))['torch']}",
     }
-
-
-def _compiled_and_run(
-    run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, sizes: Sequence[int], kept: Path
-) -> SmokeResult:
-    """Compile and run; the program that passed is kept in the step store, by its name."""
-    from pipeline.servers.libtorch import checks as proof
-
-    folder = run.directory / f"{variant.identifier}.program"
-    build = compile_folder(entry.version_dir, folder / "build", here, log_path=_log(run, variant))
-    output, answers = run.scores
-    built = proof.Program(
-        executable=build / variant.identifier,
-        model=entry.version_dir / program.MODEL_FILE,
-        signature=run.signature,
-        output=output,
-        answers=answers,
-        tolerance=variant.tolerance,
-        log_path=_log(run, variant),
-    )
-    result = SmokeResult(model=variant.identifier, checks=proof.check(built, run.golden, sizes, folder))
-    if result.passed:
-        shutil.copy2(built.executable, kept)
-        files.remove_tree(folder)
-    return result
-
-
-def compile_folder(source: Path, build: Path, here: Environment, *, log_path: Path) -> Path:
-    """Configure and build a program's folder against the installed libtorch, as its README says.
-
-    Args:
-        source: the folder; nothing is written to it.
-        build: where CMake works; made here.
-        here: with all that compiling needs.
-        log_path: what CMake and the compiler print is added to it.
-
-    Returns:
-        The folder of the executable.
-
-    Raises:
-        StageError: it does not compile.
-    """
-    build.mkdir(parents=True)
-    assert here.cpp.libtorch is not None
-    configure = ["-S", str(source), "-B", str(build), f"-DCMAKE_PREFIX_PATH={here.cpp.libtorch}"]
-    cores = str(len(os.sched_getaffinity(0)))
-    for arguments in ([*configure, f"-DCMAKE_CXX_COMPILER={here.cpp.compiler}"], ["--build", str(build), "-j", cores]):
-        _logged([str(here.cpp.cmake), *arguments], log_path)
-    return build
-
-
-def _logged(argv: Sequence[str], log_path: Path) -> None:
-    child = command.start(argv, log_path=log_path)
-    try:
-        status = child.wait(_COMPILE_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        what = f"{Path(argv[0]).name}: not done after {_COMPILE_TIMEOUT_S:.0f} s"
-        raise StageError(what, log=str(log_path)) from error
-    finally:
-        command.stop(child, grace_s=1.0)
-    if status != 0:
-        raise StageError(
-            "the C++ program does not compile",
-            found=log_path.read_text(errors="replace")[-_TAIL_CHARACTERS:],
-            hint="see the log; compile it by hand as its README says",
-            log=str(log_path),
-        )

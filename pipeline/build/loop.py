@@ -1,27 +1,29 @@
-"""Calls the stages in order: source and samples here, variants in make.py, what is made of them in deploy/."""
+"""Calls the stages in order: source, samples and variants are made, emitted, and proven."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline import plan as planning
-from pipeline import sources as source
 from pipeline.base import files
 from pipeline.base.errors import MissingError, PipelineError
-from pipeline.base.values import RunningServer, SourceModel
+from pipeline.base.step import Made, Step
+from pipeline.base.values import RunningServer
 from pipeline.build import deployments as deploy
 from pipeline.build import prove as proving
 from pipeline.build import variant as making
+from pipeline.build.executors.local import Local
 from pipeline.build.run import Run
+from pipeline.build.steps import Steps
 from pipeline.config.load import LoadedConfig
-from pipeline.data import datasets, samples
+from pipeline.data import datasets
 from pipeline.machine import environment
 from pipeline.plan import BuildPlan, Dependencies
 from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
+from pipeline.sources import planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +51,8 @@ def make_plan(loaded: LoadedConfig, options: Options) -> BuildPlan:
     """
     data = loaded.samples_data or loaded.train_data
     dependencies = Dependencies(
-        source_digests=source.digests(loaded.config.source, loaded.resolve),
-        source_tools=source.tools(loaded.config.source),
+        source_digests=planned.digests(loaded.config.source, loaded.resolve),
+        source_tools=planned.tools(loaded.config.source),
         samples_digests=datasets.digests(data, loaded.resolve) if data else {},
         calibration_digests={
             key: datasets.digests(found[0], loaded.resolve)
@@ -83,9 +85,8 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
     stages = Stages(make_plan(loaded, options), terminal)
 
     def work() -> None:
-        stages.prepare(serve=options.serve)
-        for variant in stages.run.plan.variants:
-            making.make(stages.run, variant, stages.source_model)
+        stages.make(serve=options.serve)
+        making.emit(stages.run)
         deploy.emit(stages.run)
         if options.serve:
             proving.prove(stages.run)
@@ -103,7 +104,7 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
     stages = Stages(make_plan(loaded, options), terminal)
 
     def work() -> None:
-        stages.prepare(serve=remote is None)
+        stages.adopt(serve=remote is None)
         if remote is None:
             proving.adopt(stages.run)
             deploy.adopt(stages.run)
@@ -133,23 +134,45 @@ def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
 
 
 class Stages:
-    """Each stage, in order, for one plan; what they find is kept in ``run``."""
+    """The making part of one plan; what is found is kept in ``run``."""
 
     def __init__(self, plan: BuildPlan, terminal: Terminal) -> None:
         self.run = Run(plan, terminal)
         self._plan = plan
-        self._config = plan.loaded.config
-        self._opened: SourceModel | None = None
 
-    # ---- source and golden samples ----------------------------------------------------------------------------
-
-    def prepare(self, *, serve: bool) -> None:
-        """The source model and its golden samples.
+    def make(self, *, serve: bool) -> None:
+        """The source model, its golden samples, and all variants.
 
         Raises:
             MissingError: this machine lacks something; told before any work is done.
-            StageError: the model cannot be made or does not run.
+            StageError: the source cannot be made or does not run.
         """
+        self._check(serve=serve)
+        with Local(rows=len(self._plan.variants)) as executor:
+            if to_do := self._to_do():
+                executor.prepare(to_do, self.run.directory / "workers.log")
+            self._prepare(self._steps(executor, {}))
+            variants = making.wanted(self.run)
+            making.make(self.run, self._steps(executor, making.owners(variants)), variants, executor.stop)
+
+    def adopt(self, *, serve: bool) -> None:
+        """The source model and its golden samples alone.
+
+        Raises:
+            MissingError: as ``make``.
+            StageError: as ``make``.
+        """
+        self._check(serve=serve)
+        with Local(rows=1) as executor:
+            self._prepare(self._steps(executor, {}))
+
+    def _to_do(self) -> list[Step]:
+        """The steps that will have to run, as far as can be told."""
+        possible = (variant for variant in self._plan.variants if not (variant.engine and variant.engine.lacking))
+        steps = (self._plan.source, self._plan.samples, *(step for variant in possible for step in variant.steps))
+        return [step for step in steps if not self.run.store.holds(step)]
+
+    def _check(self, *, serve: bool) -> None:
         lacking = self._plan.missing_to_serve if serve else ()
         if not self.run.store.holds(self._plan.source):
             lacking = (*lacking, *self._plan.missing_to_build)
@@ -157,51 +180,26 @@ class Stages:
             raise MissingError(
                 "this machine lacks what the build needs", found="\n".join(lacking), hint="python -m pipeline doctor"
             )
-        step, loaded = self._plan.source, self._plan.loaded
-        with self.run.stage(step.name, self._config.name) as stage:
-            entry = self.run.step(
-                step,
-                stage,
-                lambda folder: source.prepare(
-                    self._config.source,
-                    signature=self._plan.signature,
-                    resolve=loaded.resolve,
-                    out_dir=folder,
-                    partial_dir=self.run.store.partial(step),
-                    progress=stage.progress,
-                ),
-            )
-            stage.result = _source_summary(entry.values)
-        with self.run.stage(self._plan.samples.name, self._config.name) as stage:
-            entry = self.run.step(self._plan.samples, stage, self._make_samples)
-            stage.result = " · ".join([f"{entry.values['count']} samples", *entry.values["notes"]])
 
-    def source_model(self) -> SourceModel:
-        """Opened once, and only when a step that needs it has to run."""
-        if self._opened is None:
-            self._opened = source.open_source(
-                self._config.source,
-                signature=self._plan.signature,
-                resolve=self._plan.loaded.resolve,
-                directory=self.run.entries[self._plan.source.name].directory,
-            )
-        return self._opened
+    def _prepare(self, steps: Steps) -> None:
+        steps.get(self._plan.source, _source_summary)
+        steps.get(self._plan.samples, making.samples_summary)
 
-    def _make_samples(self, folder: Path) -> Mapping[str, Any]:
-        loaded = self._plan.loaded
-        return samples.make(
-            self._config.samples,
-            loaded.train_data,
-            signature=self.run.signature,
-            resolve=loaded.resolve,
-            runtime=self.source_model().runtime,
-            seed=loaded.train_seed,
-            out_dir=folder,
+    def _steps(self, executor: Local, owners: Mapping[str, str]) -> Steps:
+        name = self._plan.loaded.config.name
+        return Steps(
+            store=self.run.store,
+            executor=executor,
+            directory=self.run.directory,
+            shown=self.run.stage,
+            warn=self.run.line,
+            owners={self._plan.source.name: name, self._plan.samples.name: name, **owners},
+            made=self.run.entries,
         )
 
 
-def _source_summary(values: Mapping[str, Any]) -> str:
-    accuracy, notes = values.get("accuracy"), values.get("notes", [])
+def _source_summary(made: Made) -> str:
+    accuracy = made.values.get("accuracy")
     if accuracy is None:
-        return " · ".join(notes)
-    return " · ".join([f"accuracy {accuracy:.2%} on {values['test_samples']} held-out samples", *notes])
+        return " · ".join(made.notes)
+    return " · ".join([f"accuracy {accuracy:.2%} on {made.values['test_samples']} held-out samples", *made.notes])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline import plan as planning
+from pipeline.base import signatures
 from pipeline.base.errors import PipelineError, SmokeError, StageError
-from pipeline.base.store import Entry, Step, Store
+from pipeline.base.step import Made, Outcome, Step, Task, call
+from pipeline.base.store import Store
 from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, SmokeResult, VariantResult
 from pipeline.config import images
 from pipeline.data import samples
@@ -45,33 +47,51 @@ class Run:
         self.store = Store(plan.work_dir / "store")
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid4().hex[:6]}"
         self.directory = (plan.work_dir / "runs" / self.run_id).absolute()
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, Made] = {}
         self.results = {row.key: _blank(plan, row) for row in plan.rows}
         self.server_log: Path | None = None
         self._terminal = terminal
         self._durations_s: dict[str, float] = {}
+        self._began = time.monotonic()
         names = [row.identifier for row in plan.rows]
         terminal.align(f"repository[{name}]" for name in names)
 
     @contextlib.contextmanager
-    def stage(self, name: str, log_name: str) -> Iterator[Stage]:
-        """Show, log and time a stage."""
-        started = time.monotonic()
-        with StageLog(self.directory / f"{log_name}.log", name), self._terminal.stage(name) as stage:
+    def stage(self, name: str, log_name: str, *, waits: bool = False) -> Iterator[Stage]:
+        """Show, log and time a stage.
+
+        Args:
+            name: the stage's.
+            log_name: of its log.
+            waits: it counts from ``Stage.begin`` on, and another process does the work.
+        """
+        log = StageLog(self.directory / f"{log_name}.log", name, capture=not waits)
+        with log, self._terminal.stage(name, waits=waits) as stage:
             try:
                 yield stage
             finally:
-                self._durations_s[name] = self._durations_s.get(name, 0.0) + time.monotonic() - started
+                self._durations_s[name] = self._durations_s.get(name, 0.0) + time.monotonic() - stage.started
 
-    def step(self, step: Step, stage: Stage, produce: Callable[[Path], Mapping[str, Any]]) -> Entry:
-        """Get a step from the store, or do it; say so when a stored result could not be used."""
+    def step(self, step: Step, stage: Stage, log_path: Path | None = None) -> Made:
+        """Get a step from the store, or do it in this process; say so when a stored result could not be used."""
         upstream = {role: self.entries[other.name] for role, other in step.upstream.items()}
-        entry = self.store.run(step, produce, upstream)
-        self.entries[step.name] = entry
-        stage.cached = entry.cached
-        if entry.rebuilt:
-            self._terminal.line(f"    [yellow]{step.name}: the stored result was not used: {entry.rebuilt}[/yellow]")
-        return entry
+
+        def produce(folder: Path) -> Outcome:
+            log = log_path or self.directory / f"{step.name}.log"
+            partial_dir = self.store.partial(step)
+            task = Task(step=step, upstream=upstream, out_dir=folder, partial_dir=partial_dir, log_path=log)
+            return call(task, stage.progress)
+
+        made = self.store.run(step, produce, upstream)
+        self.entries[step.name] = made
+        stage.cached = made.cached
+        if made.rebuilt:
+            self.line(f"    [yellow]{step.name}: the stored result was not used: {made.rebuilt}[/yellow]")
+        return made
+
+    def line(self, text: str) -> None:
+        """Print a line for a person."""
+        self._terminal.line(text)
 
     def update(self, row: Row, **changes: Any) -> None:
         """Add to what is known of a variant or a deployment."""
@@ -81,10 +101,10 @@ class Run:
         """Add lines a person should read at the end."""
         self.update(row, notes=(*self.results[row.key].notes, *notes))
 
-    def note_rebuilt(self, row: Row, step: Step, entry: Entry) -> None:
+    def note_rebuilt(self, row: Row, step: Step, made: Made) -> None:
         """Say why a step was run again although its result was stored, where that was so."""
-        if entry.rebuilt:
-            self.note(row, f"{step.name} was run again: {entry.rebuilt}")
+        if made.rebuilt:
+            self.note(row, f"{step.name} was run again: {made.rebuilt}")
 
     def fail(self, row: Row, failure: PipelineError, command: str) -> None:
         """Keep a row's failure, with the command that repeats just that."""
@@ -180,15 +200,10 @@ class Run:
             StageError: their number is not the output's last dimension.
         """
         made = (self.entries.get(step.name) for step in (self.plan.source, self.plan.samples))
-        known = next((entry.values["labels"] for entry in made if entry and entry.values.get("labels")), ())
+        known = next((one.values["labels"] for one in made if one and one.values.get("labels")), ())
         signature = planning.with_source_labels(self.plan, tuple(known))
-        for spec in signature.outputs:
-            if spec.labels and isinstance(spec.shape[-1], int) and spec.shape[-1] != len(spec.labels):
-                raise StageError(
-                    f"labels: output {spec.name} has {spec.shape[-1]} scores and {len(spec.labels)} labels",
-                    where=self.plan.loaded.where("outputs", spec.name, "labels"),
-                    hint="give one label per score",
-                )
+        names = [spec.name for spec in signature.outputs]
+        signatures.check_labels(signature, {name: self.plan.loaded.where("outputs", name, "labels") for name in names})
         return signature
 
     @property
@@ -226,18 +241,20 @@ class Run:
 
     def report(self, failure: PipelineError | None) -> BuildReport:
         """Everything known at the end; the exit code is the greatest of all failures'."""
-        results = tuple(self.results.values())
+        results, spent = tuple(self.results.values()), self._durations_s
+        planned = [step.name for step in self.plan.steps]
         codes = [result.exit_code for result in results]
         return BuildReport(
             run_id=self.run_id,
             config=str(self.plan.loaded.path),
             environment=environment.summary(self.plan.work_dir),
-            durations_s=self._durations_s,
+            durations_s={name: spent[name] for name in (*planned, *spent) if name in spent},
             exit_code=max([failure.exit_code if failure else 0, *codes]),
             variants=results,
             run_dir=self.directory,
             error=self.plan.loaded.masked(str(failure)) if failure else "",
             server_log=self.server_log,
+            elapsed_s=time.monotonic() - self._began,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.base import files
 from pipeline.base.errors import MissingError, SmokeError, StageError
-from pipeline.base.store import tool_versions
+from pipeline.base.step import tool_versions
 from pipeline.base.values import Artifact, RepositoryEntry, SmokeResult
 from pipeline.build.run import Run
 from pipeline.machine.environment import TORCHSERVE

@@ -108,9 +108,8 @@ def server_at(url: str, grpc_url: str | None) -> RunningServer:
 
 def _print_report(terminal: Terminal, done: BuildReport) -> None:
     terminal.console.print(table(done), soft_wrap=True)
-    seconds = sum(done.durations_s.values())
     verdict = "[green]passed[/green]" if done.exit_code == 0 else f"[red]failed, exit {done.exit_code}[/red]"
-    terminal.line(f"\n  {verdict} in {seconds:.1f} s · logs {escape(_shown(done.run_dir))}")
+    terminal.line(f"\n  {verdict} in {done.elapsed_s:.1f} s · logs {escape(_shown(done.run_dir))}")
     if (done.run_dir / "report.html").is_file():
         terminal.line(f"  report {escape(_shown(done.run_dir / 'report.html'))}")
     terminal.line("")

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base import files
+from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import Array, GoldenSamples, Runtime, Sample, Signature, Tensors
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Array, GoldenSamples, Progress, Runtime, Sample, Signature, Tensors
 from pipeline.config.schema.model import Data, Samples
 from pipeline.config.schema.variants import MIN_CALIBRATION_SAMPLES
 from pipeline.data import datasets
@@ -44,7 +45,7 @@ def make(
     runtime: Runtime,
     seed: int,
     out_dir: Path,
-) -> dict[str, Any]:
+) -> Outcome:
     """Choose samples the model was not trained on, ask the source model about each alone, and write ``samples.npz``.
 
     Args:
@@ -57,7 +58,7 @@ def make(
         out_dir: where ``samples.npz`` goes.
 
     Returns:
-        ``count``, ``sha256``, ``batched``, ``labels`` (the data's class names) and ``notes``.
+        Notes, and the values ``count``, ``sha256``, ``batched`` and ``labels`` (the data's class names).
 
     Raises:
         ConfigError: there is no data to take them from.
@@ -76,7 +77,34 @@ def make(
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
     sha256 = _write(out_dir, chosen, known, batched)
-    return {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels), "notes": notes}
+    values = {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels)}
+    return Outcome(notes=tuple(notes), values=values)
+
+
+def calibration(task: Task, progress: Progress) -> Outcome:
+    """The step that chooses calibration samples; see ``make_calibration``.
+
+    Arguments: ``data``, as in the YAML, ``count``, ``trained``, ``own``, ``seed`` and ``signature``. Unkeyed:
+    ``folder`` of the YAML, and ``where`` in it.
+    """
+    given = task.arguments
+    return make_calibration(
+        Data.model_validate_json(files.canonical_json(given["data"])),
+        golden(task),
+        count=given["count"],
+        trained=given["trained"],
+        own=given["own"],
+        where=given["where"],
+        signature=signatures.from_json(given["signature"]),
+        resolve=Path(given["folder"]).joinpath,
+        seed=given["seed"],
+        out_dir=task.out_dir,
+    )
+
+
+def golden(task: Task) -> GoldenSamples:
+    """The golden samples of a step's upstream ``samples``."""
+    return read(task.upstream["samples"].directory / FILE_NAME)
 
 
 def make_calibration(
@@ -91,7 +119,7 @@ def make_calibration(
     resolve: Resolve,
     seed: int,
     out_dir: Path,
-) -> dict[str, Any]:
+) -> Outcome:
     """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
 
     Where the data has a training part, that is used; the training seed fixes its split and the choice.
@@ -109,7 +137,7 @@ def make_calibration(
         out_dir: where ``samples.npz`` goes.
 
     Returns:
-        ``count``, ``sha256`` and ``notes``.
+        Notes, and the values ``count`` and ``sha256``.
 
     Raises:
         StageError: fewer than 16 samples are left.
@@ -128,7 +156,7 @@ def make_calibration(
         )
     sha256 = _write(out_dir, samples, np.full(len(samples), -1, np.int64), golden.batched)
     notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
-    return {"count": len(samples), "sha256": sha256, "notes": notes}
+    return Outcome(notes=tuple(notes), values={"count": len(samples), "sha256": sha256})
 
 
 def _without(golden: GoldenSamples, part: datasets.Split, seed: int) -> Iterator[Sample]:

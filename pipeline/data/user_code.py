@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from pipeline.base import files
+from pipeline.base import closure, files
 from pipeline.base.errors import ConfigError, PipelineError, StageError
 
 Resolve = Callable[[str], Path]
@@ -107,17 +107,15 @@ def digests(reference: str, resolve: Resolve) -> dict[str, str]:
 
 def _closure(path: Path, root: Path, package: str) -> dict[str, str]:
     """Digests of a file and of all it imports below ``root``; within ``package`` alone where one is named."""
-    waiting, seen = [path], dict[str, str]()
-    while waiting:
-        current = waiting.pop()
-        key = current.relative_to(root).as_posix()
-        if key in seen:
-            continue
-        seen[key] = files.sha256_file(current)
-        for module in _imports(current, root):
-            if not package or module.split(".")[0] == package:
-                waiting += _module_files(root, module)
-    return dict(sorted(seen.items()))
+
+    def imports(current: Path) -> tuple[str, ...]:
+        names = closure.imported(_tree(current), current.parent.relative_to(root).parts)
+        return tuple(name for name in names if not package or name.split(".")[0] == package)
+
+    found = {
+        item.relative_to(root).as_posix(): files.sha256_file(item) for item in closure.reached(path, root, imports)
+    }
+    return dict(sorted(found.items()))
 
 
 def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
@@ -146,29 +144,12 @@ def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
     return path, path.parents[levels - 1]
 
 
-def _imports(path: Path, root: Path) -> list[str]:
+def _tree(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        return ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         where = f"{path}:{getattr(error, 'lineno', None) or 1}"
         raise ConfigError("user code is not valid Python", found=str(error), where=where) from error
-    package = path.parent.relative_to(root).parts
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = list(package[: len(package) - node.level + 1]) if node.level else []
-            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
-            found += [module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)]
-    return [name for name in found if name]
-
-
-def _module_files(root: Path, module: str) -> list[Path]:
-    """The files below ``root`` that importing ``module`` would run: its packages' ``__init__.py`` and itself."""
-    parts = module.split(".")
-    packages = [root.joinpath(*parts[: depth + 1], "__init__.py") for depth in range(len(parts))]
-    return [path for path in (*packages, root.joinpath(*parts).with_suffix(".py")) if path.is_file()]
 
 
 def _load_file(path: Path) -> ModuleType:

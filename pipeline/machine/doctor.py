@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.base import command
 from pipeline.base.errors import PipelineError
-from pipeline.machine import tensorrt_flavours
+from pipeline.machine import remedies, tensorrt_flavours
 from pipeline.machine.environment import (
     MAX_PYTHON,
     MIN_JAVA,
@@ -29,7 +29,6 @@ ENGINE_TIMEOUT_S = 3.0
 JAVA_FIX = "apt-get install openjdk-17-jre-headless"
 TORCHSERVE_FIX = "pip install 'model-repository-pipeline[torchserve]'"
 GPU_EXTRA_FIX = "pip install 'model-repository-pipeline[gpu]'"
-TENSORFLOW_FIX = "pip install 'model-repository-pipeline[tensorflow]'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def lacks_tensorflow(environment: Environment) -> tuple[str, ...]:
     found = {name for name in TENSORFLOW if environment.distributions.get(name, "absent") != "absent"}
     absent = [name for name in ("keras", "tf2onnx") if name not in found]
     absent += [] if found.intersection(("tensorflow", "tensorflow-cpu")) else ["tensorflow-cpu"]
-    return (f"{', '.join(absent)}: not installed; {TENSORFLOW_FIX}",) if absent else ()
+    return (f"{', '.join(absent)}: not installed; {remedies.TENSORFLOW}",) if absent else ()
 
 
 def lacks_to_build_engines(environment: Environment, flavour: Flavour, gpus: Sequence[str] = ()) -> tuple[str, ...]:
@@ -357,7 +356,7 @@ def _tensorflow_check(environment: Environment) -> Check:
         name="TensorFlow",
         ok=True,
         found=_versions(environment, present) or "none (optional)",
-        fix=TENSORFLOW_FIX if lacks else "",
+        fix=remedies.TENSORFLOW if lacks else "",
         needed_for="Keras models and SavedModels; TF-Serving",
     )
 

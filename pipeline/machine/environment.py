@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import store
+from pipeline.base import step
 from pipeline.machine import cuda_driver
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written to
@@ -153,7 +153,7 @@ def probe(work_dir: Path) -> Environment:
         work_dir: where the pipeline will write; need not exist yet.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    distributions = store.tool_versions((*REQUIRED, *OPTIONAL, *TENSORFLOW, *TORCHSERVE, SERVER))
+    distributions = step.tool_versions((*REQUIRED, *OPTIONAL, *TENSORFLOW, *TORCHSERVE, SERVER))
     home = _pytriton_server()
     java = _java()
     stubs = {path.parent.name: path for path in home.glob("python_backend_stubs/*/triton_python_backend_stub")}

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.base import signatures
 from pipeline.base.errors import ConfigError
-from pipeline.base.store import Step
+from pipeline.base.step import Step
+from pipeline.base.store import TIMING_CACHES
 from pipeline.base.values import Signature
 from pipeline.config import images
 from pipeline.config.load import LoadedConfig
@@ -16,8 +18,8 @@ from pipeline.config.subject import signature_of
 from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
-from pipeline.plan import deployments
-from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
+from pipeline.plan import deployments, steps
+from pipeline.plan.steps import calibration_data
 from pipeline.plan.values import (
     EnginePlan,
     EnsemblePlan,
@@ -169,8 +171,8 @@ def make(
         )
     model_signature = signature(config.inputs, config.outputs, loaded)
     target = limits(config.triton.target)
-    source = _source_step(loaded, model_signature, dependencies)
-    samples = _samples_step(loaded, model_signature, dependencies, source)
+    source = steps.source(loaded, model_signature, dependencies.source_digests, dependencies.source_tools)
+    samples = steps.samples(loaded, model_signature, dependencies.samples_digests, source)
     subject = Subject(
         loaded=loaded,
         signature=model_signature,
@@ -179,6 +181,7 @@ def make(
         source=source,
         samples=samples,
         calibration_digests=dependencies.calibration_digests,
+        timing_cache=(work_dir / "store" / TIMING_CACHES).absolute(),
     )
     variants = resolve(subject)
     lacks_tensorflow = doctor.lacks_tensorflow(environment) if config.source.is_tensorflow else ()
@@ -219,39 +222,7 @@ def _labels(labels: str | tuple[str, ...] | None, loaded: LoadedConfig) -> tuple
 def with_source_labels(plan: BuildPlan, labels: tuple[str, ...]) -> Signature:
     """The plan's signature with ``labels: source`` filled in by what the source says."""
     wanted = {name for name, spec in plan.loaded.config.outputs.items() if spec.labels == "source"}
-    outputs = tuple(replace(spec, labels=labels) if spec.name in wanted else spec for spec in plan.signature.outputs)
-    return replace(plan.signature, outputs=outputs)
-
-
-def _source_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies) -> Step:
-    return Step(
-        name=f"source[{loaded.config.name}]",
-        code=("sources", "formats", "capture", *DATA_CODE),
-        parameters={
-            "source": loaded.config.source.model_dump(mode="json", by_alias=True),
-            "tensors": samples_of(model_signature),
-        },
-        inputs=dependencies.source_digests,
-        tools=dependencies.source_tools,
-    )
-
-
-def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies: Dependencies, source: Step) -> Step:
-    data = loaded.train_data
-    return Step(
-        name=f"samples[{loaded.config.name}]",
-        code=("formats", *DATA_CODE),
-        parameters={
-            "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
-            "train_data": data.model_dump(mode="json") if data else None,
-            "seed": loaded.train_seed,
-            "tensors": samples_of(model_signature),
-            "labels": [list(spec.labels) for spec in model_signature.outputs],  # class folders are matched to them
-        },
-        inputs=dependencies.samples_digests,
-        tools=("numpy", "pillow", "scikit-learn", "torch"),
-        upstream={"source": source},
-    )
+    return signatures.labelled(plan.signature, wanted, labels)
 
 
 def _libraries(loaded: LoadedConfig) -> tuple[str, ...]:

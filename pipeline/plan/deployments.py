@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.base.store import Step
+from pipeline.base.step import Step
 from pipeline.machine import doctor
 from pipeline.plan.values import EnsemblePlan, PillowPlan, Subject, TfServingPlan, TorchServePlan, Variant
 
@@ -47,8 +47,8 @@ def _pillow(subject: Subject) -> tuple[PillowPlan, ...]:
             here=python == here,
             step=Step(
                 name=f"pillow[{python}]",
-                code=("servers/triton/pillow.py",),
-                parameters={"python": python, "machine": machine, "here": python == here},
+                function="pipeline.servers.triton.pillow:make",
+                arguments={"python": python, "machine": machine, "here": python == here},
                 tools=("pillow",),
             ),
         )

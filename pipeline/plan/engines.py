@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.base.errors import Problem
-from pipeline.base.store import Step
+from pipeline.base.step import Step
 from pipeline.config.inheritance import inherited, owner
 from pipeline.config.schema.variants import Engine
 from pipeline.formats.tensorrt import profiles
@@ -94,21 +94,22 @@ def plan(subject: Subject, key: str, precision: Precision, graph: Step, judged: 
     )
     step = Step(
         name=f"engine[{subject.loaded.config.name}_{key}]",
-        code=("formats/tensorrt", "machine/tensorrt_flavours.py"),
-        parameters={"spec": to_json(spec), "gpu": _gpu(subject.environment) if flavour.needs_gpu else None},
+        function="pipeline.formats.tensorrt.build:make",
+        arguments={"spec": to_json(spec), "gpu": _gpu(subject.environment) if flavour.needs_gpu else None},
+        unkeyed={"timing_cache": str(subject.timing_cache), "timeout_s": settings.timeout_s},
         tools=(*flavour.distributions, *flavour.libraries),
         upstream={"graph": graph},
     )
     here = subject.environment.gpu.capability if subject.environment.gpu else None
+    file_here = next((one.file_name for one in spec.each if here in one.gpus), spec.each[0].file_name)
     obstacle = _obstacle(subject.environment, spec)
+    judged = {**judged, "flavour": spec.flavour, "file": file_here}
     return EnginePlan(
         spec=spec,
         step=step,
-        timeout_s=settings.timeout_s,
         lacking=doctor.lacks_to_build_engines(subject.environment, flavour, spec.gpus),
         skip=settings.when_unavailable == "skip",
         obstacle=obstacle,
-        file_here=next((one.file_name for one in spec.each if here in one.gpus), spec.each[0].file_name),
         parity=None if obstacle else _parity(subject, key, step, judged),
     )
 
@@ -126,15 +127,8 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     gpu = subject.environment.gpu
     return Step(
         name=f"parity[{subject.loaded.config.name}_{key}.engine]",
-        code=(
-            "build/gate.py",
-            "proof/parity.py",
-            "proof/comparison.py",
-            "data/samples.py",
-            "base/values.py",
-            "formats",
-        ),
-        parameters={**judged, "gpu": asdict(gpu) if gpu else None},
+        function="pipeline.formats.tensorrt.judging:judge",
+        arguments={**judged, "gpu": asdict(gpu) if gpu else None},
         tools=("cuda-bindings", "numpy", *engine.tools),
         upstream={"engine": engine, "samples": subject.samples},
     )

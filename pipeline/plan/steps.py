@@ -3,35 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from pipeline.base.store import Step
-from pipeline.base.values import Format, Signature, TensorSpec, Tolerance
-from pipeline.config.inheritance import inherited
+from pipeline.base import signatures
+from pipeline.base.step import Step
+from pipeline.base.values import Format, Kind, Signature
+from pipeline.config.inheritance import inherited, owner
 from pipeline.config.load import LoadedConfig
+from pipeline.config.schema.base import Section
 from pipeline.config.schema.model import TF2ONNX_MAX_OPSET, Data, Source
-from pipeline.config.schema.variants import AccuracyGate, Calibration, KeepFp32, Repair, Variant
+from pipeline.config.schema.variants import Calibration, KeepFp32, Repair, Variant
 from pipeline.machine.target import Limits
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject
+from pipeline.proof import parity
+from pipeline.sources import planned
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
-SAMPLES_CODE = ("base/values.py", "data/samples.py", "formats", "capture")
 TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu")  # the last two are one library; one of them is absent
-DATA_CODE = ("base/values.py", "data", "images/preprocessing.py", "config/images.py")
+_JUDGING = {
+    "torchscript": "pipeline.formats.torchscript.judging:judge",
+    "saved_model": "pipeline.formats.saved_model.judging:judge",
+}
+"""Graphs of ONNX aside."""
 
 
-def tensors(signature: Signature) -> dict[str, Any]:
-    """The part of a signature that model files depend on: names, dtypes, shapes and layouts."""
-    rows: dict[str, tuple[TensorSpec, ...]] = {"inputs": signature.inputs, "outputs": signature.outputs}
-    return {
-        role: [[spec.name, spec.dtype, list(spec.shape), spec.layout] for spec in specs] for role, specs in rows.items()
-    }
+def source(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, str], tools: tuple[str, ...]) -> Step:
+    """The step that makes the model."""
+    section = loaded.config.source
+    return Step(
+        name=f"source[{loaded.config.name}]",
+        function=planned.function(section),
+        arguments={"source": _section(section), "signature": signatures.to_json(signatures.unlabelled(signature))},
+        unkeyed=_folder(loaded),
+        inputs=digests,
+        tools=tools,
+        cores=None,
+    )
 
 
-def samples_of(signature: Signature) -> dict[str, Any]:
-    """The part of a signature that samples depend on: how images become tensors too."""
-    return {**tensors(signature), "image": asdict(signature.image) if signature.image else None}
+def samples(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, str], source: Step) -> Step:
+    """The step that makes the golden samples; class folders are matched to the labels, the source's too."""
+    data, outputs = loaded.train_data, loaded.config.outputs
+    places = {name: loaded.where("outputs", name, "labels") for name in outputs}
+    return Step(
+        name=f"samples[{loaded.config.name}]",
+        function="pipeline.sources.golden:make",
+        arguments={
+            "samples": _section(loaded.config.samples),
+            "train_data": _section(data) if data else None,
+            "source": _section(loaded.config.source),
+            "seed": loaded.train_seed,
+            "signature": signatures.to_json(signature),
+            "source_labels": [name for name, output in outputs.items() if output.labels == "source"],
+        },
+        unkeyed={**_folder(loaded), "label_places": places},
+        inputs=digests,
+        tools=("numpy", "pillow", "scikit-learn", "torch"),
+        upstream={"source": source},
+        cores=None,
+    )
+
+
+def _section(section: Section) -> Mapping[str, Any]:
+    found: dict[str, Any] = section.model_dump(mode="json", by_alias=True)
+    return found
+
+
+def _folder(loaded: LoadedConfig) -> Mapping[str, str]:
+    """What the YAML's paths are relative to."""
+    return {"folder": str(loaded.path.parent)}
 
 
 def export(subject: Subject, maker: str) -> Step:
@@ -39,15 +79,22 @@ def export(subject: Subject, maker: str) -> Step:
     making, source = subject.loaded.config.variants[maker], subject.loaded.config.source
     return Step(
         name=f"export[{subject.loaded.config.name}_{maker}]",
-        code=SAMPLES_CODE,
-        parameters={
-            "format": making.format,
+        function=_export_function(making, source),
+        arguments={
+            "source": _section(source),
             "options": options(making, source, subject.limits),
-            "tensors": tensors(subject.signature),
+            "signature": signatures.to_json(signatures.tensors(subject.signature)),
         },
+        unkeyed=_folder(subject.loaded),
         tools=_export_tools(making, source),
         upstream={"source": subject.source, "samples": subject.samples},
     )
+
+
+def _export_function(making: Variant, source: Source) -> str:
+    if source.is_tensorflow:
+        return f"pipeline.sources.exports.tensorflow:{'saved_model' if making.format == 'saved_model' else 'onnx'}"
+    return f"pipeline.sources.exports.{'torchscript' if making.format == 'torchscript' else 'onnx'}:make"
 
 
 def _export_tools(making: Variant, source: Source) -> tuple[str, ...]:
@@ -124,15 +171,21 @@ def calibration(subject: Subject, key: str, identifier: str, reduction: Reductio
     found = calibration_data(subject.loaded, key)
     assert found is not None
     data, trained = found
+    owned = owner(subject.loaded.config.variants, key, "calibration")
     return Step(
         name=f"calibration[{identifier}]",
-        code=DATA_CODE,
-        parameters={
-            "data": data.model_dump(mode="json"),
+        function="pipeline.data.samples:calibration",
+        arguments={
+            "data": _section(data),
             "trained": trained,
             "count": reduction.calibration.samples,
             "seed": subject.loaded.train_seed,
-            "tensors": samples_of(subject.signature),
+            "signature": signatures.to_json(signatures.unlabelled(subject.signature)),
+        },
+        unkeyed={
+            **_folder(subject.loaded),
+            "own": reduction.calibration.from_ is not None,
+            "where": subject.loaded.where("variants", owned, "calibration", "from"),
         },
         inputs=subject.calibration_digests[key],
         tools=("numpy", "pillow", "scikit-learn"),
@@ -155,13 +208,13 @@ def reduce(
     modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
     return Step(
         name=f"{reduction.precision}[{identifier}]",
-        code=("precision", "build/gate.py", "proof/parity.py", "proof/comparison.py", *SAMPLES_CODE),
-        parameters={
+        function="pipeline.precision.reduction:reduce",
+        arguments={
             "precision": reduction.precision,
             "consumer": reduction.consumer,
             "keep_ops": list(reduction.keep_ops),
             "keep_nodes": list(reduction.keep_nodes),
-            "calibration": [chosen.method, chosen.percentile] if chosen else None,
+            "calibration": {"method": chosen.method, "percentile": chosen.percentile} if chosen else None,
             "reduce_range": reduction.reduce_range,
             "repair": reduction.repair.model_dump() if reduction.repair else None,
             "judged": judging if reduction.repair else None,
@@ -175,29 +228,22 @@ def reduce(
     )
 
 
-def judging(
-    max_batch_size: int,
-    tolerance: Tolerance,
-    gate: AccuracyGate | None,
-    precision: Precision,
-    reduction: Reduction | None,
-) -> dict[str, Any]:
+def judging(subject: Subject, gates: parity.Gates, reduction: Reduction | None) -> dict[str, Any]:
     """What decides a verdict on a graph, besides the graph and the samples."""
-    return {
-        "max_batch_size": max_batch_size,
-        "tolerance": asdict(tolerance),
-        "accuracy": gate.model_dump() if gate else None,
-        "precision": precision,
-        "consumer": reduction.consumer if reduction else None,
-    }
+    reduced = {"precision": reduction.precision, "consumer": reduction.consumer} if reduction else {}
+    signature = signatures.to_json(signatures.tensors(subject.signature))
+    return {"signature": signature, **gates.to_json(), **reduced}
 
 
-def parity(identifier: str, graph: Step, samples: Step, parameters: Mapping[str, Any]) -> Step:
+def judge(
+    identifier: str, kind: Kind, reduction: Reduction | None, graph: Step, samples: Step, judging: Mapping[str, Any]
+) -> Step:
     """The step that judges a graph."""
+    onnx = "pipeline.precision.judging:judge" if reduction else "pipeline.formats.onnx.judging:judge"
     return Step(
         name=f"parity[{identifier}]",
-        code=("build/gate.py", "proof/parity.py", "proof/comparison.py", "precision/simulate.py", *SAMPLES_CODE),
-        parameters=parameters,
+        function=_JUDGING.get(kind, onnx),
+        arguments=judging,
         tools=("onnxruntime", "torch", "numpy"),
         upstream={"graph": graph, "samples": samples},
     )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pipeline.base.store import Step
+from pipeline.base.step import Step
 from pipeline.base.values import Format, Kind, Signature, Tolerance
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema.variants import AccuracyGate, Calibration, Repair
+from pipeline.config.schema.variants import Calibration, Repair
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
@@ -93,21 +93,17 @@ class EnginePlan:
     Attributes:
         spec: what is built.
         step: the step that builds it.
-        timeout_s: how long that may take.
         lacking: what this machine lacks to build it, each with its remedy.
         skip: a lack is said, and is no failure.
         obstacle: why it cannot be run on this machine, or empty.
-        file_here: the engine's file that this machine's GPU takes; the first one where there is an obstacle.
         parity: the step that judges the engine itself, where it can be run.
     """
 
     spec: EngineSpec
     step: Step
-    timeout_s: float
     lacking: tuple[str, ...]
     skip: bool
     obstacle: str
-    file_here: str
     parity: Step | None
 
     @property
@@ -150,7 +146,6 @@ class Variant:
     max_batch_size: int
     fields: Mapping[str, Any]
     tolerance: Tolerance
-    accuracy_gate: AccuracyGate | None
     export: Step
     calibration: Step | None
     reduce: Step | None
@@ -366,6 +361,7 @@ class Subject:
 
     Attributes:
         calibration_digests: by variant key, the files that its calibration data is read from.
+        timing_cache: folder of TensorRT's timing caches.
     """
 
     loaded: LoadedConfig
@@ -375,3 +371,4 @@ class Subject:
     source: Step
     samples: Step
     calibration_digests: Mapping[str, Mapping[str, str]]
+    timing_cache: Path

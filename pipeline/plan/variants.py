@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.values import Format
+from pipeline.base.values import Format, Kind
 from pipeline.config.inheritance import chain, inherited
 from pipeline.machine.target import LAST_WITH_TENSORFLOW
 from pipeline.plan import engines, settings, steps
 from pipeline.plan.values import Precision, Subject, Variant
-from pipeline.proof import comparison
+from pipeline.proof import comparison, parity
 
 
 def resolve(subject: Subject) -> tuple[Variant, ...]:
@@ -39,15 +39,17 @@ def _variant(subject: Subject, key: str) -> Variant:
     export = steps.export(subject, maker)
     reduction = steps.reduction(subject, key, precision, model_format)
     calibration = steps.calibration(subject, key, identifier, reduction)
-    judging = steps.judging(max_batch_size, tolerance, gates.accuracy, precision, reduction)
+    limits = parity.Gates(max_batch_size=max_batch_size, tolerance=tolerance, accuracy=gates.accuracy)
+    judging = steps.judging(subject, limits, reduction)
     reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
     graph = reduce or export
     engine = engines.plan(subject, key, precision, graph, judging) if model_format == "tensorrt" else None
+    kind: Kind = engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format
     return Variant(
         identifier=identifier,
         key=key,
         format=model_format,
-        kind=engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format,
+        kind=kind,
         precision=precision,
         server=_server(model_format, subject.limits.release),
         parent=maker,
@@ -57,11 +59,10 @@ def _variant(subject: Subject, key: str) -> Variant:
         max_batch_size=max_batch_size,
         fields=settings.fields(subject, variant, engine=engine is not None),
         tolerance=tolerance,
-        accuracy_gate=gates.accuracy,
         export=export,
         calibration=calibration,
         reduce=reduce,
-        parity=steps.parity(identifier, graph, subject.samples, judging),
+        parity=steps.judge(identifier, kind, reduction, graph, subject.samples, judging),
     )
 
 

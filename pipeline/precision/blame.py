@@ -29,6 +29,7 @@ from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples
 from pipeline.data import samples as golden_samples
 from pipeline.formats.onnx import graph
+from pipeline.formats.onnx.onnxruntime import threads_here
 
 Runnable = Callable[[Path, Path], Path]
 """Given a reduced graph and an empty folder, a graph that ONNX Runtime's CPU computes with the same rounding."""
@@ -297,6 +298,7 @@ def _open(model: onnx.ModelProto, file: Path) -> onnxruntime.InferenceSession:
     """
     onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads_here()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _ERRORS_ONLY
     try:

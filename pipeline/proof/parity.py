@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pipeline.base.errors import StageError
+from pipeline.base.step import Outcome, Task
 from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
 from pipeline.config.schema.variants import AccuracyGate
 from pipeline.data import samples as golden_samples
@@ -15,6 +17,80 @@ from pipeline.proof.comparison import Comparison, compare, has_class_axis
 
 _LARGEST_BATCH = 64  # a larger one proves nothing new about the file, and the served test runs max_batch_size itself
 _ACCURACY_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What a variant must satisfy in this process.
+
+    Attributes:
+        accuracy: limits, or None.
+    """
+
+    max_batch_size: int
+    tolerance: Tolerance
+    accuracy: AccuracyGate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that ``of`` reads back."""
+        accuracy = self.accuracy.model_dump() if self.accuracy else None
+        return {"max_batch_size": self.max_batch_size, "tolerance": asdict(self.tolerance), "accuracy": accuracy}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Gates:
+        """From the arguments of a step, which may hold others too."""
+        accuracy = values["accuracy"]
+        return cls(
+            max_batch_size=values["max_batch_size"],
+            tolerance=Tolerance(**values["tolerance"]),
+            accuracy=AccuracyGate(**accuracy) if accuracy else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The numbers of a graph or an engine, and whether the gates take them.
+
+    Attributes:
+        accuracy: None where it is not measured.
+    """
+
+    parity: ParityResult
+    accuracy: AccuracyResult | None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is refused; none where it passed."""
+        return tuple(result.reason for result in (self.parity, self.accuracy) if result and not result.passed)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Judgement:
+        """From the values of a parity step."""
+        found, accuracy = dict(values["parity"]), values["accuracy"]
+        sizes, tolerance = tuple(found.pop("batch_sizes")), Tolerance(**found.pop("tolerance"))
+        return cls(
+            parity=ParityResult(**found, batch_sizes=sizes, tolerance=tolerance),
+            accuracy=AccuracyResult(**accuracy) if accuracy else None,
+        )
+
+
+def judged(runtime: Runtime, task: Task) -> Outcome:
+    """What every parity step gives: a ``Judgement``'s values; upstream ``samples``, arguments those of ``Gates``."""
+    found = judge(runtime, golden_samples.golden(task), Gates.of(task.arguments))
+    return Outcome(values=asdict(found))
+
+
+def judge(runtime: Runtime, golden: GoldenSamples, gates: Gates) -> Judgement:
+    """Parity and accuracy of a runtime over the golden samples.
+
+    Raises:
+        StageError: the runtime failed, or the gate cannot be judged on these samples.
+    """
+    sizes = batch_sizes(gates.max_batch_size)
+    return Judgement(
+        parity=measure(runtime, golden, batch_sizes=sizes, tolerance=gates.tolerance),
+        accuracy=accuracy(runtime, golden, gate=gates.accuracy),
+    )
 
 
 def batch_sizes(max_batch_size: int) -> tuple[int, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -37,48 +40,69 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-class StageLog:
-    """While a stage runs, Python warnings and log records go to ``path``, and the traceback if it fails.
+@contextlib.contextmanager
+def captured(path: Path, *, output: bool = False) -> Iterator[None]:
+    """Let this process's Python warnings and log records go to ``path`` for a while.
 
     The libraries underneath talk at will; a person should see this tool's own lines only, and find the rest here.
+
+    Args:
+        path: the log; its folder exists.
+        output: all that is written to standard output and error goes there too, and stays so.
+    """
+    with path.open("ab", buffering=0) as raw, contextlib.ExitStack() as stack:
+        stream = _Lines(raw)
+        for descriptor in (1, 2) if output else ():
+            os.dup2(raw.fileno(), descriptor)
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        for logger in _talkative():
+            stack.callback(setattr, logger, "handlers", logger.handlers)
+            logger.handlers = [] if logger.parent and logger.propagate else [handler]
+        stack.callback(setattr, warnings, "showwarning", warnings.showwarning)
+        warnings.showwarning = partial(_show_warning, stream)
+        yield
+
+
+def _show_warning(
+    stream: TextIO | io.TextIOBase,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    stream.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+class StageLog:
+    """What a stage does, and the traceback if it fails, go to ``path``; see ``captured``.
+
+    Args:
+        path: the log; added to.
+        stage: its name.
+        capture: whether this process does the work; else another one writes to the same file.
     """
 
-    def __init__(self, path: Path, stage: str) -> None:
-        self._path, self._stage = path, stage
+    def __init__(self, path: Path, stage: str, *, capture: bool = True) -> None:
+        self._path, self._stage, self._capture = path, stage, capture
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StageLog:
         with files.disk_errors(self._path, self._stage):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            stream = _Lines(self._stack.enter_context(self._path.open("ab", buffering=0)))
-        self._stream = stream
+            self._stream = _Lines(self._stack.enter_context(self._path.open("ab", buffering=0)))
         self._started = time.monotonic()
-        stream.write(f"{time.strftime('%H:%M:%S')} {self._stage}: start\n")
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        for logger in _talkative():
-            self._stack.callback(setattr, logger, "handlers", logger.handlers)
-            logger.handlers = [] if logger.parent and logger.propagate else [handler]
-        shown = warnings.showwarning
-        warnings.showwarning = self._show_warning
-        self._stack.callback(setattr, warnings, "showwarning", shown)
+        self._stream.write(f"{time.strftime('%H:%M:%S')} {self._stage}: start\n")
+        if self._capture:
+            self._stack.enter_context(captured(self._path))
         return self
-
-    def _show_warning(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        self._stream.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if error is not None and self._capture:
             traceback.print_exception(kind, error, trace, file=self._stream)
         seconds = time.monotonic() - self._started
         outcome = "failed" if error is not None else "done"

@@ -23,7 +23,8 @@ class BuildReport:
     """What became of one configuration.
 
     Attributes:
-        durations_s: seconds per step, in the order they ran.
+        durations_s: seconds per step, the plan's first; several may have run at a time.
+        elapsed_s: seconds from the plan to the report.
         error: the error form of what ended the run before its variants, or empty.
         server_log: path of the server's log, or None when none was started.
         run_dir: folder with the logs and report.json of this run.
@@ -38,6 +39,7 @@ class BuildReport:
     run_dir: Path
     error: str = ""
     server_log: Path | None = None
+    elapsed_s: float = 0.0
 
     @cached_property
     def record(self) -> RunReport:

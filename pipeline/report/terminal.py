@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -25,21 +26,31 @@ _NARROW_INDENT = 6
 
 
 class Stage:
-    """A stage being shown.
+    """A stage being shown; several may be at a time, each told of by a thread of its own.
 
     Attributes:
+        name: the stage's.
         result: one line for the end of its row, set by whoever runs it.
         cached: whether the step store had it.
+        started: when it began, by ``time.monotonic``.
+        told_at: when a line of its progress was last printed.
+        row: its row in the live display, while it has one.
     """
 
     def __init__(self, terminal: Terminal, name: str) -> None:
-        self.result = ""
-        self.cached = False
-        self._terminal, self._name = terminal, name
+        self.name, self.result, self.cached = name, "", False
+        self.started = self.told_at = time.monotonic()
+        self.row: TaskID | None = None
+        self._terminal = terminal
+
+    def begin(self) -> None:
+        """Count from now on, and show it: the work waited for its turn until here."""
+        self.started = self.told_at = time.monotonic()
+        self._terminal.show(self)
 
     def progress(self, message: str, fraction: float | None = None) -> None:
         """Show what is being done, and the share done (0 to 1) where it is known."""
-        self._terminal.update(self._name, message, fraction)
+        self._terminal.update(self, message, fraction)
 
 
 class Terminal:
@@ -49,8 +60,8 @@ class Terminal:
         console.file = console.file  # kept for good: libraries put others in the place of sys.stdout while it is live
         self.console = console
         self._width = _NAME_WIDTH
+        self._lock = threading.Lock()
         self._live: Progress | None = None
-        self._told_at = 0.0
 
     def align(self, names: Iterable[str]) -> None:
         """Make the names' column wide enough for all that will come."""
@@ -61,40 +72,56 @@ class Terminal:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
-        """Show a stage from its start to its end, with the time it took and how it ended."""
+    def stage(self, name: str, *, waits: bool = False) -> Iterator[Stage]:
+        """Show a stage from its start to its end, with the time it took and how it ended.
+
+        Args:
+            name: the stage's.
+            waits: it is shown from ``Stage.begin`` on.
+        """
         stage = Stage(self, name)
-        started = time.monotonic()
-        self._told_at = started
+        if not waits:
+            self.show(stage)
         try:
-            with self._progress_bar(name):
+            try:
                 yield stage
+            finally:
+                self._hide(stage)
         except BaseException:
-            self._ended("[red]✗[/red]", name, started, "[red]failed[/red]")
+            self._ended("[red]✗[/red]", stage, "[red]failed[/red]")
             raise
         mark, text = ("[cyan]=[/cyan]", "cached") if stage.cached else ("[green]✓[/green]", "")
-        self._ended(mark, name, started, " · ".join(part for part in (text, escape(stage.result)) if part))
+        self._ended(mark, stage, " · ".join(part for part in (text, escape(stage.result)) if part))
 
-    @contextlib.contextmanager
-    def _progress_bar(self, name: str) -> Iterator[None]:
+    def show(self, stage: Stage) -> None:
+        """Give a stage a row in the live display, which is there while any stage has one."""
         if not self.console.is_terminal:
-            yield
             return
+        with self._lock:
+            if self._live is None:
+                self._live = Progress(*self._columns(), console=self.console, transient=True)
+                self._live.start()
+            stage.row = self._live.add_task("", total=None, stage=self._padded(stage.name))
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
         room = self.console.width - self._width - _SPINNER_AND_TIME_WIDTH
         bar = min(max(room - _LEAST_MESSAGE_WIDTH, _BAR_WIDTHS[0]), _BAR_WIDTHS[1])
-        columns = (
+        return (
             SpinnerColumn(),
-            TextColumn(self._padded(name)),
+            TextColumn("{task.fields[stage]}"),
             BarColumn(bar_width=bar),
             TimeElapsedColumn(),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=max(room - bar, 1))),
         )
-        with Progress(*columns, console=self.console, transient=True) as live:
-            live.add_task("", total=None)
-            self._live = live
-            try:
-                yield
-            finally:
+
+    def _hide(self, stage: Stage) -> None:
+        with self._lock:
+            if self._live is None or stage.row is None:
+                return
+            self._live.remove_task(stage.row)
+            stage.row = None
+            if not self._live.task_ids:
+                self._live.stop()
                 self._live = None
 
     def _padded(self, name: str) -> str:
@@ -103,21 +130,19 @@ class Terminal:
             width = min(width, self.console.width - _LEAST_RESULT_WIDTH - _MARK_AND_TIME_WIDTH)
         return escape(name.ljust(width))
 
-    def update(self, name: str, message: str, fraction: float | None) -> None:
+    def update(self, stage: Stage, message: str, fraction: float | None) -> None:
         """Called by Stage.progress."""
-        message = message.removeprefix(f"{name}: ")
-        if self._live is not None:
+        message, live = message.removeprefix(f"{stage.name}: "), self._live
+        if live is not None and stage.row is not None:
             total = None if fraction is None else 1.0
-            self._live.update(
-                self._live.task_ids[0], description=escape(message), total=total, completed=fraction or 0.0
-            )
-        elif time.monotonic() - self._told_at >= _PLAIN_INTERVAL_S:
-            self._told_at = time.monotonic()
+            live.update(stage.row, description=escape(message), total=total, completed=fraction or 0.0)
+        elif not self.console.is_terminal and time.monotonic() - stage.told_at >= _PLAIN_INTERVAL_S:
+            stage.told_at = time.monotonic()
             share = "" if fraction is None else f" {fraction:4.0%}"
-            self.line(f"  … {self._padded(name)}{share} {escape(message)}")
+            self.line(f"  … {self._padded(stage.name)}{share} {escape(message)}")
 
-    def _ended(self, mark: str, name: str, started: float, text: str) -> None:
-        row = Text.from_markup(f"  {mark} {self._padded(name)} {time.monotonic() - started:6.1f} s  ")
+    def _ended(self, mark: str, stage: Stage, text: str) -> None:
+        row = Text.from_markup(f"  {mark} {self._padded(stage.name)} {time.monotonic() - stage.started:6.1f} s  ")
         result = row.cell_len
         indent = result if self.console.width - result >= _LEAST_RESULT_WIDTH else _NARROW_INDENT
         self.console.print(Words(row + Text.from_markup(text), indent), highlight=False, soft_wrap=True)

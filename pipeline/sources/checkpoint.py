@@ -22,6 +22,9 @@ from pipeline.config.schema.model import Checkpoint
 
 State = dict[str, torch.Tensor]
 
+PICKLED = "module.pt"
+"""A whole module, where the YAML has no `model`."""
+
 _MOST_LISTED = 10
 _PREFIXES = ("module.", "_orig_mod.")  # torch.nn.DataParallel, torch.compile
 _PICKLE_RISK = (

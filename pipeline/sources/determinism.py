@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+INITIAL_SEED = 0
+"""Of the initial weights of a model that is not trained."""
+
 _MOST_NOTES = 5
 
 

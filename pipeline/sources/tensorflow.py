@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.base import files
+from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, Progress, Signature, SourceModel
 from pipeline.config.schema.model import Keras, KerasTrain, Source
 from pipeline.data import datasets, user_code
@@ -19,6 +20,23 @@ from pipeline.formats.saved_model.messages import ModelFile
 
 _WEIGHTS = "model.weights.h5"
 _SAVED_MODEL = "saved_model"
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``prepare``.
+
+    Arguments: ``source``, as in the YAML, and ``signature``. Unkeyed: ``folder`` of the YAML.
+    """
+    with files.disk_errors(task.out_dir, "source"):
+        values = prepare(
+            Source.model_validate_json(files.canonical_json(task.arguments["source"])),
+            signature=signatures.from_json(task.arguments["signature"]),
+            resolve=Path(task.arguments["folder"]).joinpath,
+            out_dir=task.out_dir,
+            progress=progress,
+        )
+    notes = tuple(values.pop("notes"))
+    return Outcome(notes=notes, values={"labels": [], "accuracy": None, **values})
 
 
 def prepare(

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.base import files
+from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress, Signature
 from pipeline.capture.torch_module import NamedModule
-from pipeline.config.schema.model import EarlyStop, Optimizer, Schedule, Train
+from pipeline.config.schema.model import EarlyStop, Optimizer, Schedule, Source, Train
 from pipeline.data import datasets, user_code
 from pipeline.sources import determinism, library, weights
 from pipeline.sources.augment import Augment
@@ -58,6 +59,26 @@ class _Part:
     @property
     def size(self) -> int:
         return sum(len(targets) for _, targets in self.groups)
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``train``, whose values it gives with ``kind``.
+
+    Arguments: ``source``, as in the YAML, and ``signature``. Unkeyed: ``folder`` of the YAML.
+    """
+    source, notes = Source.model_validate_json(files.canonical_json(task.arguments["source"])), list[str]()
+    assert source.train is not None
+    with files.disk_errors(task.out_dir, "source"):
+        values = train(
+            source.train,
+            signature=signatures.from_json(task.arguments["signature"]),
+            resolve=Path(task.arguments["folder"]).joinpath,
+            out_dir=task.out_dir,
+            partial_dir=task.partial_dir,
+            progress=progress,
+            notes=notes,
+        )
+    return Outcome(notes=tuple(notes), values={"kind": "torch", **values})
 
 
 def train(

@@ -23,13 +23,13 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.build.libtorch import compile_folder
 from pipeline.data import torchvision_compat
 from pipeline.images import preprocessing
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.images.preprocessing import Preprocessing
 from pipeline.machine import environment
 from pipeline.servers.libtorch import program
+from pipeline.servers.libtorch.proving import compile_folder, paths
 from tests.bench.timing import ROOT, median, table
 
 ROUNDS, RUNS, IMAGES = 5, 40, 40
@@ -66,7 +66,7 @@ class _Bench:
         for name, content in program.sources("bench", signature, "y", answers, torch_version="2.13").items():
             (self.source / name).write_bytes(content)
         here = environment.probe(folder)
-        build = compile_folder(self.source, folder / "build", here, log_path=folder / "cmake.log")
+        build = compile_folder(self.source, folder / "build", paths(here.cpp), log_path=folder / "cmake.log")
         self.program = build / "bench"
         self.include = str(here.cpp.opencv)
 

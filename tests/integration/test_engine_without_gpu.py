@@ -17,7 +17,7 @@ from pipeline.base.errors import MissingError, SmokeError, StageError
 from pipeline.build import loop as building
 from pipeline.config.load import load
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.formats.tensorrt import runtime as tensorrt
+from pipeline.formats.tensorrt import judging
 from pipeline.formats.tensorrt.build import build
 from pipeline.formats.tensorrt.runtime import TensorRtRuntime
 from pipeline.machine import environment, tensorrt_flavours
@@ -27,6 +27,7 @@ from pipeline.servers.triton import embedded as triton
 from tests.gpu.test_build import YAML
 from tests.integration.conftest import CONFIGS
 from tests.integration.engine_graphs import IMAGES, engine_spec, image_net
+from tests.integration.in_process import InProcess
 from tests.models.make_models import tensor_text
 from tests.unit.formats.tensorrt.fake_tensorrt import Cuda
 
@@ -137,7 +138,8 @@ def test_where_there_is_a_gpu_the_engine_is_judged_after_its_graph(
     real = environment.probe
     gpu = environment.Gpu(name="claimed", driver="1", capability="sm_80")
     monkeypatch.setattr(environment, "probe", lambda work_dir: replace(real(work_dir), gpu=gpu, cuda_bindings=True))
-    monkeypatch.setattr(tensorrt, "TensorRtRuntime", Digits)
+    monkeypatch.setattr(building, "Local", InProcess)
+    monkeypatch.setattr(judging, "TensorRtRuntime", Digits)
     monkeypatch.setattr(Digits, "opened", [])
     monkeypatch.setattr(Digits, "error", error)
     shutil.copy(CONFIGS / "models" / "digits.onnx", tmp_path)

@@ -26,6 +26,7 @@ from pipeline.report.terminal import Terminal
 from pipeline.repository.versions import read_manifest
 from tests.integration.conftest import CONFIGS
 from tests.integration.engine_graphs import TOKENS, saved
+from tests.integration.in_process import InProcess
 
 YAML = """
 name: digits
@@ -69,7 +70,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(building, "Local", InProcess)
     return Bench(tmp_path)
 
 

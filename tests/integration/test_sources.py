@@ -37,21 +37,15 @@ def data():
 RUN = """
 import json, sys
 from pathlib import Path
-from pipeline import sources
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema.model import Source
-folder = Path(sys.argv[1])
+from tests.unit.sources.tiny import task, values
 spec = lambda name, size: TensorSpec(name=name, dtype="float32", shape=("N", size))
-(folder / "out").mkdir(exist_ok=True)
-values = sources.prepare(
-    Source.model_validate({"train": {
-        "model": {"callable": "user.py:Net"}, "data": {"callable": "user.py:data"}, "epochs": 5, "batch_size": 16,
-        "schedule": {"name": "onecycle"}, "optimizer": {"learning_rate": 0.01},
-    }}),
-    signature=Signature(inputs=(spec("x", 8),), outputs=(spec("y", 4),), batch="N"),
-    resolve=lambda name: folder / name, out_dir=folder / "out", partial_dir=folder / "partial",
-    progress=lambda text, share: None,
-)
+settings = {"train": {
+    "model": {"callable": "user.py:Net"}, "data": {"callable": "user.py:data"}, "epochs": 5, "batch_size": 16,
+    "schedule": {"name": "onecycle"}, "optimizer": {"learning_rate": 0.01},
+}}
+signature = Signature(inputs=(spec("x", 8),), outputs=(spec("y", 4),), batch="N")
+values = values(task(Path(sys.argv[1]), settings, signature), lambda text, share: None)
 print(json.dumps(values["notes"]))
 """
 STEPS_PER_EPOCH = 5
@@ -101,11 +95,10 @@ def test_killed_and_resumed_gives_the_same_weights(
 
 def test_planning_a_source_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline import sources\n"
-        "from pipeline.data import datasets, samples\n"
-        "from pipeline.config import load\n"
+        "import sys; from pathlib import Path; from pipeline.data import datasets, samples\n"
+        "from pipeline.config import load; from pipeline.sources import planned\n"
         "c = load.load(Path('configs/text_classifier.yaml'))\n"
-        "sources.digests(c.config.source, c.resolve); sources.tools(c.config.source)\n"
+        "planned.digests(c.config.source, c.resolve); planned.tools(c.config.source)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'sklearn', 'torchvision', 'PIL', 'tritonclient', 'safetensors'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

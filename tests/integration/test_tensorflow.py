@@ -18,16 +18,15 @@ import onnx
 import onnxruntime
 import pytest
 
-from pipeline import sources as source
 from pipeline.base.errors import StageError
-from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema.model import Source
+from pipeline.base.values import Signature, SourceModel, TensorSpec
 from pipeline.formats.saved_model import export as exporting
 from pipeline.formats.saved_model import messages, process, tfserving_messages
 from pipeline.formats.saved_model.messages import ModelFile
 from pipeline.formats.saved_model.process import RemoteRuntime
 from pipeline.formats.saved_model.runtime import SavedModelRuntime
 from tests.integration.conftest import ROOT, pipeline
+from tests.unit.sources import tiny
 
 SERVING_API = ROOT / ".venv" / "tfserving"
 
@@ -162,7 +161,7 @@ def test_another_signature_is_served_as_serving_default(made: Made, tmp_path: Pa
 
 
 def test_two_processes_write_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    opened = source.SourceModel(kind="keras", module=made.file("one.keras"), path=None, runtime=None)  # type: ignore[arg-type]
+    opened = SourceModel(kind="keras", module=made.file("one.keras"), path=None, runtime=None)  # type: ignore[arg-type]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         with process.fresh() as child, pytest.MonkeyPatch.context() as patch:  # one for both files
@@ -238,14 +237,7 @@ def test_a_source_that_cannot_be_opened_is_named_by_the_path_the_user_gave(
     (tmp_path / "text.keras").write_text("no model")
     (tmp_path / "out").mkdir()
     with pytest.raises(StageError, match=what) as caught:
-        source.prepare(
-            Source.model_validate(given),
-            signature=ONE,
-            resolve=lambda path: tmp_path / path,
-            out_dir=tmp_path / "out",
-            partial_dir=tmp_path / "partial",
-            progress=lambda text, share: None,
-        )
+        tiny.values(tiny.task(tmp_path, given, ONE), lambda text, share: None)
     name = next(iter(given.values()))
     assert caught.value.where == str(tmp_path / (name.get("directory") or name["file"]))
     assert found.replace("FOLDER", str(tmp_path)) in caught.value.found
@@ -304,14 +296,8 @@ def _train(folder: Path, name: str, model: str) -> dict[str, Any]:
     (folder / "user.py").write_text(USER)
     (folder / name).mkdir()
     settings = {"callable": f"user.py:{model}", "data": {"callable": "user.py:data"}, "epochs": 6, "batch_size": 8}
-    return source.prepare(
-        Source.model_validate({"keras": {"train": {**settings, "learning_rate": 0.02}}}),
-        signature=signature({"x": 8}, {"y": 4}),
-        resolve=lambda path: folder / path,
-        out_dir=folder / name,
-        partial_dir=folder / "partial",
-        progress=lambda text, share: None,
-    )
+    source = {"keras": {"train": {**settings, "learning_rate": 0.02}}}
+    return tiny.values(tiny.task(folder, source, signature({"x": 8}, {"y": 4}), out=name), lambda text, share: None)
 
 
 def test_training_learns_and_repeats_itself(tmp_path: Path) -> None:

@@ -211,6 +211,12 @@ class Source(Section):
         return self.keras.train if self.keras is not None else self.train
 
     @property
+    def built(self) -> Model | None:
+        """The torch module that is built here, to be trained or to take weights; None where a file holds it whole."""
+        owner = self.train or self.checkpoint
+        return owner.model if owner is not None else self.model
+
+    @property
     def is_tensorflow(self) -> bool:
         """Whether TensorFlow is what opens it."""
         return self.keras is not None or self.saved_model is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import onnxruntime
@@ -14,13 +15,19 @@ _ERRORS_ONLY = 3  # ONNX Runtime's severity scale; its warnings about unused ini
 _FILE = "model.onnx"
 
 
+def threads_here() -> int:
+    """Threads that this process is to compute with, which ONNX Runtime does not ask about; 0 for one per core."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(first) if first.isdigit() else 0
+
+
 class OnnxRuntime:
     """An ONNX model opened with the CPU provider.
 
     Args:
         path: the file, or the directory that holds ``model.onnx`` and its external data.
         signature: names and dtypes to feed and to return.
-        threads: threads within one operator; 0 takes every core.
+        threads: threads within one operator; 0 takes those of ``threads_here``.
         float_qdq: QuantizeLinear and DequantizeLinear round as they say, and the operators between them compute in
             float32, so that an int8 graph is judged as its numbers are: 8-bit arithmetic saturates on a CPU without
             VNNI (onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to
@@ -34,7 +41,7 @@ class OnnxRuntime:
         self._signature = signature
         self._outputs = [spec.name for spec in signature.outputs]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or threads_here()
         options.log_severity_level = _ERRORS_ONLY
         if float_qdq:
             options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -21,10 +21,10 @@ def main(descriptor: int) -> None:
     try:
         jobs = _jobs()
     except ImportError as error:
-        from pipeline.machine.doctor import TENSORFLOW_FIX
+        from pipeline.machine import remedies
 
         failure = {"kind": "MissingError", "what": "TensorFlow is needed and does not load", "found": str(error)}
-        messages.send(connection, {"failure": {**failure, "hint": TENSORFLOW_FIX}})
+        messages.send(connection, {"failure": {**failure, "hint": remedies.TENSORFLOW}})
         return
     messages.send(connection, {"ready": True})
 

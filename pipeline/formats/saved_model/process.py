@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -10,6 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -150,7 +150,8 @@ def shared() -> Process:
         _shared.pop().close()
     if not _shared:
         _shared.append(Process())
-        atexit.register(_shared[0].close)
+        # Not atexit, which does not run in a process that multiprocessing has forked.
+        util.Finalize(None, _shared[0].close, exitpriority=0)
     return _shared[0]
 
 

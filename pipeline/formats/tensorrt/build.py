@@ -9,15 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import command
 from pipeline.base.errors import StageError
 from pipeline.base.files import digest_of, disk_errors, sha256_file, sha256_tree, write_atomic
+from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
 from pipeline.formats.tensorrt import builder, failures, interface, layers, plan_file
-from pipeline.formats.tensorrt.spec import EngineSpec, to_json
+from pipeline.formats.tensorrt.spec import EngineSpec, from_json, to_json
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.tensorrt_flavours import Flavour
 
@@ -26,6 +28,25 @@ _POLL_S = 0.1
 _TOLD_LAYERS = 12
 _TAIL_CHARACTERS = 400
 _TURING = "(SM75): FP32 GEMM is not supported"  # TensorRT-RTX 1.7.1, of a product that keep_fp32 or repair left in fp32
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``build``.
+
+    Upstream: ``graph``, whose ``kept`` nodes are the spec's. Arguments: ``spec``. Unkeyed: ``timing_cache``,
+    ``timeout_s``.
+    """
+    graph = task.upstream["graph"]
+    made = build(
+        graph.path,
+        replace(from_json(task.arguments["spec"]), kept_nodes=tuple(graph.values.get("kept", ()))),
+        task.out_dir,
+        timing_cache=Path(task.arguments["timing_cache"]),
+        log_path=task.log_path.with_suffix(".engine.log"),
+        timeout_s=task.arguments["timeout_s"],
+        progress=progress,
+    )
+    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
 
 
 def build(

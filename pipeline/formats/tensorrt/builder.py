@@ -21,6 +21,7 @@ from pipeline.formats.tensorrt.failures import FailureError
 from pipeline.machine import tensorrt_flavours
 
 PROGRESS = "@progress"
+_HOOKS = {"tensorrt": "pipeline.formats.tensorrt.classic", "tensorrt_rtx": "pipeline.formats.tensorrt.rtx"}
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +45,7 @@ def _build(job: Mapping[str, Any]) -> dict[str, Any]:
     # All flavours have one interface. The modules imported next are written, and type-checked, against `tensorrt`.
     sys.modules["tensorrt"] = library = _library(wanted.flavour)
     common = importlib.import_module("pipeline.formats.tensorrt.common")
-    hooks = importlib.import_module(f"pipeline.formats.tensorrt.{'classic' if wanted.flavour == 'tensorrt' else 'rtx'}")
+    hooks = importlib.import_module(_HOOKS[wanted.flavour])
     log = common.Log()
     device = hooks.prepare(wanted)
     builder = common.make_builder(log)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from pipeline.base.values import Signature, TensorSpec
+from pipeline.base import signatures
+from pipeline.base.values import Signature
 from pipeline.machine.tensorrt_flavours import FlavourName
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -93,14 +94,6 @@ def to_json(spec: EngineSpec) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> EngineSpec:
     """The spec that ``to_json`` wrote."""
-    signature = values["signature"]
-    tensors = {
-        side: tuple(
-            TensorSpec(**{**item, "shape": tuple(item["shape"]), "labels": tuple(item["labels"])})
-            for item in signature[side]
-        )
-        for side in ("inputs", "outputs")
-    }
     profiles = tuple(
         {
             name: OptimizationProfile(**{which: tuple(shape) for which, shape in shapes.items()})
@@ -111,7 +104,7 @@ def from_json(values: Mapping[str, Any]) -> EngineSpec:
     return EngineSpec(
         **{
             **values,
-            "signature": Signature(inputs=tensors["inputs"], outputs=tensors["outputs"], batch=signature["batch"]),
+            "signature": signatures.from_json(values["signature"]),
             "profiles": profiles,
             "gpus": tuple(values["gpus"]),
             "kept_nodes": tuple(values["kept_nodes"]),

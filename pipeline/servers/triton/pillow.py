@@ -17,6 +17,8 @@ from typing import Any
 
 from pipeline.base import command
 from pipeline.base.errors import MissingError, StageError
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress
 
 _FOLDERS = ("PIL", "pillow.libs")
 _LICENCE = ".dist-info/licenses"
@@ -30,6 +32,14 @@ _DOWNLOAD_TIMEOUT_S = 180.0
 def folder_name(python: str, machine: str) -> str:
     """``cp310-x86_64`` for Python ``3.10``: as preprocess/model.py looks for it."""
     return f"cp{python.replace('.', '')}-{machine}"
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; arguments ``python``, ``machine``, and ``here``: it is this interpreter's; gives its ``version``."""
+    given = task.arguments
+    if given["here"]:
+        return Outcome(values=installed(task.out_dir))
+    return Outcome(values=fetched(task.out_dir, python=given["python"], machine=given["machine"]))
 
 
 def installed(folder: Path) -> Mapping[str, Any]:

@@ -3,20 +3,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.base import store as storing
-from pipeline.base.store import Step, Store
-
-Produce = Callable[[Path], Mapping[str, Any]]
+from pipeline.base import step as steps
+from pipeline.base.step import Outcome, Step
+from pipeline.base.store import Store
 
 
 def step(**changes: Any) -> Step:
-    return Step(**{"name": "export[m]", "code": ("files.py",), "parameters": {"opset": 20}, **changes})
+    given = {"name": "export[m]", "function": "pipeline.base.files:inside", "arguments": {"opset": 20}, **changes}
+    return Step(**given)
 
 
 class Counting:
@@ -25,10 +24,10 @@ class Counting:
     def __init__(self, text: str = "model") -> None:
         self.calls, self.text = 0, text
 
-    def __call__(self, folder: Path) -> Mapping[str, Any]:
+    def __call__(self, folder: Path) -> Outcome:
         self.calls += 1
         (folder / "model.bin").write_text(self.text)
-        return {"file": "model.bin", "call": self.calls}
+        return Outcome(file="model.bin", notes=("one",), values={"call": self.calls})
 
 
 def test_a_step_is_run_once(tmp_path: Path) -> None:
@@ -37,16 +36,17 @@ def test_a_step_is_run_once(tmp_path: Path) -> None:
     second = Store(tmp_path).run(step(), produce)
     assert produce.calls == 1
     assert (first.cached, second.cached) == (False, True)
-    assert second.values == {"file": "model.bin", "call": 1}
-    assert (second.directory / "model.bin").read_text() == "model"
+    assert second.outcome == first.outcome == Outcome(file="model.bin", notes=("one",), values={"call": 1})
+    assert second.path.read_text() == "model"
     assert first.digest == second.digest
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parameters": {"opset": 19}},
-        {"code": ("errors.py",)},
+        {"arguments": {"opset": 19}},
+        {"function": "pipeline.base.files:sha256_file"},
+        {"function": "pipeline.base.errors:inside"},
         {"inputs": {"model.pt": "ab"}},
         {"tools": ("numpy",)},
         {"upstream": {"source": step()}},
@@ -56,6 +56,11 @@ def test_every_part_of_a_step_is_in_its_key(changes: dict[str, Any]) -> None:
     assert step(**changes).key != step().key
 
 
+@pytest.mark.parametrize("changes", [{"unkeyed": {"folder": "/elsewhere"}}, {"cores": None}, {"name": "export[n]"}])
+def test_where_and_how_a_step_is_run_is_not_in_its_key(changes: dict[str, Any]) -> None:
+    assert step(**changes).key == step().key
+
+
 def test_the_python_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = step().key
     monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
@@ -63,8 +68,8 @@ def test_the_python_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_key_follows_its_upstream_keys() -> None:
-    one = step(upstream={"source": step(parameters={"seed": 0})})
-    two = step(upstream={"source": step(parameters={"seed": 1})})
+    one = step(upstream={"source": step(arguments={"seed": 0})})
+    two = step(upstream={"source": step(arguments={"seed": 1})})
     assert one.key != two.key
 
 
@@ -105,7 +110,7 @@ def test_an_entry_made_from_other_upstream_bytes_does_not_hold(tmp_path: Path) -
 
 
 def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
-    def fails(folder: Path) -> Mapping[str, Any]:
+    def fails(folder: Path) -> Outcome:
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
 
@@ -126,7 +131,7 @@ def test_partial_work_survives_a_failure_and_goes_with_success(tmp_path: Path) -
 
 def test_gc_deletes_what_was_not_used_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    old, new = store.run(step(), Counting()), store.run(step(parameters={}), Counting())
+    old, new = store.run(step(), Counting()), store.run(step(arguments={}), Counting())
     long_ago = time.time() - 40 * 86400
     os.utime(old.directory / "entry.json", (long_ago, long_ago))
     count, freed = store.collect(unused_days=30)
@@ -158,12 +163,12 @@ def test_entries_survive_an_unreadable_one(tmp_path: Path) -> None:
 
 
 def test_tool_versions_come_from_metadata() -> None:
-    found = storing.tool_versions(("numpy", "no-such-distribution"))
+    found = steps.tool_versions(("numpy", "no-such-distribution"))
     assert found["no-such-distribution"] == "absent"
     assert found["numpy"][0].isdigit()
 
 
 def test_values_must_be_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        Store(tmp_path).run(step(), lambda folder: {"max": float("nan")})
+        Store(tmp_path).run(step(), lambda folder: Outcome(values={"max": float("nan")}))
     json.dumps({})

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, *, count=5, seed=0, runtime=None, data="mine.py:data", signature=SIGNATURE, **kwargs):
     (folder / "out").mkdir(exist_ok=True)
     train = Data(callable=data) if data else None
-    return samples.make(
+    made = samples.make(
         Samples.model_construct(from_=kwargs.get("from_", "data.test"), count=count, seed=seed),
         train,
         signature=signature,
@@ -61,6 +61,7 @@ def make(folder: Path, *, count=5, seed=0, runtime=None, data="mine.py:data", si
         seed=0,
         out_dir=folder / "out",
     )
+    return {**made.values, "notes": list(made.notes)}
 
 
 def test_make_and_read(folder: Path) -> None:
@@ -220,7 +221,7 @@ def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool 
     )
     out = folder / "calibration"
     out.mkdir(exist_ok=True)
-    values = samples.make_calibration(
+    made = samples.make_calibration(
         Data(callable=own or "many.py:data"),
         golden,
         count=count,
@@ -232,7 +233,7 @@ def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool 
         seed=3,
         out_dir=out,
     )
-    return values, samples.read(out / samples.FILE_NAME)
+    return {**made.values, "notes": list(made.notes)}, samples.read(out / samples.FILE_NAME)
 
 
 def judging(*rows: int) -> GoldenSamples:

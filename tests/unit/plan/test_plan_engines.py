@@ -162,7 +162,7 @@ def test_an_engines_key_holds_all_that_decides_it(
     tmp_path: Path, classic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = by_key(plan(tmp_path, classic, text=PRECISIONS))["trt_fp16"].engine.step
-    assert step.parameters["gpu"] == {"name": "A100", "capability": "sm_80"}
+    assert step.arguments["gpu"] == {"name": "A100", "capability": "sm_80"}
     assert "tensorrt-cu13-libs" in step.tools
     rtx = by_key(plan(tmp_path, "variants.trt_fp16.engine.flavour=tensorrt_rtx", text=PRECISIONS))["trt_fp16"]
     assert "tensorrt-rtx-cu12-libs" in rtx.engine.step.tools

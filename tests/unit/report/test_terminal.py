@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.markup import render
 
 from pipeline.base.errors import StageError
 from pipeline.report import terminal as showing
@@ -78,10 +79,51 @@ def test_a_long_result_goes_on_below_itself_at_a_terminal_only(stream: io.String
     result = "max abs 9.5e-07 · accuracy 92.71% on 610 held-out samples"
     for live in (True, False):
         terminal = Terminal(Console(file=stream, width=80, force_terminal=live, color_system=None))
-        terminal._ended("✓", "parity[m_onnx]", time.monotonic(), result)
+        terminal._ended("✓", showing.Stage(terminal, "parity[m_onnx]"), result)
     first, second, whole = stream.getvalue().splitlines()
     assert (len(first) <= 80, first.index("max"), len(second) - len(second.lstrip())) == (True, 43, 43)
     assert whole.endswith(result)
+
+
+def test_several_stages_at_a_time_have_a_row_each_while_they_run(stream: io.StringIO) -> None:
+    terminal = Terminal(Console(file=stream, width=200, force_terminal=True))
+    with terminal.stage("export[m_onnx]") as first:
+        with terminal.stage("export[m_ts]", waits=True) as second:
+            assert (first.row is None, second.row is None) == (False, True)  # it waits for its turn
+            second.begin()
+            second.progress("tracing", 0.5)
+            live = terminal._live
+            assert live is not None
+            assert [render(task.fields["stage"]).plain.strip() for task in live.tasks] == [
+                "export[m_onnx]",
+                "export[m_ts]",
+            ]
+            assert live.tasks[1].completed == 0.5
+        first.progress("still there")
+        assert terminal._live is live
+    assert terminal._live is None
+    lines = [line for line in stream.getvalue().splitlines() if "✓" in line]
+    assert ["export[m_ts]" in lines[0], "export[m_onnx]" in lines[1]] == [True, True]
+
+
+def test_a_stage_is_timed_from_when_its_turn_came(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(showing.time, "monotonic", lambda: now)
+    with terminal.stage("export[m_onnx]", waits=True) as stage:
+        now = 130.0
+        stage.begin()
+        now = 131.0
+    assert stage.started == 130.0
+
+
+def test_what_another_process_does_is_not_captured_here(tmp_path: Path) -> None:
+    shown = warnings.showwarning
+    with pytest.raises(StageError), StageLog(tmp_path / "m.log", "export[m]", capture=False):  # noqa: PT012
+        assert warnings.showwarning is shown
+        raise StageError("export[m]: no")
+    start, end = (tmp_path / "m.log").read_text().splitlines()  # the traceback is the other's to write
+    assert start.endswith("export[m]: start")
+    assert "failed after" in end
 
 
 def test_the_log_keeps_warnings_records_and_tracebacks(tmp_path: Path) -> None:

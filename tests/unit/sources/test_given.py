@@ -6,12 +6,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from pipeline import sources as source
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.schema.model import Source
 from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 from pipeline.sources import onnx as given
+from pipeline.sources import planned
 
 from .tiny import BATCHED, Workshop
 
@@ -59,13 +59,13 @@ def test_onnx_is_copied_as_given(workshop: Workshop, external: str) -> None:
 def test_digests_cover_external_data(workshop: Workshop) -> None:
     path = workshop.folder / "given/m.onnx"
     write_onnx(path, external="weights.bin")
-    before = source.digests(Source.model_validate(ONNX), workshop.resolve)
+    before = planned.digests(Source.model_validate(ONNX), workshop.resolve)
     assert list(before) == ["given/m.onnx", "external data weights.bin"]
     data = path.with_name("weights.bin")
     data.write_bytes(bytes(reversed(data.read_bytes())))
-    assert source.digests(Source.model_validate(ONNX), workshop.resolve) != before
+    assert planned.digests(Source.model_validate(ONNX), workshop.resolve) != before
     with pytest.raises(ConfigError, match="no such file"):
-        source.digests(Source.model_validate({"onnx": {"file": "absent.onnx"}}), workshop.resolve)
+        planned.digests(Source.model_validate({"onnx": {"file": "absent.onnx"}}), workshop.resolve)
 
 
 def test_external_data_outside_its_folder_is_refused(workshop: Workshop) -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sources as source
 from pipeline.base.errors import ConfigError
 from pipeline.config.schema.model import Source
+from pipeline.sources import planned
 
 from .tiny import Workshop
 
@@ -23,20 +23,20 @@ def test_digests_name_every_file(workshop: Workshop) -> None:
         ({"torchscript": {"file": "w.pt"}}, ["w.pt"]),
         ({"model": {"library": "torchvision", "name": "resnet18"}}, []),
     ):
-        assert list(source.digests(Source.model_validate(settings), workshop.resolve)) == expected
+        assert list(planned.digests(Source.model_validate(settings), workshop.resolve)) == expected
     (workshop.folder / "w.pt").unlink()
     with pytest.raises(ConfigError, match="no such file"):
-        source.digests(Source.model_validate({"checkpoint": {"file": "w.pt", "model": model}}), workshop.resolve)
+        planned.digests(Source.model_validate({"checkpoint": {"file": "w.pt", "model": model}}), workshop.resolve)
 
 
 def test_tools_name_what_decides_the_result() -> None:
     resnet = {"library": "torchvision", "name": "resnet18"}
     trained = {"train": {"model": resnet, "data": {"dataset": "digits"}}}
-    assert source.tools(Source.model_validate(trained)) == (
+    assert planned.tools(Source.model_validate(trained)) == (
         "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision",
     )  # fmt: skip
-    assert source.tools(Source.model_validate({"onnx": {"file": "x"}})) == ("onnx",)
-    assert source.tools(Source.model_validate({"model": {**resnet, "library": "timm"}})) == (
+    assert planned.tools(Source.model_validate({"onnx": {"file": "x"}})) == ("onnx",)
+    assert planned.tools(Source.model_validate({"model": {**resnet, "library": "timm"}})) == (
         "safetensors",
         "timm",
         "torch",

@@ -1,10 +1,13 @@
 """Small user models and data for the source's tests."""
 
 from pathlib import Path
+from typing import Any
 
-from pipeline import sources as source
-from pipeline.base.values import Signature, TensorSpec
+from pipeline.base import signatures
+from pipeline.base.step import Made, Outcome, Step, Task, call
+from pipeline.base.values import Progress, Signature, SourceModel, TensorSpec
 from pipeline.config.schema.model import Source
+from pipeline.sources import opening, planned
 
 CODE = '''
 import numpy as np
@@ -65,6 +68,29 @@ UNBATCHED = Signature(
 )
 
 
+def task(folder: Path, settings: dict[str, Any], signature: Signature, out: str = "out") -> Task:
+    """The source's step on a folder with the user's code, into ``out`` in it; also a later step upon that one."""
+    source = Source.model_validate(settings)
+    step = Step(
+        name="source[m]",
+        function=planned.function(source),
+        arguments={"source": source.model_dump(mode="json", by_alias=True), "signature": signatures.to_json(signature)},
+        unkeyed={"folder": str(folder)},
+    )
+    out_dir = folder / out
+    made = Made(directory=out_dir, outcome=Outcome(), digest="", cached=False)
+    return Task(
+        step=step, upstream={"source": made}, out_dir=out_dir, partial_dir=folder / "partial", log_path=folder / "log"
+    )
+
+
+def values(task: Task, progress: Progress) -> dict[str, Any]:
+    """Run the source's step; its values and notes."""
+    task.out_dir.mkdir(exist_ok=True)
+    made = call(task, progress)
+    return {**made.values, "notes": list(made.notes)}
+
+
 class Workshop:
     """A folder with the user's code, and the source's two calls on it."""
 
@@ -76,21 +102,12 @@ class Workshop:
     def resolve(self, name: str) -> Path:
         return self.folder / name
 
-    def prepare(self, settings: dict, signature: Signature = BATCHED, progress=None):
+    def prepare(
+        self, settings: dict[str, Any], signature: Signature = BATCHED, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """Run the cached step into out/; its values."""
-        out = self.folder / "out"
-        out.mkdir(exist_ok=True)
-        return source.prepare(
-            Source.model_validate(settings),
-            signature=signature,
-            resolve=self.resolve,
-            out_dir=out,
-            partial_dir=self.folder / "partial",
-            progress=progress or (lambda text, share: self.told.append(text)),
-        )
+        return values(task(self.folder, settings, signature), progress or (lambda text, share: self.told.append(text)))
 
-    def open(self, settings: dict, signature: Signature = BATCHED):
+    def open(self, settings: dict[str, Any], signature: Signature = BATCHED) -> SourceModel:
         """Open what prepare left."""
-        return source.open_source(
-            Source.model_validate(settings), signature=signature, resolve=self.resolve, directory=self.folder / "out"
-        )
+        return opening.opened(task(self.folder, settings, signature), signature)

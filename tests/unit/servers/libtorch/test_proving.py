@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from pipeline.base import command
 from pipeline.base.errors import StageError
-from pipeline.build import libtorch
 from pipeline.machine.environment import Cpp
+from pipeline.servers.libtorch import proving
 
-HERE: Any = SimpleNamespace(cpp=Cpp(cmake=Path("/c/cmake"), compiler=Path("/c/c++"), libtorch=Path("/t/cmake")))
+HERE = Cpp(cmake=Path("/c/cmake"), compiler=Path("/c/c++"), libtorch=Path("/t/cmake"))
 
 
 class Child:
@@ -43,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_a_program_that_does_not_compile_shows_the_compilers_words(tmp_path: Path, started: list[list[str]]) -> None:
     with pytest.raises(StageError, match="does not compile") as caught:
-        libtorch.compile_folder(tmp_path / "1", tmp_path / "build", HERE, log_path=tmp_path / "x.log")
+        proving.compile_folder(tmp_path / "1", tmp_path / "build", proving.paths(HERE), log_path=tmp_path / "x.log")
     assert "has no member" in caught.value.found
     assert caught.value.log == str(tmp_path / "x.log")
     configure, build = started

@@ -1,0 +1,77 @@
+"""The step that makes a graph of less precision, repairs included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import signatures
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import GoldenSamples, Progress
+from pipeline.data import samples
+from pipeline.precision import half, int8, judging, repair, simulate
+from pipeline.proof import parity
+
+
+def reduce(task: Task, progress: Progress) -> Outcome:
+    """Upstream ``export``, ``samples`` and, for int8, ``calibration``.
+
+    Arguments: ``precision``, ``consumer``, ``keep_ops``, ``keep_nodes``, ``calibration`` (``method`` and
+    ``percentile``, or null), ``reduce_range``, ``repair`` (the YAML's, or null) and, where that is not null,
+    ``judged``: what the gates of the variant are.
+    """
+    given, golden = task.arguments, samples.golden(task)
+    exported, calibrated = task.upstream["export"].path, task.upstream.get("calibration")
+    measured = samples.read(calibrated.directory / samples.FILE_NAME) if calibrated else None
+    played = {"runnable": simulate.half} if measured is None else {}
+    made = repair.reduce(
+        exported,
+        task.out_dir,
+        make=lambda folder, kept: _made(given, exported, folder, kept, measured, progress),
+        judge=lambda path: verdict(given["judged"], path, golden),
+        samples=measured or golden,
+        budget=repair.Budget(**given["repair"]) if given["repair"] else None,
+        progress=progress,
+        **played,
+    )
+    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
+
+
+def _made(
+    given: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    repaired: frozenset[str],
+    measured: GoldenSamples | None,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    kept: dict[str, Any] = {"keep_ops": tuple(given["keep_ops"]), "keep_nodes": {*given["keep_nodes"], *repaired}}
+    if measured is None:
+        return half.convert(source, folder, precision=given["precision"], **kept)
+    return int8.quantize(
+        source,
+        measured,
+        folder,
+        consumer=given["consumer"],
+        reduce_range=given["reduce_range"],
+        progress=progress,
+        **given["calibration"],
+        **kept,
+    )
+
+
+def verdict(judged: Mapping[str, Any], path: Path, golden: GoldenSamples) -> repair.Verdict:
+    """The gates' word on one try of a repair; it is kept beside the graph, so that it need not be judged again.
+
+    Args:
+        judged: as the arguments of ``judging.judge``.
+        path: the graph.
+        golden: what it is judged by.
+    """
+    runtime = judging.opened(path, signatures.from_json(judged["signature"]), judged["precision"], judged["consumer"])
+    measured = parity.judge(runtime, golden, parity.Gates.of(judged))
+    judging.keep(path.parent, judged, measured)
+    figures = {"accuracy": measured.accuracy.value} if measured.accuracy else {}
+    figures |= {"max_abs": measured.parity.max_abs, "cosine": measured.parity.cosine}
+    return repair.Verdict(passed=not measured.reasons, figures=figures, reason="; ".join(measured.reasons))

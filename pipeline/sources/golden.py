@@ -1,0 +1,39 @@
+"""The step that makes the golden samples: held-out data, and what the source model answers to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.base import signatures
+from pipeline.base.files import canonical_json
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress
+from pipeline.config.schema.model import Data, Samples
+from pipeline.data import samples
+from pipeline.sources import opening
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """Choose samples and ask the source model about each; see ``samples.make``.
+
+    Arguments: ``samples``, ``train_data`` (or null) and ``source`` as in the YAML, ``seed``, ``signature``,
+    ``source_labels`` (the outputs that take the source's). Unkeyed: ``folder`` of the YAML, ``label_places``.
+
+    Raises:
+        StageError: the source's labels do not fit the outputs; or as ``samples.make``.
+    """
+    given = task.arguments
+    data = given["train_data"]
+    labels = tuple(task.upstream["source"].values["labels"])
+    signature = signatures.from_json(given["signature"])
+    signature = signatures.labelled(signature, given["source_labels"], labels)
+    signatures.check_labels(signature, given["label_places"])
+    return samples.make(
+        Samples.model_validate_json(canonical_json(given["samples"])),
+        Data.model_validate_json(canonical_json(data)) if data else None,
+        signature=signature,
+        resolve=Path(given["folder"]).joinpath,
+        runtime=opening.opened(task, signature).runtime,
+        seed=given["seed"],
+        out_dir=task.out_dir,
+    )
