@@ -244,9 +244,9 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None:
     """Print labels and probabilities, or the raw outputs of a model that does not classify."""
-    from pipeline.proof import client
+    from pipeline.servers.triton.client import prediction
 
-    rows = client.predict(network.http_url(url), name, file, top=top)
+    rows = prediction.predict(network.http_url(url), name, file, top=top)
     if as_json:
         print(json.dumps(rows))
         return

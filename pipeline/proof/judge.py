@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.base.values import Array, Sample, Tensors
-from pipeline.proof import served, traffic
 from pipeline.proof.comparison import compare
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.values import RefusedError, Request
+from pipeline.servers.triton.client.messages import RefusedError, Request
+from pipeline.servers.triton.proof import served, traffic
+from pipeline.servers.triton.proof.expectation import Expectation
 
 
 class WrongError(Exception):

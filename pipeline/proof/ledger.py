@@ -9,10 +9,10 @@ from typing import Literal
 
 from pipeline.base.errors import PipelineError, SmokeError
 from pipeline.base.values import Progress, SmokeCheck, SmokeResult
-from pipeline.proof import shared_memory
-from pipeline.proof.connection import GrpcConnection, HttpConnection
 from pipeline.proof.judge import WrongError
-from pipeline.proof.values import Connection, NoAnswerError, RefusedError
+from pipeline.servers.triton.client import shared_memory
+from pipeline.servers.triton.client.connection import GrpcConnection, HttpConnection
+from pipeline.servers.triton.client.messages import Connection, NoAnswerError, RefusedError
 
 Protocol = Literal["http", "grpc"]
 Row = tuple[str, Protocol, Callable[[], str]]

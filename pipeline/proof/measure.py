@@ -20,10 +20,10 @@ import psutil
 
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import GoldenSamples, Measurement, Progress
-from pipeline.proof.connection import GrpcConnection
-from pipeline.proof.expectation import Expectation
 from pipeline.proof.judge import Judge
-from pipeline.proof.values import Request
+from pipeline.servers.triton.client.connection import GrpcConnection
+from pipeline.servers.triton.client.messages import Request
+from pipeline.servers.triton.proof.expectation import Expectation
 
 CONCURRENCY = 8
 """Requests in flight while throughput is measured: enough to keep a few cores and the batcher busy."""

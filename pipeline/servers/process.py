@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.base import command
 from pipeline.base.errors import ConfigError, MissingError, SmokeError
 from pipeline.base.values import RunningServer
-from pipeline.servers import probe
+from pipeline.servers.triton import probe
 
 _POLL_S = 0.05
 _START_ATTEMPTS = 5

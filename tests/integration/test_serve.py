@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from pipeline.base.errors import MissingError, SmokeError
-from pipeline.servers import container, probe, process
+from pipeline.servers import process
 from pipeline.servers.process import Ports
+from pipeline.servers.triton import container, probe
 from pipeline.servers.triton import embedded as triton
 from tests.models import make_models as make
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from pipeline.base import command, network
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import RunningServer
-from pipeline.servers import container
 from pipeline.servers.process import Ports, find_ports
+from pipeline.servers.triton import container
 
 IMAGE = "tensorflow/serving:2.19.1"  # the TensorFlow that writes the SavedModels, or newer
 INSIDE = "/models"  # where the tree is in the container; models.config names its folders there

@@ -27,12 +27,12 @@ from pipeline.base.values import (
 )
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.proof import measure
-from pipeline.proof.expectation import Expectation
 from pipeline.proof.judge import Judge, Tally, WrongError
 from pipeline.proof.labels import judged, listed, references
-from pipeline.proof.values import NoAnswerError, RefusedError
 from pipeline.servers.torchserve import api as torchserve_api
 from pipeline.servers.torchserve.client import Answer, TorchServeClient, json_lists, npy
+from pipeline.servers.triton.client.messages import NoAnswerError, RefusedError
+from pipeline.servers.triton.proof.expectation import Expectation
 
 _AT_ONCE = 16  # well below the 100 jobs that TorchServe queues
 _AS_JSON = 4  # samples sent as JSON too; lists of large tensors are slow to read

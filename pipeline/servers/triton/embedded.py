@@ -14,9 +14,9 @@ from pathlib import Path
 from pipeline.base import files, triton_facts
 from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
-from pipeline.servers.probe import curl_line
 from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
 from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
+from pipeline.servers.triton.probe import curl_line
 
 __all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "home", "models_of"]
 

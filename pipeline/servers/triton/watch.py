@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.servers import probe
-from pipeline.servers.probe import IndexRow
+from pipeline.servers.triton import probe
 from pipeline.servers.triton.journal import Journal, now
 from pipeline.servers.triton.known_inputs import Known, KnownInput, known_input
 from pipeline.servers.triton.models import home
+from pipeline.servers.triton.probe import IndexRow
 
 _PROBE_TIMEOUT_S = 30.0
 _LOAD_TIMEOUT_S = 300.0

@@ -13,8 +13,9 @@ from pipeline.base.values import Measurement, RepositoryEntry, RunningServer, Va
 from pipeline.build import prove
 from pipeline.build import run as running
 from pipeline.plan import Variant
-from pipeline.proof import connection, measure
-from pipeline.proof.values import NoAnswerError
+from pipeline.proof import measure
+from pipeline.servers.triton.client import connection
+from pipeline.servers.triton.client.messages import NoAnswerError
 
 SERVER = RunningServer(http_url="http://h:1", grpc_url="h:2", metrics_url="", pid=7, log_path=Path("server.log"))
 

@@ -5,9 +5,9 @@ import pytest
 
 from pipeline.base import model_config
 from pipeline.base.values import Sample, Signature, TensorSpec, Tolerance
-from pipeline.proof.expectation import Expectation
 from pipeline.proof.judge import Judge, Tally, WrongError
-from pipeline.proof.values import RefusedError
+from pipeline.servers.triton.client.messages import RefusedError
+from pipeline.servers.triton.proof.expectation import Expectation
 
 CONFIG = """
 max_batch_size: 8

@@ -15,9 +15,9 @@ from pipeline.base import model_config
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import GoldenSamples, Measurement, Sample, Signature, TensorSpec, Tolerance
 from pipeline.proof import measure
-from pipeline.proof.expectation import Expectation
 from pipeline.proof.measure import CONCURRENCY, Subject
-from pipeline.proof.values import RefusedError, Request
+from pipeline.servers.triton.client.messages import RefusedError, Request
+from pipeline.servers.triton.proof.expectation import Expectation
 
 
 class Model:

@@ -12,8 +12,8 @@ import pytest
 from pipeline.base import command
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.machine import environment as probing
-from pipeline.servers import container
 from pipeline.servers.process import Ports
+from pipeline.servers.triton import container
 from pipeline.servers.triton import embedded as triton
 from tests.models import make_models as make
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.servers import probe
-from pipeline.servers.probe import IndexRow, InputSpec, NotAnswered, Refusal, TooLate
+from pipeline.servers.triton import probe
+from pipeline.servers.triton.probe import IndexRow, InputSpec, NotAnswered, Refusal, TooLate
 from pipeline.servers.triton.watch import Watch, _instances
 
 DEAD = Refusal(500, '{"error":"Stub process \'a_0_0\' is not healthy."}')

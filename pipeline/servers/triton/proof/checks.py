@@ -17,12 +17,13 @@ import numpy as np
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, GoldenSamples, Progress, Sample, SmokeResult
 from pipeline.data.samples import batches
-from pipeline.proof import served, shared_memory, traffic
-from pipeline.proof.connection import CONCURRENCY, GrpcConnection, HttpConnection, is_loopback
-from pipeline.proof.expectation import Expectation
 from pipeline.proof.judge import Judge, Tally, WrongError
 from pipeline.proof.ledger import DEAD_STUB, Ledger, Row, connected, none_of
-from pipeline.proof.values import Connection, RefusedError, Request
+from pipeline.servers.triton.client import shared_memory
+from pipeline.servers.triton.client.connection import CONCURRENCY, GrpcConnection, HttpConnection, is_loopback
+from pipeline.servers.triton.client.messages import Connection, RefusedError, Request
+from pipeline.servers.triton.proof import served, traffic
+from pipeline.servers.triton.proof.expectation import Expectation
 
 __all__ = ["Expectation", "run"]
 

@@ -5,8 +5,8 @@ import pytest
 from numpy import testing
 
 from pipeline.base.values import GoldenSamples, Sample
-from pipeline.proof import traffic
-from pipeline.proof.values import Request, Statistics
+from pipeline.servers.triton.client.messages import Request, Statistics
+from pipeline.servers.triton.proof import traffic
 
 
 def sample(value: float, length: int = 2) -> Sample:

@@ -12,9 +12,17 @@ from pipeline.base import model_config
 from pipeline.base.values import Array, GoldenSamples, Sample, SmokeResult, Tolerance
 from pipeline.images.postprocessing import Postprocessing, answer
 from pipeline.images.preprocessing import Preprocessing, RefusedImage, png, tensor
-from pipeline.proof import ensemble_checks, ledger
-from pipeline.proof.expectation import ImagesExpectation
-from pipeline.proof.values import IndexRow, ModelMetadata, RefusedError, Request, Statistics, TensorMetadata
+from pipeline.proof import ledger
+from pipeline.servers.triton.client.messages import (
+    IndexRow,
+    ModelMetadata,
+    RefusedError,
+    Request,
+    Statistics,
+    TensorMetadata,
+)
+from pipeline.servers.triton.proof import ensemble_checks
+from pipeline.servers.triton.proof.expectation import ImagesExpectation
 
 MEMBERS = ("m_preprocess", "m_onnx", "m_postprocess")
 CONFIG = model_config.parse_text(

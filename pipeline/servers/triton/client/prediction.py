@@ -17,9 +17,9 @@ from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.base.values import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.images import postprocessing, preprocessing
-from pipeline.proof import traffic
-from pipeline.proof.connection import HttpConnection
-from pipeline.proof.values import Connection, NoAnswerError, RefusedError, Request
+from pipeline.servers.triton.client.connection import HttpConnection
+from pipeline.servers.triton.client.messages import Connection, NoAnswerError, RefusedError, Request
+from pipeline.servers.triton.proof import traffic
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".npy", ".npz")

@@ -16,13 +16,21 @@ import tritonclient.http as triton_http
 from pipeline.base import network
 from pipeline.base.values import Array, Progress, SmokeResult, Tensors
 from pipeline.images.preprocessing import png
-from pipeline.proof import labels, served, traffic
-from pipeline.proof.bad_images import bad_images
-from pipeline.proof.connection import CONCURRENCY, GrpcConnection, HttpConnection
-from pipeline.proof.expectation import ImagesExpectation
+from pipeline.proof import labels
 from pipeline.proof.judge import WrongError
 from pipeline.proof.ledger import DEAD_STUB, Ledger, Row, connected, none_of
-from pipeline.proof.values import Connection, ModelMetadata, NoAnswerError, RefusedError, Request, TensorMetadata
+from pipeline.servers.triton.client.connection import CONCURRENCY, GrpcConnection, HttpConnection
+from pipeline.servers.triton.client.messages import (
+    Connection,
+    ModelMetadata,
+    NoAnswerError,
+    RefusedError,
+    Request,
+    TensorMetadata,
+)
+from pipeline.servers.triton.proof import served, traffic
+from pipeline.servers.triton.proof.bad_images import bad_images
+from pipeline.servers.triton.proof.expectation import ImagesExpectation
 
 _REFUSED = ("400", "INVALID_ARGUMENT")
 

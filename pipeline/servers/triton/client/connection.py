@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipeline.base import network
 from pipeline.base.values import Array
-from pipeline.proof.values import (
+from pipeline.servers.triton.client.messages import (
     IndexRow,
     ModelMetadata,
     NoAnswerError,

@@ -10,9 +10,8 @@ import pytest
 from pipeline.base import model_config
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
-from pipeline.proof import checks, ledger
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.values import (
+from pipeline.proof import ledger
+from pipeline.servers.triton.client.messages import (
     IndexRow,
     ModelMetadata,
     NoAnswerError,
@@ -21,6 +20,8 @@ from pipeline.proof.values import (
     Statistics,
     TensorMetadata,
 )
+from pipeline.servers.triton.proof import checks
+from pipeline.servers.triton.proof.expectation import Expectation
 
 Answer = dict[str, Array] | RefusedError
 CONFIG = model_config.parse_text(

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.base.values import Array, GoldenSamples, Sample, Tensors
 from pipeline.data.samples import batches
-from pipeline.proof.values import Request, Statistics
+from pipeline.servers.triton.client.messages import Request, Statistics
 
 _DYNAMIC_SIZES = 4
 """Largest first dimension tried where it is dynamic but no batch for Triton (max_batch_size 0)."""
