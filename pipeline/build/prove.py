@@ -234,6 +234,7 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Exp
     """Note how fast each answers; a server that gives out under that is said, and is no failure of the row."""
     from pipeline.proof import measure
     from pipeline.servers.triton.client.connection import GrpcConnection
+    from pipeline.servers.triton.proof import measured
 
     if not proven:
         return
@@ -242,9 +243,9 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Exp
         timeout_s = config.serve.request_timeout_s
         connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, timeout_s)))
         subjects = [
-            measure.images(connection, expected.config, expected.golden)
+            measured.images(connection, expected.config, expected.golden)
             if isinstance(expected, ImagesExpectation)
-            else measure.subject(connection, expected)
+            else measured.subject(connection, expected)
             for _, expected in proven
         ]
         results = measure.in_rounds(subjects, stage.progress)
@@ -259,14 +260,14 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Exp
 
 def _resident_bytes(run: Run, row: Served, pid: int) -> int | None:
     """Memory of the processes that answer: the variant's own, or those of all that an ensemble asks."""
-    from pipeline.proof import measure
+    from pipeline.servers.triton.proof import measured
 
     entry = run.results[row.key].entry
     assert entry is not None
     if isinstance(row, Variant):
-        return measure.resident_bytes(pid, entry.version_dir)
+        return measured.resident_bytes(pid, entry.version_dir)
     newest = {name: max(versions.version_numbers(entry.root / name)) for name in row.models}
-    each = [measure.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
+    each = [measured.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
     return sum(count for count in each if count is not None) if all(each) else None
 
 

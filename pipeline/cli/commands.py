@@ -261,13 +261,13 @@ def metadata(folder: Path) -> None:
         MissingError: TensorFlow is not installed.
         StageError: not a SavedModel that can be served.
     """
-    from pipeline.build import tfserving
     from pipeline.repository import versions
+    from pipeline.servers.tfserving import checks
 
     numbers = versions.version_numbers(folder)
     version = numbers[-1] if numbers else 1
     place = folder / str(version) if numbers else folder
-    print(json.dumps(tfserving.metadata(place, folder.absolute().name, version), indent=1))
+    print(json.dumps(checks.metadata(place, folder.absolute().name, version), indent=1))
 
 
 def lint(repository: Path, target: str, *, as_json: bool) -> int:

@@ -17,9 +17,10 @@ import pytest
 
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import RunningServer, Sample, Signature, TensorSpec
+from pipeline.proof.failures import NoAnswerError
 from pipeline.servers.triton import embedded as triton
 from pipeline.servers.triton.client.connection import HttpConnection
-from pipeline.servers.triton.client.messages import NoAnswerError, Request
+from pipeline.servers.triton.client.messages import Request
 from pipeline.servers.triton.client.readiness import ready_versions
 from pipeline.servers.triton.proof import checks
 from pipeline.servers.triton.proof.expectation import Expectation

@@ -1,4 +1,4 @@
-"""What goes to a server and comes back, whatever the protocol, and the two ways in which nothing comes back."""
+"""What goes to Triton and comes back, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -6,33 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, Tensors
+from pipeline.proof.failures import RefusedError
 
-
-class RefusedError(SmokeError):
-    """The server answered, with an error.
-
-    Attributes:
-        text: the server's own words.
-        status: HTTP status or gRPC status code, for example ``400`` or ``INVALID_ARGUMENT``.
-    """
-
-    def __init__(self, text: str, status: str) -> None:
-        super().__init__(f"the server answered with an error ({status})", found=text)
-        self.text, self.status = text, status
-
-
-class NoAnswerError(SmokeError):
-    """There is no server, no connection, or no answer in time.
-
-    Attributes:
-        timed_out: the connection stands, and the answer did not come.
-    """
-
-    def __init__(self, what: str, *, found: str = "", timed_out: bool = False) -> None:
-        super().__init__(what, found=found)
-        self.timed_out = timed_out
+DEAD_STUB = "is not healthy"
+"""In a refusal: "Stub process 'x_0' is not healthy."; Triton 2.51 never restarts one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +94,26 @@ class Statistics:
     requests: int
     executions: int
     batch_sizes: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """One ``score:index:label`` of the classification extension; the label is empty where the server has none."""
+
+    score: float
+    index: int
+    label: str
+
+
+def parse_class(value: bytes | str) -> Class:
+    """Read one element of a classification answer.
+
+    Raises:
+        ValueError: it is not in that form.
+    """
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    score, index, *label = text.split(":", 2)  # labels may hold colons
+    return Class(float(score), int(index), label[0] if label else "")
 
 
 class Connection(Protocol):

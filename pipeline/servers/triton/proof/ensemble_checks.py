@@ -17,17 +17,10 @@ from pipeline.base import network
 from pipeline.base.values import Array, Progress, SmokeResult, Tensors
 from pipeline.images.preprocessing import png
 from pipeline.proof import labels
-from pipeline.proof.judge import WrongError
-from pipeline.proof.ledger import DEAD_STUB, Ledger, Row, connected, none_of
-from pipeline.servers.triton.client.connection import CONCURRENCY, GrpcConnection, HttpConnection
-from pipeline.servers.triton.client.messages import (
-    Connection,
-    ModelMetadata,
-    NoAnswerError,
-    RefusedError,
-    Request,
-    TensorMetadata,
-)
+from pipeline.proof.failures import NoAnswerError, RefusedError, WrongError
+from pipeline.proof.ledger import Ledger, Row, none_of
+from pipeline.servers.triton.client.connection import CONCURRENCY, GrpcConnection, HttpConnection, connected
+from pipeline.servers.triton.client.messages import DEAD_STUB, Connection, ModelMetadata, Request, TensorMetadata
 from pipeline.servers.triton.proof import served, traffic
 from pipeline.servers.triton.proof.bad_images import bad_images
 from pipeline.servers.triton.proof.expectation import ImagesExpectation
@@ -53,7 +46,7 @@ def run(
         SmokeError: neither protocol gives a connection.
     """
     with connected(expectation.model, http_url, grpc_url, request_timeout_s) as (http, grpc, lost):
-        ledger = Ledger(alive=expectation.alive, lost=lost)
+        ledger = Ledger(alive=expectation.alive, lost=lost, final_words=DEAD_STUB)
         suite = _Suite(expectation, http, grpc, _RawBody(http_url, expectation.config, request_timeout_s))
         if not suite.known:
             ledger.notes.append("no labels were compared: the golden samples are no image files")
