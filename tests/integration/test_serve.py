@@ -232,7 +232,7 @@ def test_port_lost_between_finding_and_binding_is_replaced(repository, tmp_path,
         return found[-1]
 
     real = process.find_ports
-    monkeypatch.setattr(process, "find_ports", find_ports)
+    monkeypatch.setattr(triton, "find_ports", find_ports)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()

@@ -14,7 +14,8 @@ from pathlib import Path
 from pipeline.base import files, triton_facts
 from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
-from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
+from pipeline.servers.process import Ports, Served, find_ports, on_free_ports
+from pipeline.servers.triton.launch import Launch, running, server_flags
 from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
 from pipeline.servers.triton.probe import curl_line
 
@@ -94,7 +95,8 @@ def embedded(
                 exit_timeout_s=exit_timeout_s,
             )
 
-        yield stack.enter_context(on_ports(host, asked, launch))
+        started = on_free_ports(lambda: running(launch(find_ports(host, asked))), who="server", log_path=log_path)
+        yield stack.enter_context(started)
 
 
 def _addresses(host: str, ports: Ports) -> list[str]:
