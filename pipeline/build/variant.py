@@ -93,11 +93,13 @@ def _export(run: Run, variant: Variant, source_model: Callable[[], SourceModel])
 
 
 def _export_tensorflow(run: Run, variant: Variant, source: SourceModel, folder: Path) -> Mapping[str, Any]:
-    from pipeline.formats.saved_model import export as tensorflow
-
     if variant.kind == "saved_model":
+        from pipeline.formats.saved_model import export as tensorflow
+
         return tensorflow.saved_model(source, signature=run.plan.signature, out_dir=folder)
-    return tensorflow.onnx(source, signature=run.plan.signature, out_dir=folder, **variant.options)
+    from pipeline.formats import tf2onnx
+
+    return tf2onnx.export(source, signature=run.plan.signature, out_dir=folder, **variant.options)
 
 
 def _reduce(run: Run, variant: Variant, reduction: Reduction, exported: Artifact) -> Artifact:

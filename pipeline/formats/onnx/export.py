@@ -16,14 +16,12 @@ from google.protobuf.message import DecodeError
 from pipeline.base import files
 from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import GoldenSamples, Signature, SourceModel
-from pipeline.capture import capture, examples, lines, tracing
+from pipeline.capture import capture, examples, lines, script, tracing
 from pipeline.capture.examples import Examples
 from pipeline.capture.quiet import quiet
 from pipeline.capture.torch_module import NamedModule
-from pipeline.formats import interface
-from pipeline.formats.onnx import graph
+from pipeline.formats.onnx import graph, interface
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.formats.torchscript import export as torchscript
 from pipeline.proof.comparison import compare, default_tolerance
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
@@ -217,7 +215,7 @@ def _older(job: _Job, capturable: bool | None) -> list[str]:
     specs = (*job.signature.inputs, *job.signature.outputs)
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs}
     try:
-        built = torchscript.build(job.source, job.signature, job.pair, method="auto", capturable=capturable)
+        built = script.build(job.source, job.signature, job.pair, method="auto", capturable=capturable)
     except StageError as error:
         raise _RefusedError(f"{error.what.removeprefix('export: ')}: {error.found}", where=error.where) from error
     try:
