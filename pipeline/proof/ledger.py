@@ -110,3 +110,27 @@ def held(passed: bool, detail: str) -> str:
     if not passed:
         raise WrongError(detail)
     return detail
+
+
+def refused(ask: Callable[[], object], what: str, *, statuses: Sequence[str] = (), final_words: str = "") -> None:
+    """Ask what must be refused.
+
+    Args:
+        ask: raises RefusedError, as it should.
+        what: is asked; for messages.
+        statuses: those that a refusal may have; none for any.
+        final_words: see Ledger.
+
+    Raises:
+        WrongError: it was answered, or refused otherwise.
+        RefusedError: with the final words, so that it says nothing of what was asked.
+    """
+    try:
+        ask()
+    except RefusedError as error:
+        if final_words and final_words in error.text:
+            raise
+        if statuses and error.status not in statuses:
+            raise WrongError(f"{what}: expected status {statuses[0]}, found {error.status}: {error.text}") from error
+        return
+    raise WrongError(f"{what}: answered, expected an error")

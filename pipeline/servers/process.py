@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,12 @@ _SHOWN_LINES = 5
 _PORT_TAKEN = re.compile(
     r"Socket '[^']*' already in use|port is already allocated|[Aa]ddress already in use|Failed to bind"
 )
+
+# what a server may know of this process's environment; anything else could be a secret
+_ENVIRONMENT = (
+    "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+)  # fmt: skip
 
 _T = TypeVar("_T")
 
@@ -104,6 +112,12 @@ def _holder(port: int) -> str:
     except (psutil.Error, OSError):
         return ""
     return ""
+
+
+def environment() -> dict[str, str]:
+    """What a server, and what it starts, may know of this process's environment; its Python is this one."""
+    own = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {**own, "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
 
 
 class ServerLog:

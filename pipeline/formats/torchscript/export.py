@@ -17,7 +17,6 @@ from pipeline.capture.script import Method, build, is_argument
 from pipeline.capture.torch_module import NamedModule
 from pipeline.formats.torchscript import archive
 from pipeline.formats.torchscript.runtime import TorchScriptRuntime
-from pipeline.proof.comparison import compare, default_tolerance
 
 FILE = "model.pt"
 
@@ -73,15 +72,10 @@ def _verify(file: Path, signature: Signature, pair: Examples) -> None:
     Raises:
         StageError: they differ.
     """
-    runtime = TorchScriptRuntime(file, signature)
-    for example in (pair.first, pair.second):
-        names = [spec.name for spec in signature.inputs]
-        inputs = {name: tensor.numpy() for name, tensor in zip(names, example.inputs, strict=True)}
-        expected = tracing.named(example.outputs, signature)
-        result = compare(runtime.run(inputs), expected, default_tolerance("fp32"))
-        if not result.passed:
-            raise StageError(
-                "export: the TorchScript file does not answer as the model does",
-                found=result.reason,
-                hint="try the other `method`",
-            )
+    if wrong := tracing.unlike(TorchScriptRuntime(file, signature), signature, pair):
+        _, reason = wrong
+        raise StageError(
+            "export: the TorchScript file does not answer as the model does",
+            found=reason,
+            hint="try the other `method`",
+        )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,10 @@ from pipeline.base.values import (
 )
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.proof import measure
-from pipeline.proof.failures import NoAnswerError, RefusedError, WrongError
+from pipeline.proof.failures import NoAnswerError, WrongError
 from pipeline.proof.judge import Judge, Tally
 from pipeline.proof.labels import judged, listed, references
-from pipeline.proof.ledger import Ledger, Row
+from pipeline.proof.ledger import Ledger, Row, refused
 from pipeline.servers.torchserve import api as torchserve_api
 from pipeline.servers.torchserve.client import Answer, TorchServeClient, json_lists, npy
 
@@ -38,6 +39,7 @@ _AS_JSON = 4  # samples sent as JSON too; lists of large tensors are slow to rea
 _BURSTS = 3  # merging depends on timing
 _RECOVERY_S = 60.0  # measured: 4 s, and the first retry waits 1 s
 _POLL_S = 0.1
+_BAD = ("400",)  # status of a refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,14 +264,15 @@ class _Suite:
     def _wrong_requests(self) -> str:
         """Each alone, then one among right ones, whose answers it must not cost."""
         first = self.expectation.golden.samples[0]
-        _refused("an unknown model", "404", lambda: self.client.predict(b"x", model=f"{self.expectation.model}_absent"))
+        unknown = partial(self.client.predict, b"x", model=f"{self.expectation.model}_absent")
+        refused(unknown, "an unknown model", statuses=("404",))
         wrong = _wrong_bodies(first)
         for what, body in wrong:
-            _refused(what, "400", lambda body=body: self.client.predict(body))  # type: ignore[misc]
+            refused(partial(self.client.predict, body), what, statuses=_BAD)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             burst = [pool.submit(self._predict, sample) for sample in self._burst()]
             among = pool.submit(self.client.predict, wrong[0][1])
-            _refused("garbage among right requests", "400", among.result)
+            refused(among.result, "garbage among right requests", statuses=_BAD)
             for sample, answer in zip(self._burst(), burst, strict=True):
                 self._answered(answer.result(), sample)
         names = ", ".join(what for what, _ in wrong)
@@ -279,10 +282,10 @@ class _Suite:
         first = self.expectation.golden.samples[0]
         wrong = _wrong_bodies(first)
         for what, body in wrong:
-            _refused(what, "400", lambda body=body: self.client.predict_grpc({"data": body}))  # type: ignore[misc]
+            refused(partial(self.client.predict_grpc, {"data": body}), what, statuses=_BAD)
         if self.client.grpc_carries_inputs:
             longer = {name: array[..., np.newaxis] for name, array in first.inputs.items()}
-            _refused("a wrong rank", "400", lambda: self.client.infer_grpc(longer))
+            refused(partial(self.client.infer_grpc, longer), "a wrong rank", statuses=_BAD)
             self._tally(self.client.infer_grpc(first.inputs), first)
         return f"refused: {', '.join(what for what, _ in wrong)}, a wrong rank; a right one is still answered"
 
@@ -341,21 +344,6 @@ def _wrong_bodies(sample: Sample) -> list[tuple[str, bytes]]:
         ("a wrong input name", json_lists(absent)),
     ]
     return rows
-
-
-def _refused(what: str, status: str, ask: Callable[[], Any]) -> None:
-    """Ask what must be refused.
-
-    Raises:
-        WrongError: it was answered, or refused otherwise.
-    """
-    try:
-        ask()
-    except RefusedError as error:
-        if error.status != status:
-            raise WrongError(f"{what}: refused with {error.status}, expected {status}: {error.text}") from error
-        return
-    raise WrongError(f"{what}: answered, expected a refusal")
 
 
 def _shapes(sample: Sample) -> list[tuple[int, ...]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import re
 import subprocess
 import sys
@@ -22,16 +21,12 @@ from pipeline.base import command
 from pipeline.base.errors import ConfigError, MissingError, SmokeError
 from pipeline.base.values import RunningServer
 from pipeline.machine import doctor, environment
+from pipeline.servers import process
 from pipeline.servers.process import PortTaken, Served, ServerLog, free_ports, on_free_ports, wait_until_ready
 from pipeline.servers.torchserve import api as torchserve_api
 
 _REQUEST_S = 5.0
 _SETTLE_S = 0.3  # until the frontend's threads have logged what a dead worker printed
-# what the server and its workers may know of this process's environment; anything else could be a secret
-_ENVIRONMENT = (
-    "HOME", "LANG", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-)  # fmt: skip
 _WORKER_LOST = re.compile(r"Retry worker: \d+ in")  # what the frontend writes whenever one has ended
 _MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+?)_[\d.]+-std(?:out|err) MODEL_LOG - (?P<text>.*)$")
 _PLACE = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -190,8 +185,7 @@ def _command_line(java: Path, home: Path, store: Path, settings: Path, place: Pa
 
 def _environment(place: Path) -> Mapping[str, str]:
     return {
-        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        **process.environment(),
         "TMPDIR": str(place),
         "LOG_LOCATION": str(place),  # files that repeat its output, which is kept
         "METRICS_LOCATION": str(place),

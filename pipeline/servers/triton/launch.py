@@ -222,13 +222,13 @@ def _next_step(http_url: str, launch: Launch, answered: set[tuple[str, str]], de
     if probe.server_name(http_url, timeout_s=left_s) != launch.server_id:
         return "another server answers on this port"
     states = probe.index(http_url, timeout_s=left_s)
-    rows = [row for row in states if row.model in launch.models]
-    if absent := set(launch.models) - {row.model for row in rows}:
+    rows = [row for row in states if row.name in launch.models]
+    if absent := set(launch.models) - {row.name for row in rows}:
         return f"model {', '.join(sorted(absent))} is not loaded"
     if loading := [row for row in rows if row.state != "READY"]:
-        return f"model {loading[0].model} version {loading[0].version} is {loading[0].state}"
+        return f"model {loading[0].name} version {loading[0].version} is {loading[0].state}"
     for row in rows:
-        if (row.model, row.version) not in answered:
-            probe.infer_zeros(http_url, row.model, row.version, timeout_s=max(0.1, deadline - time.monotonic()))
-            answered.add((row.model, row.version))
+        if (row.name, row.version) not in answered:
+            probe.infer_zeros(http_url, row.name, row.version, timeout_s=max(0.1, deadline - time.monotonic()))
+            answered.add((row.name, row.version))
     return ""

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.servers.triton import probe
+from pipeline.servers.triton.client.messages import IndexRow
 from pipeline.servers.triton.journal import Journal, now
 from pipeline.servers.triton.known_inputs import Known, KnownInput, known_input
 from pipeline.servers.triton.models import home
-from pipeline.servers.triton.probe import IndexRow
 
 _PROBE_TIMEOUT_S = 30.0
 _LOAD_TIMEOUT_S = 300.0
@@ -182,7 +182,7 @@ class Watch:
             raise _NoServer(str(error)) from error
         models: dict[str, list[IndexRow]] = {}
         for row in rows:
-            models.setdefault(row.model, []).append(row)
+            models.setdefault(row.name, []).append(row)
         return models
 
     def _names(self) -> list[str]:

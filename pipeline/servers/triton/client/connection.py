@@ -23,7 +23,6 @@ from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array
 from pipeline.proof.failures import NoAnswerError, RefusedError
 from pipeline.servers.triton.client.messages import (
-    Connection,
     IndexRow,
     ModelMetadata,
     Prepared,
@@ -256,6 +255,10 @@ class GrpcConnection:
     def close(self) -> None:
         """Give up the connection."""
         self.client.close()
+
+
+Connection = HttpConnection | GrpcConnection
+"""A server over one protocol. Every method raises RefusedError or NoAnswerError."""
 
 
 @contextlib.contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from pipeline.base.values import Array, Tensors
-from pipeline.proof.failures import RefusedError
+from pipeline.base.values import Tensors
 
 DEAD_STUB = "is not healthy"
 """In a refusal: "Stub process 'x_0' is not healthy."; Triton 2.51 never restarts one."""
@@ -73,12 +72,17 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRow:
-    """One line of the repository index; ``version`` and ``state`` are empty for a model never tried."""
+    """One line of the repository index.
+
+    Attributes:
+        version: empty, as ``state``, for a model never tried.
+        reason: why it is not ready: ``unloaded``, or what failed when it was loaded.
+    """
 
     name: str
     version: str
     state: str
-    reason: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,52 +118,3 @@ def parse_class(value: bytes | str) -> Class:
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     score, index, *label = text.split(":", 2)  # labels may hold colons
     return Class(float(score), int(index), label[0] if label else "")
-
-
-class Connection(Protocol):
-    """A server over one protocol. Every method raises RefusedError or NoAnswerError."""
-
-    @property
-    def protocol(self) -> Literal["http", "grpc"]:
-        """The protocol spoken."""
-        ...
-
-    def live(self) -> None:
-        """Return if a live server answers."""
-        ...
-
-    def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """Names, types and shapes of a model's tensors."""
-        ...
-
-    def config(self, model: str, version: str = "") -> Any:
-        """The configuration in force, as a ModelConfig message; fields unknown to this client are left out."""
-        ...
-
-    def index(self) -> list[IndexRow]:
-        """Every model version the server knows."""
-        ...
-
-    def statistics(self, model: str, version: str) -> Statistics:
-        """Counters of one version."""
-        ...
-
-    def infer(self, request: Request) -> dict[str, Array]:
-        """Send one request and wait for its answer."""
-        ...
-
-    def prepare(self, request: Request) -> Prepared:
-        """Encode a request once, for ``send``."""
-        ...
-
-    def send(self, prepared: Prepared, identifier: str) -> Reply:
-        """Send an encoded request under an id of its own, and wait for its answer."""
-        ...
-
-    def infer_all(self, requests: Sequence[Request]) -> list[dict[str, Array] | RefusedError]:
-        """Send all requests at once; answers come in the requests' order, a refusal in its answer's place."""
-        ...
-
-    def close(self) -> None:
-        """Give up the connection."""
-        ...

@@ -18,8 +18,8 @@ from pipeline.base.values import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.images import postprocessing, preprocessing
 from pipeline.proof.failures import NoAnswerError, RefusedError
-from pipeline.servers.triton.client.connection import HttpConnection
-from pipeline.servers.triton.client.messages import Connection, Request, parse_class
+from pipeline.servers.triton.client.connection import Connection, HttpConnection
+from pipeline.servers.triton.client.messages import Request, parse_class
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".npy", ".npz")

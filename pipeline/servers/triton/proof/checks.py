@@ -19,21 +19,20 @@ from pipeline.base.values import Array, GoldenSamples, Progress, Sample, SmokeRe
 from pipeline.data.samples import batches
 from pipeline.proof.failures import NotTriedError, RefusedError, WrongError
 from pipeline.proof.judge import Tally
-from pipeline.proof.ledger import Ledger, Row, none_of
+from pipeline.proof.ledger import Ledger, Row, none_of, refused
 from pipeline.servers.triton.client import shared_memory
 from pipeline.servers.triton.client.connection import (
     CONCURRENCY,
+    Connection,
     GrpcConnection,
     HttpConnection,
     connected,
     is_loopback,
 )
-from pipeline.servers.triton.client.messages import DEAD_STUB, Connection, Request, parse_class
+from pipeline.servers.triton.client.messages import DEAD_STUB, Request, parse_class
 from pipeline.servers.triton.proof import served, traffic
 from pipeline.servers.triton.proof.asking import AskingJudge
 from pipeline.servers.triton.proof.expectation import Expectation
-
-__all__ = ["Expectation", "run"]
 
 _AT_ONCE = 4  # full batches in flight: enough to overlap sending with running, few enough for memory
 _TEXT_ROUNDING = 1e-6  # the classification extension prints six decimals
@@ -216,19 +215,7 @@ class _Suite:
     # ---- refusals
 
     def _refused(self, connection: Connection, request: Request, what: str) -> None:
-        """Send what must be refused.
-
-        Raises:
-            WrongError: it was answered.
-            RefusedError: the model's process is dead, so that the refusal says nothing.
-        """
-        try:
-            connection.infer(request)
-        except RefusedError as error:
-            if DEAD_STUB in error.text:
-                raise
-            return
-        raise WrongError(f"{what}: answered, expected an error")
+        refused(partial(connection.infer, request), what, final_words=DEAD_STUB)
 
     def _wrong_requests(self, connection: Connection) -> str:
         good = self.judge.request(self.golden.samples[0], self.default)
