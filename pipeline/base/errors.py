@@ -58,6 +58,10 @@ class PipelineError(Exception):
         details = [f"  {name + ':':<7}{_indented(text)}" for name, text in rows if text]
         return "\n".join([self.what, *details])
 
+    def in_one_line(self) -> str:
+        """What failed and what was found."""
+        return " ".join((f"{self.what}: {self.found}" if self.found else self.what).split())
+
 
 def _indented(text: str) -> str:
     return text.strip().replace("\n", "\n" + " " * 9)

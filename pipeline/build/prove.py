@@ -16,8 +16,8 @@ from pipeline.build.run import Run
 from pipeline.data import samples
 from pipeline.formats.tensorrt import plan_file
 from pipeline.plan import EnsemblePlan, Variant
-from pipeline.proof.expectation import Expectation, ImagesExpectation
 from pipeline.repository import versions
+from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 Served = Variant | EnsemblePlan
 """The rows of a report that Triton serves."""
@@ -115,7 +115,7 @@ def _engine_check(run: Run, variant: Variant) -> tuple[SmokeCheck, ...]:
 
 def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant, and the ensemble, on a server that is running already."""
-    from pipeline.proof import readiness
+    from pipeline.servers.triton.client import readiness
 
     for row in run.plan.rows:
         if row.server != "triton":
@@ -166,7 +166,7 @@ def _launched(run: Run, root: Path, names: Sequence[str]) -> Iterator[tuple[Runn
     with contextlib.ExitStack() as stack:
         with run.stage("server", config.name) as stage:
             if config.serve.engine == "container":
-                from pipeline.servers import container
+                from pipeline.servers.triton import container
 
                 launch = container.launch(
                     root, names, release=run.plan.limits.release, log_path=log_path, start_timeout_s=start_timeout_s
@@ -186,7 +186,7 @@ def _smoke(run: Run, row: Served, server: RunningServer, alive: Callable[[], Non
     Raises:
         SmokeError: the server does not answer, or not what it should.
     """
-    from pipeline.proof import checks, ensemble_checks
+    from pipeline.servers.triton.proof import checks, ensemble_checks
 
     timeout_s = run.plan.loaded.config.serve.request_timeout_s
     with run.stage(f"smoke[{row.identifier}]", row.identifier) as stage:
@@ -233,7 +233,8 @@ def _expected(run: Run, row: Served, alive: Callable[[], None], served: Sequence
 def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Expected]]) -> None:
     """Note how fast each answers; a server that gives out under that is said, and is no failure of the row."""
     from pipeline.proof import measure
-    from pipeline.proof.connection import GrpcConnection
+    from pipeline.servers.triton.client.connection import GrpcConnection
+    from pipeline.servers.triton.proof import measured
 
     if not proven:
         return
@@ -242,9 +243,9 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Exp
         timeout_s = config.serve.request_timeout_s
         connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, timeout_s)))
         subjects = [
-            measure.images(connection, expected.config, expected.golden)
+            measured.images(connection, expected.config, expected.golden)
             if isinstance(expected, ImagesExpectation)
-            else measure.subject(connection, expected)
+            else measured.subject(connection, expected)
             for _, expected in proven
         ]
         results = measure.in_rounds(subjects, stage.progress)
@@ -259,14 +260,14 @@ def _measure(run: Run, server: RunningServer, proven: Sequence[tuple[Served, Exp
 
 def _resident_bytes(run: Run, row: Served, pid: int) -> int | None:
     """Memory of the processes that answer: the variant's own, or those of all that an ensemble asks."""
-    from pipeline.proof import measure
+    from pipeline.servers.triton.proof import measured
 
     entry = run.results[row.key].entry
     assert entry is not None
     if isinstance(row, Variant):
-        return measure.resident_bytes(pid, entry.version_dir)
+        return measured.resident_bytes(pid, entry.version_dir)
     newest = {name: max(versions.version_numbers(entry.root / name)) for name in row.models}
-    each = [measure.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
+    each = [measured.resident_bytes(pid, entry.root / name / str(number)) for name, number in newest.items()]
     return sum(count for count in each if count is not None) if all(each) else None
 
 

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pipeline.base import files
-from pipeline.base.errors import ConfigError, SmokeError, StageError
-from pipeline.base.values import RepositoryEntry, RunningServer, SmokeCheck, SmokeResult, Tensors
+from pipeline.base.errors import StageError
+from pipeline.base.values import RepositoryEntry
 from pipeline.build.run import Run
 from pipeline.build.variant import manifest_of
 from pipeline.formats.saved_model import tfserving_messages
 from pipeline.plan import TfServingPlan
-from pipeline.proof import parity
-from pipeline.proof.comparison import compare
+from pipeline.proof.ledger import Ledger
 from pipeline.repository import versions
 from pipeline.servers.tfserving import server
+from pipeline.servers.tfserving.checks import Suite, TfServingExpectation
 
 SCRIPT = "serve.sh"
 _LOOKS_EVERY_S = 60  # at models.config: a model that a later build adds is then served without a restart
-_ROUND_TRIPS = 3  # requests; the samples themselves have all been through the signature by then
-_Checked = Callable[[], str]
 
 
 def emit(run: Run, plan: TfServingPlan) -> None:
@@ -108,141 +101,32 @@ def prove(run: Run, plan: TfServingPlan) -> None:
     if entry is None:
         return
     with run.guarded(plan, "smoke"), run.stage(f"smoke[{plan.identifier}]", plan.identifier) as stage:
-        proof = _Proof(run, plan, entry)
-        checks = proof.offline()
-        if run.plan.loaded.config.serve.engine == "container":
-            checks += proof.served()
+        ledger, suite = Ledger(), _suite(run, plan, entry)
+        result = ledger.run(plan.identifier, suite.offline(), stage.progress)
+        serve = run.plan.loaded.config.serve
+        if serve.engine == "container":
+            log_path = run.directory / f"{plan.identifier}.server.log"
+            with server.launch(
+                plan.root, plan.model, log_path=log_path, start_timeout_s=serve.start_timeout_s
+            ) as running:
+                result = ledger.run(plan.identifier, suite.served(running), stage.progress)
         else:
             run.note(plan, "the server was not run: TensorFlow's own loader answered in its place")
-        result = SmokeResult(model=plan.identifier, checks=tuple(checks))
-        stage.result = f"{len(checks)} checks"
+        result = replace(result, checks=(versions.manifest_check(entry), *result.checks))
+        stage.result = f"{len(result.checks)} checks"
         run.judge(plan, result)
 
 
-class _Proof:
-    """The checks of one version."""
-
-    def __init__(self, run: Run, plan: TfServingPlan, entry: RepositoryEntry) -> None:
-        self._run, self._plan, self._entry = run, plan, entry
-        self._tolerance = plan.variant.tolerance
-        self._metadata: dict[str, Any] = {}
-
-    def offline(self) -> list[SmokeCheck]:
-        """What needs no server."""
-        rows: tuple[tuple[str, _Checked], ...] = (
-            ("models_config", self._config),
-            ("signature", self._signature),
-            ("metadata", self._shown),
-            ("predict_request", self._round_trip),
+def _suite(run: Run, plan: TfServingPlan, entry: RepositoryEntry) -> Suite:
+    return Suite(
+        TfServingExpectation(
+            root=plan.root,
+            model=plan.model,
+            version=entry.version,
+            signature=run.signature,
+            golden=run.golden,
+            max_batch_size=plan.variant.max_batch_size,
+            tolerance=plan.variant.tolerance,
+            metadata_path=run.directory / f"{plan.identifier}.metadata.json",
         )
-        return [versions.manifest_check(self._entry), *(_check(name, "-", checked) for name, checked in rows)]
-
-    def served(self) -> list[SmokeCheck]:
-        """What TensorFlow Serving itself answers."""
-        from pipeline.servers.tfserving import client
-
-        config = self._run.plan.loaded.config.serve
-        log_path = self._run.directory / f"{self._plan.identifier}.server.log"
-        launch = server.launch(
-            self._plan.root, self._plan.model, log_path=log_path, start_timeout_s=config.start_timeout_s
-        )
-        with launch as running:
-            asked: tuple[tuple[str, Any, _Checked], ...] = (
-                ("metadata", "http", lambda: client.metadata(running, self._plan.model, self._known())),
-                ("golden", "http", lambda: self._golden(running, client.rest)),
-                ("golden", "grpc", lambda: self._golden(running, client.grpc)),
-            )
-            return [_check(name, protocol, checked) for name, protocol, checked in asked]
-
-    def _golden(self, running: RunningServer, ask: Any) -> str:
-        samples = self._run.golden.samples
-        for number, sample in enumerate(samples):
-            outputs = ask(running, self._plan.model, self._run.signature, self._known(), sample.inputs)
-            self._hold(outputs, sample.outputs, f"sample {number}")
-        return f"{len(samples)} samples"
-
-    def _config(self) -> str:
-        path = self._plan.root / server.MODELS_CONFIG
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SmokeError(f"{path.name} cannot be read", found=str(error)) from error
-        known = tfserving_messages.parse_models_config(text, str(path))
-        expected = f"{server.INSIDE}/{self._plan.model}"
-        if known.get(self._plan.model) != expected:
-            raise SmokeError(f"{path.name} says {known}; expected {self._plan.model} at {expected}")
-        return f"lists {', '.join(known)}"
-
-    def _signature(self) -> str:
-        from pipeline.formats.saved_model.runtime import SavedModelRuntime
-
-        runtime = SavedModelRuntime(self._entry.version_dir, self._run.plan.signature)
-        sizes = parity.batch_sizes(self._plan.variant.max_batch_size)
-        measured = parity.measure(runtime, self._run.golden, batch_sizes=sizes, tolerance=self._tolerance)
-        if not measured.passed:
-            raise SmokeError(measured.reason)
-        return f"{measured.samples} answers at batch {', '.join(map(str, sizes))}, max abs {measured.max_abs:.1e}"
-
-    def _shown(self) -> str:
-        shown = metadata(self._entry.version_dir, self._plan.model, self._entry.version)
-        path = self._run.directory / f"{self._plan.identifier}.metadata.json"
-        files.write_atomic(path, json.dumps(shown, indent=1) + "\n")
-        signatures = shown["metadata"]["signature_def"]["signature_def"]
-        if "serving_default" not in signatures:
-            others = ", ".join(name for name in signatures if not name.startswith("__saved_model_"))
-            raise SmokeError("no signature serving_default", found=f"the SavedModel has {others}")
-        named = signatures["serving_default"]
-        for side, specs in (("inputs", self._run.signature.inputs), ("outputs", self._run.signature.outputs)):
-            if set(named[side]) != {spec.name for spec in specs}:
-                raise SmokeError(f"serving_default has {side} {', '.join(named[side])}")
-        self._metadata = shown
-        return str(path)
-
-    def _known(self) -> dict[str, Any]:
-        """The printed metadata, which requests are made of."""
-        if not self._metadata:
-            raise SmokeError("no metadata to make a request of", found="the check `metadata` failed")
-        return self._metadata
-
-    def _round_trip(self) -> str:
-        """A request made of the printed metadata, serialised, parsed, and answered by the SavedModel."""
-        from pipeline.formats.saved_model import process
-
-        child, samples = process.shared(), self._run.golden.samples[:_ROUND_TRIPS]
-        for number, sample in enumerate(samples):
-            _, request = child.call("request", {"metadata": self._known()}, sample.inputs)
-            _, answer = child.call("answer", {"path": str(self._entry.version_dir.absolute())}, request)
-            _, outputs = child.call("response", {}, answer)
-            self._hold(outputs, sample.outputs, f"sample {number}")
-        return f"{len(samples)} requests"
-
-    def _hold(self, outputs: Tensors, expected: Tensors, label: str) -> None:
-        batched = self._run.golden.batched
-        theirs, ours = ({name: array if batched else np.asarray(array)[None] for name, array in side.items()}
-                        for side in (outputs, expected))  # fmt: skip
-        result = compare(theirs, ours, replace(self._tolerance, min_top1=0.0))
-        if not result.passed:
-            raise SmokeError(f"{label}: {result.reason}")
-
-
-def _check(name: str, protocol: Any, checked: _Checked) -> SmokeCheck:
-    try:
-        return SmokeCheck(name=name, protocol=protocol, outcome="passed", detail=checked())
-    except (ConfigError, SmokeError, StageError) as failure:
-        detail = " ".join(text for text in (failure.what, failure.found) if text)
-        return SmokeCheck(name=name, protocol=protocol, outcome="failed", detail=detail)
-
-
-def metadata(version_dir: Path, name: str, version: int) -> dict[str, Any]:
-    """What TF-Serving answers to ``GET /v1/models/NAME/metadata``.
-
-    Raises:
-        MissingError: TensorFlow is not installed.
-        StageError: not a SavedModel that can be served.
-    """
-    from pipeline.formats.saved_model import process
-
-    request = {"path": str(version_dir.absolute()), "name": name, "version": version}
-    values, _ = process.shared().call("metadata", request)
-    shown: dict[str, Any] = values["metadata"]
-    return shown
+    )

@@ -65,3 +65,11 @@ def quiet() -> Iterator[None]:
         torch._C._jit_set_onnx_log_enabled(log_enabled)
         for handler in handlers:
             handler.removeFilter(silence)
+
+
+@contextlib.contextmanager
+def no_deprecation_warnings() -> Iterator[None]:
+    """Ignore that torch 2.13 deprecates TorchScript in favour of torch.export: Triton's backend reads nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        yield

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.base.values import Signature, Tensors
+from pipeline.base.values import Runtime, Signature, Tensors
 from pipeline.capture import lines
 from pipeline.capture.capture import capture_problem
 from pipeline.capture.examples import Example, Examples
@@ -101,6 +101,24 @@ def _wrong_values(traced: Any, example: Example, signature: Signature) -> str:
 def named(tensors: Sequence[torch.Tensor], signature: Signature) -> Tensors:
     """Numpy arrays by the signature's output names, each with at least one axis."""
     return {spec.name: tensor.numpy() for spec, tensor in zip(signature.outputs, tensors, strict=True)}
+
+
+def unlike(runtime: Runtime, signature: Signature, pair: Examples) -> tuple[str, str] | None:
+    """Where an exported file does not answer as the model does.
+
+    Returns:
+        The sizes of the dynamic dimensions and what differs, for the first example that does; None where none does.
+
+    Raises:
+        StageError: the file does not run.
+    """
+    names = [spec.name for spec in signature.inputs]
+    for example in (pair.first, pair.second):
+        outputs = runtime.run({name: tensor.numpy() for name, tensor in zip(names, example.inputs, strict=True)})
+        result = compare(outputs, named(example.outputs, signature), default_tolerance("fp32"))
+        if not result.passed:
+            return ", ".join(f"{letter}={size}" for letter, size in example.sizes.items()), result.reason
+    return None
 
 
 def _difference(one: Any, two: Any) -> tuple[str, str]:

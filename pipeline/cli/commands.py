@@ -243,9 +243,9 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def predict(name: str, file: Path, url: str, top: int, *, as_json: bool) -> None:
     """Print labels and probabilities, or the raw outputs of a model that does not classify."""
-    from pipeline.proof import client
+    from pipeline.servers.triton.client import prediction
 
-    rows = client.predict(network.http_url(url), name, file, top=top)
+    rows = prediction.predict(network.http_url(url), name, file, top=top)
     if as_json:
         print(json.dumps(rows))
         return
@@ -260,13 +260,13 @@ def metadata(folder: Path) -> None:
         MissingError: TensorFlow is not installed.
         StageError: not a SavedModel that can be served.
     """
-    from pipeline.build import tfserving
     from pipeline.repository import versions
+    from pipeline.servers.tfserving import checks
 
     numbers = versions.version_numbers(folder)
     version = numbers[-1] if numbers else 1
     place = folder / str(version) if numbers else folder
-    print(json.dumps(tfserving.metadata(place, folder.absolute().name, version), indent=1))
+    print(json.dumps(checks.metadata(place, folder.absolute().name, version), indent=1))
 
 
 def lint(repository: Path, target: str, *, as_json: bool) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pipeline.base.errors import StageError
 from pipeline.base.ports import same_names
 from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
-from pipeline.formats.tensorrt.engine_session import Profile, Shape, fitting, misfit
 
 
 def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[TensorSpec], where: str) -> None:
@@ -45,35 +44,6 @@ def dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
                 found=f"`outputs.{spec.name}.dtype` says {spec.dtype}",
                 hint=f"write dtype: {outputs[spec.name].dtype}",
             )
-
-
-def profile(runtime: str, profiles: Mapping[int, Profile], shapes: Mapping[str, Shape], where: str = "") -> int:
-    """The optimization profile to run a sample with.
-
-    Args:
-        runtime: for the message: ``tensorrt``.
-        profiles: an engine's, by index.
-        shapes: the sample's, of every input.
-        where: of the profiles in the YAML, if known.
-
-    Raises:
-        StageError: no profile takes these shapes.
-    """
-    chosen = fitting(profiles, shapes)
-    if chosen is None:
-        wrong = [
-            f"profile {index}, {name}: {reason}"
-            for index, spans in profiles.items()
-            for name, shape in shapes.items()
-            if (reason := misfit(shape, spans[name]))
-        ]
-        raise StageError(
-            f"{runtime}: no optimization profile takes a sample",
-            found="\n".join(wrong),
-            where=where,
-            hint="widen `engine.profiles`, or name samples that fit them",
-        )
-    return chosen
 
 
 def describe(inputs: dict[str, Array]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Array, Tensors
-from pipeline.proof.client import read_inputs
+from pipeline.servers.triton.client.prediction import read_inputs
 
 MOST = 64
 """Most inputs of one load: each is asked alone first."""

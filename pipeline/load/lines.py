@@ -18,9 +18,9 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, Tensors
-from pipeline.proof.connection import GrpcConnection, HttpConnection
-from pipeline.proof.shared_memory import give_back, new_name, registered
-from pipeline.proof.values import Prepared, Reply, Request
+from pipeline.servers.triton.client.connection import GrpcConnection, HttpConnection
+from pipeline.servers.triton.client.messages import Prepared, Reply, Request
+from pipeline.servers.triton.client.shared_memory import give_back, new_name, registered
 
 _GIVE_BACK_S = 1.0  # for all regions together; a server that hangs keeps nobody waiting
 

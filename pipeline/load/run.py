@@ -21,10 +21,11 @@ from pipeline.base.values import Progress, Tensors
 from pipeline.load import inputs, lines
 from pipeline.load.answers import Judge, distinct
 from pipeline.load.ledger import Ledger, Outcome
-from pipeline.proof.client import served_config
-from pipeline.proof.connection import GrpcConnection, HttpConnection, is_loopback
-from pipeline.proof.shared_memory import ForeignMemoryError
-from pipeline.proof.values import NoAnswerError, RefusedError, Reply, Request
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client.connection import GrpcConnection, HttpConnection, is_loopback
+from pipeline.servers.triton.client.messages import Reply, Request
+from pipeline.servers.triton.client.prediction import served_config
+from pipeline.servers.triton.client.shared_memory import ForeignMemoryError
 
 Protocol = Literal["http", "grpc", "shm"]
 _GRACE_S = 3.0  # for answers on their way when a person interrupts

@@ -1,20 +1,15 @@
-"""Turns golden samples into requests, and answers into verdicts."""
+"""Turns answers into verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pipeline.base.values import Array, Sample, Tensors
-from pipeline.proof import served, traffic
+import numpy as np
+
+from pipeline.base.values import Array, Sample, Tensors, Tolerance
 from pipeline.proof.comparison import compare
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.values import RefusedError, Request
-
-
-class WrongError(Exception):
-    """A check has failed; the text is its detail."""
+from pipeline.proof.failures import RefusedError, WrongError
 
 
 @dataclass
@@ -33,28 +28,16 @@ class Tally:
 
 
 class Judge:
-    """Asks and judges as one expectation says.
+    """Holds answers against references.
 
     Args:
-        expectation: the model, its shapes and its tolerance.
+        tolerance: how close an answer must be.
+        batched: dimension 0 of every tensor is the samples.
     """
 
-    def __init__(self, expectation: Expectation) -> None:
-        self._expectation = expectation
-        self._batched = expectation.signature.batch is not None
-        self._each = replace(expectation.tolerance, min_top1=0.0)
-        self._inputs: Mapping[str, Any] = {item.name: item for item in expectation.config.input}
-        self._reshaped = {item.name for item in expectation.config.output if item.HasField("reshape")}
-
-    def request(self, sample: Sample, version: str) -> Request:
-        """A request for all outputs of ``sample``; an empty version leaves the choice to the server."""
-        batching = self._expectation.max_batch_size > 0
-        inputs = {
-            name: served.as_served(array, self._inputs[name], batching=batching) if name in self._inputs else array
-            for name, array in sample.inputs.items()
-        }
-        names = tuple(spec.name for spec in self._expectation.signature.outputs)
-        return Request(model=self._expectation.model, version=version, inputs=inputs, outputs=names)
+    def __init__(self, tolerance: Tolerance, *, batched: bool) -> None:
+        self._batched, self._min_top1 = batched, tolerance.min_top1
+        self._each = replace(tolerance, min_top1=0.0)
 
     def compare(self, answer: Tensors | RefusedError, sample: Sample, where: str, tally: Tally) -> None:
         """Hold one answer against its reference; arg-max agreement is only counted, since one sample is all or nothing.
@@ -65,10 +48,10 @@ class Judge:
         """
         if isinstance(answer, RefusedError):
             raise answer
-        actual, expected = self._as_model(answer, sample.outputs), self._with_samples(sample.outputs)
+        actual, expected = self._with_samples(answer), self._with_samples(sample.outputs)
         verdict = compare(actual, expected, self._each)
         if not verdict.passed:
-            furthest = traffic.first_wrong(actual, expected)
+            furthest = first_wrong(actual, expected)
             raise WrongError(f"{where}: {verdict.reason}" + (f"; {furthest}" if furthest else ""))
         tally.max_abs = max(tally.max_abs, verdict.max_abs)
         if verdict.top1 is not None:
@@ -82,21 +65,27 @@ class Judge:
         Raises:
             WrongError: it agrees too rarely.
         """
-        limit = self._expectation.tolerance.min_top1
-        if tally.judged and tally.agreed / tally.judged < limit:
+        if tally.judged and tally.agreed / tally.judged < self._min_top1:
             share = tally.agreed / tally.judged
-            raise WrongError(f"arg-max agrees for {share:.2%} of {tally.judged} samples, under {limit:.2%}")
-
-    def _as_model(self, answer: Tensors, outputs: Tensors) -> Mapping[str, Array]:
-        """Undo the configuration's reshapes: the reference has the model's own shapes."""
-        restored = {
-            name: array.reshape(outputs[name].shape)
-            if name in self._reshaped and name in outputs and array.size == outputs[name].size
-            else array
-            for name, array in answer.items()
-        }
-        return self._with_samples(restored)
+            raise WrongError(f"arg-max agrees for {share:.2%} of {tally.judged} samples, under {self._min_top1:.2%}")
 
     def _with_samples(self, tensors: Tensors) -> Mapping[str, Array]:
         """Dimension 0 is the samples, in a comparison; a model without a batch dimension has one sample."""
-        return tensors if self._batched else {name: array[None] for name, array in tensors.items()}
+        return tensors if self._batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
+
+
+def first_wrong(actual: Tensors, expected: Tensors) -> str:
+    """The element that is furthest off, with what was expected and what came; empty where shapes or names differ."""
+    worst, text = -1.0, ""
+    for name, reference in expected.items():
+        answer = actual.get(name)
+        if answer is None or answer.shape != reference.shape or not reference.size:
+            continue
+        error = np.abs(answer.astype(np.float64) - reference.astype(np.float64))
+        error = np.where(np.isnan(error), np.inf, error)
+        place = np.unravel_index(int(np.argmax(error)), error.shape)
+        if error[place] > worst:
+            worst = float(error[place])
+            where = ", ".join(str(int(axis)) for axis in place)
+            text = f"{name}[{where}]: expected {reference[place]:.6g}, got {answer[place]:.6g}"
+    return text

@@ -1,59 +1,21 @@
-"""The running of checks over two protocols: each one's outcome is kept, and a lost server is not asked again."""
+"""The running of checks, whatever serves: each one's outcome is kept, and a lost server is not asked again."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pipeline.base.errors import PipelineError, SmokeError
+from pipeline.base.errors import ConfigError, PipelineError, SmokeError, StageError
 from pipeline.base.values import Progress, SmokeCheck, SmokeResult
-from pipeline.proof import shared_memory
-from pipeline.proof.connection import GrpcConnection, HttpConnection
-from pipeline.proof.judge import WrongError
-from pipeline.proof.values import Connection, NoAnswerError, RefusedError
+from pipeline.proof.failures import NoAnswerError, NotTriedError, RefusedError, WrongError
 
-Protocol = Literal["http", "grpc"]
+Protocol = Literal["http", "grpc", "-"]
+"""How a check asks; ``-`` where it asks no server."""
 Row = tuple[str, Protocol, Callable[[], str]]
 """A check: its title, its protocol, and what it does; that returns its detail, or raises what went wrong."""
 
-DEAD_STUB = "is not healthy"  # "Stub process 'x_0' is not healthy."; Triton 2.51 never restarts one
-
-
-@contextlib.contextmanager
-def connected(
-    model: str, http_url: str, grpc_url: str, request_timeout_s: float
-) -> Iterator[tuple[HttpConnection, GrpcConnection, dict[str, str]]]:
-    """Both connections, and why one of them does not work, by its protocol.
-
-    Raises:
-        SmokeError: neither works.
-    """
-    http, grpc = HttpConnection(http_url, request_timeout_s), GrpcConnection(grpc_url, request_timeout_s)
-    with contextlib.closing(http), contextlib.closing(grpc):
-        lost = _unreachable((http, grpc))
-        if len(lost) == 2:
-            raise SmokeError(
-                f"smoke[{model}]: no server answers at {http_url} or {grpc_url}",
-                found="; ".join(lost.values()),
-                hint="check the addresses, and that the server has started",
-            )
-        yield http, grpc, lost
-
-
-def _unreachable(connections: Sequence[Connection]) -> dict[str, str]:
-    lost: dict[str, str] = {}
-    for connection in connections:
-        try:
-            connection.live()
-        except (NoAnswerError, RefusedError) as error:
-            lost[connection.protocol] = _line(error)
-    return lost
-
-
-def _line(error: PipelineError) -> str:
-    return " ".join(f"{error.what}: {error.found}".split()) if error.found else error.what
+_ASKING: tuple[Protocol, ...] = ("http", "grpc")
 
 
 @dataclass
@@ -63,11 +25,13 @@ class Ledger:
     Attributes:
         alive: raises a PipelineError when the server's process has ended.
         lost: why a protocol is not asked any more.
+        final_words: a refusal that holds them is the last answer the model gives; empty where none is.
         notes: what could not be tried.
     """
 
-    alive: Callable[[], None]
-    lost: dict[str, str]
+    alive: Callable[[], None] = lambda: None
+    lost: dict[str, str] = field(default_factory=dict)
+    final_words: str = ""
     checks: list[SmokeCheck] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -82,26 +46,29 @@ class Ledger:
         return SmokeResult(model=model, checks=(noted, *rest))
 
     def check(self, title: str, protocol: Protocol, body: Callable[[], str]) -> None:
-        """Run one check and keep its outcome; once the server is lost, say so without asking it again."""
-        reason = self._lost(protocol)
-        if reason:
+        """Run one check and keep its outcome; once the server is lost, say so without asking it again.
+
+        Raises:
+            MissingError: this machine lacks what the check is made with.
+        """
+        if reason := self._lost(protocol):
             self._record(title, protocol, reason)
             return
         try:
             self._record(title, protocol, body(), passed=True)
+        except NotTriedError as error:
+            self.notes.append(" ".join(str(error).split()))
         except WrongError as error:
             self._record(title, protocol, str(error))
-        except shared_memory.ForeignMemoryError as error:
-            self.notes.append(f"shared memory not tried: {' '.join(str(error).split())}")
-        except RefusedError as error:
-            if DEAD_STUB in error.text:
-                self._lose(("http", "grpc"), _line(error))
-            self._record(title, protocol, _line(error))
         except NoAnswerError as error:
-            reason = self._death() or _line(error)
+            reason = self._death() or error.in_one_line()
             # A model that is too slow once is so over either protocol; a lost connection may be one port's trouble.
-            self._lose(("http", "grpc") if error.timed_out else (protocol,), reason)
+            self._lose(_ASKING if error.timed_out else (protocol,), reason)
             self._record(title, protocol, reason)
+        except (ConfigError, StageError, SmokeError) as error:
+            if isinstance(error, RefusedError) and self.final_words and self.final_words in error.text:
+                self._lose(_ASKING, error.in_one_line())
+            self._record(title, protocol, error.in_one_line())
 
     def _record(self, title: str, protocol: Protocol, detail: str, *, passed: bool = False) -> None:
         outcome: Literal["passed", "failed"] = "passed" if passed else "failed"
@@ -112,14 +79,14 @@ class Ledger:
 
     def _lost(self, protocol: Protocol) -> str:
         if death := self._death():
-            self._lose(("http", "grpc"), death)
+            self._lose(_ASKING, death)
         return self.lost.get(protocol, "")
 
     def _death(self) -> str:
         try:
             self.alive()
         except PipelineError as error:
-            return _line(error)
+            return error.in_one_line()
         return ""
 
 
@@ -132,3 +99,38 @@ def none_of(differences: Sequence[str]) -> None:
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise WrongError("; ".join(differences[:5]) + more)
+
+
+def held(passed: bool, detail: str) -> str:
+    """The detail of a check that passed.
+
+    Raises:
+        WrongError: with the detail of one that did not.
+    """
+    if not passed:
+        raise WrongError(detail)
+    return detail
+
+
+def refused(ask: Callable[[], object], what: str, *, statuses: Sequence[str] = (), final_words: str = "") -> None:
+    """Ask what must be refused.
+
+    Args:
+        ask: raises RefusedError, as it should.
+        what: is asked; for messages.
+        statuses: those that a refusal may have; none for any.
+        final_words: see Ledger.
+
+    Raises:
+        WrongError: it was answered, or refused otherwise.
+        RefusedError: with the final words, so that it says nothing of what was asked.
+    """
+    try:
+        ask()
+    except RefusedError as error:
+        if final_words and final_words in error.text:
+            raise
+        if statuses and error.status not in statuses:
+            raise WrongError(f"{what}: expected status {statuses[0]}, found {error.status}: {error.text}") from error
+        return
+    raise WrongError(f"{what}: answered, expected an error")

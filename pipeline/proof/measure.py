@@ -7,23 +7,15 @@ counts: what else the machine does for a moment then falls on all subjects alike
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 
 from pipeline.base.errors import SmokeError
-from pipeline.base.values import GoldenSamples, Measurement, Progress
-from pipeline.proof.connection import GrpcConnection
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.judge import Judge
-from pipeline.proof.values import Request
+from pipeline.base.values import Measurement, Progress
 
 CONCURRENCY = 8
 """Requests in flight while throughput is measured: enough to keep a few cores and the batcher busy."""
@@ -48,27 +40,6 @@ class Subject:
 
     ask: Callable[[int], object]
     in_flight: int = CONCURRENCY
-
-
-def subject(connection: GrpcConnection, expectation: Expectation) -> Subject:
-    """A served model that has passed its smoke test: its newest version of known samples, one sample to a request."""
-    known = {version: golden for version, golden in expectation.versions.items() if golden is not None}
-    newest = max(known)
-    judge = Judge(expectation)
-    requests = [judge.request(sample, str(newest)) for sample in known[newest].samples[:_SAMPLES]]
-    bound = expectation.config.dynamic_batching.default_queue_policy.max_queue_size  # more would rightly be refused
-    return Subject(
-        ask=lambda turn: connection.infer(requests[turn % len(requests)]),
-        in_flight=min(CONCURRENCY, bound or CONCURRENCY),
-    )
-
-
-def images(connection: GrpcConnection, config: Any, golden: GoldenSamples) -> Subject:
-    """A served ensemble that takes image files: the golden samples', of which there is at least one."""
-    name = config.input[0].name
-    files = [sample.image for sample in golden.samples if sample.image][:_SAMPLES]
-    requests = [Request(model=config.name, inputs={name: np.array([[file]], np.object_)}) for file in files]
-    return Subject(ask=lambda turn: connection.infer(requests[turn % len(requests)]))
 
 
 def in_rounds(subjects: Sequence[Subject], progress: Progress) -> list[Measurement | SmokeError]:
@@ -157,22 +128,3 @@ def _at_once(ask: Callable[[int], object], count: int) -> tuple[float, int]:
     with ThreadPoolExecutor(count) as pool:
         answered = sum(pool.map(client, range(count)))
     return answered / (time.perf_counter() - began), answered
-
-
-def resident_bytes(server_pid: int, folder: Path) -> int | None:
-    """Resident memory of the server's child processes that run a model's files; None where there are none.
-
-    A Python backend runs each instance in a process of its own, whose command line holds the path of the model's file
-    (Triton 2.51.0). A C++ backend runs inside the server, and a container's processes are not ours to see.
-
-    Args:
-        server_pid: process of the server.
-        folder: the version directory, as the server was told it.
-    """
-    total = 0
-    with contextlib.suppress(psutil.Error):  # the server has ended
-        for child in psutil.Process(server_pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if any(word.startswith(f"{folder}/") for word in child.cmdline()):
-                    total += child.memory_info().rss
-    return total or None

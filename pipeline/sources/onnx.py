@@ -88,7 +88,7 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
 
 def differences(model: Any, signature: Signature) -> list[str]:
     """One line for each name, dtype, rank or fixed size in which the graph's inputs and outputs are not the YAML's."""
-    from pipeline.formats import interface
+    from pipeline.formats.onnx import interface
 
     wrong: list[str] = []
     inputs, outputs = interface.ports(model)

@@ -11,7 +11,7 @@ import torch
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError, first_line
 from pipeline.base.values import Signature
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.capture.quiet import no_deprecation_warnings
 
 FILE_NAME = "model.pt"
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from onnx import helper
 
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.servers.triton import embedded as triton
 from tests.bench import frontends, http_load, perf_analyzer
 from tests.bench.frontends import FrontEnd

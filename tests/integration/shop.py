@@ -14,9 +14,9 @@ from onnx import helper
 from pipeline.base import model_config
 from pipeline.base.values import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
 from pipeline.config import images
-from pipeline.proof import checks
-from pipeline.proof.expectation import Expectation
 from pipeline.servers.triton import embedded as triton
+from pipeline.servers.triton.proof import checks
+from pipeline.servers.triton.proof.expectation import Expectation
 from tests.models import make_models
 
 TOLERANCE = Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99)

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.capture.quiet import no_deprecation_warnings
 
 from .conftest import pipeline
 

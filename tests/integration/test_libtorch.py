@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from pipeline.base import files
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.config import images
 from pipeline.config.load import load
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 from pipeline.images import postprocessing, preprocessing
 from pipeline.plan import signature
 from pipeline.repository.versions import read_manifest, version_numbers

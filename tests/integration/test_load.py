@@ -24,8 +24,9 @@ from PIL import Image
 from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.load import report
 from pipeline.load.run import Order, Result, run
-from pipeline.servers import probe, process
+from pipeline.servers import process
 from pipeline.servers.triton import embedded as triton
+from pipeline.servers.triton import probe
 from tests.integration.conftest import pipeline
 from tests.models import make_models as make
 

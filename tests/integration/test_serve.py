@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from pipeline.base.errors import MissingError, SmokeError
-from pipeline.servers import container, probe, process
+from pipeline.servers import process
 from pipeline.servers.process import Ports
+from pipeline.servers.triton import container, probe
 from pipeline.servers.triton import embedded as triton
 from tests.models import make_models as make
 
@@ -231,7 +232,7 @@ def test_port_lost_between_finding_and_binding_is_replaced(repository, tmp_path,
         return found[-1]
 
     real = process.find_ports
-    monkeypatch.setattr(process, "find_ports", find_ports)
+    monkeypatch.setattr(triton, "find_ports", find_ports)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()

@@ -17,12 +17,13 @@ import pytest
 
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import RunningServer, Sample, Signature, TensorSpec
-from pipeline.proof import checks
-from pipeline.proof.connection import HttpConnection
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.readiness import ready_versions
-from pipeline.proof.values import NoAnswerError, Request
+from pipeline.proof.failures import NoAnswerError
 from pipeline.servers.triton import embedded as triton
+from pipeline.servers.triton.client.connection import HttpConnection
+from pipeline.servers.triton.client.messages import Request
+from pipeline.servers.triton.client.readiness import ready_versions
+from pipeline.servers.triton.proof import checks
+from pipeline.servers.triton.proof.expectation import Expectation
 from tests.integration.shop import (
     LINEAR,
     WEIGHTS,

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.servers import container
 from pipeline.servers.process import Ports, free_ports
+from pipeline.servers.triton import container
 from pipeline.servers.triton import embedded as triton
 from tests.integration.conftest import ROOT, Built, pipeline
 

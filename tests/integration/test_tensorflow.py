@@ -20,6 +20,7 @@ import pytest
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, SourceModel, TensorSpec
+from pipeline.formats import tf2onnx
 from pipeline.formats.saved_model import export as exporting
 from pipeline.formats.saved_model import messages, process, tfserving_messages
 from pipeline.formats.saved_model.messages import ModelFile
@@ -167,7 +168,7 @@ def test_two_processes_write_the_same_bytes(made: Made, tmp_path: Path) -> None:
         with process.fresh() as child, pytest.MonkeyPatch.context() as patch:  # one for both files
             patch.setattr(process, "fresh", lambda child=child: contextlib.nullcontext(child))
             exporting.saved_model(opened, signature=ONE, out_dir=tmp_path / name)
-            exporting.onnx(
+            tf2onnx.export(
                 opened, signature=ONE, exporter="tf2onnx", opset=17, simplify=False, max_ir_version=9,
                 out_dir=tmp_path / name,
             )  # fmt: skip

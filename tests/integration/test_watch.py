@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.servers import process
 from pipeline.servers.triton import embedded as triton
+from pipeline.servers.triton import launch
 from pipeline.servers.triton.watch import Watch
 from tests.models import make_models as make
 
@@ -150,7 +151,7 @@ def test_a_killed_stub_is_healed_by_serve_and_nothing_else_is_touched(repository
             assert "is not healthy" in models["first"]["last_failure"]["text"]
             assert (models["other"]["failures"], models["other"]["heals"]) == (0, 0)
             assert models["other"]["probes"] >= 2
-            segments = process._shared_memory(server.pid)
+            segments = launch._shared_memory(server.pid)
             child.send_signal(signal.SIGINT)
             printed += child.stdout.read()
             assert child.wait(timeout=60) == 0
@@ -189,7 +190,7 @@ def test_a_server_that_dies_ends_the_watching_with_its_error(repository: Path, t
             (server,) = [item for item in psutil.Process(child.pid).children() if item.name() == "tritonserver"]
             _stub(server.pid, "first").kill()
             _until(lambda: _status(run_dir)["heals"] == 1, "the heal")
-            segments = process._shared_memory(server.pid)
+            segments = launch._shared_memory(server.pid)
             rounds = _status(run_dir)["rounds"]
             _until(lambda: _status(run_dir)["rounds"] >= rounds + 10, "some looks at the server")
             os.kill(server.pid, signal.SIGKILL)

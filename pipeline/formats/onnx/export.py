@@ -16,15 +16,12 @@ from google.protobuf.message import DecodeError
 from pipeline.base import files
 from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import GoldenSamples, Signature, SourceModel
-from pipeline.capture import capture, examples, lines, tracing
+from pipeline.capture import capture, examples, lines, script, tracing
 from pipeline.capture.examples import Examples
 from pipeline.capture.quiet import quiet
 from pipeline.capture.torch_module import NamedModule
-from pipeline.formats import interface
-from pipeline.formats.onnx import graph
+from pipeline.formats.onnx import graph, interface
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.formats.torchscript import export as torchscript
-from pipeline.proof.comparison import compare, default_tolerance
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 _OLDER_EXPORTER_MAX_OPSET = 20  # torch.onnx._constants.ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET, torch 2.13
@@ -165,16 +162,12 @@ def _accept(job: _Job, write: Callable[[_Job], list[str]]) -> list[str]:
     interface.name_dimensions(model, job.signature)
     job.file.write_bytes(model.SerializeToString())
     try:
-        runtime = OnnxRuntime(job.file, job.signature)
-        for example in (job.pair.first, job.pair.second):
-            names = [spec.name for spec in job.signature.inputs]
-            outputs = runtime.run({n: tensor.numpy() for n, tensor in zip(names, example.inputs, strict=True)})
-            expected = tracing.named(example.outputs, job.signature)
-            if not (result := compare(outputs, expected, default_tolerance("fp32"))).passed:
-                sizes = ", ".join(f"{letter}={size}" for letter, size in example.sizes.items())
-                raise _RefusedError(f"its graph does not answer as the model does ({sizes}): {result.reason}")
+        wrong = tracing.unlike(OnnxRuntime(job.file, job.signature), job.signature, job.pair)
     except StageError as error:
         raise _RefusedError(f"its graph does not run: {first_line(Exception(error.found))}") from error
+    if wrong:
+        sizes, reason = wrong
+        raise _RefusedError(f"its graph does not answer as the model does ({sizes}): {reason}")
     return notes
 
 
@@ -217,7 +210,7 @@ def _older(job: _Job, capturable: bool | None) -> list[str]:
     specs = (*job.signature.inputs, *job.signature.outputs)
     axes = {spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in specs}
     try:
-        built = torchscript.build(job.source, job.signature, job.pair, method="auto", capturable=capturable)
+        built = script.build(job.source, job.signature, job.pair, method="auto", capturable=capturable)
     except StageError as error:
         raise _RefusedError(f"{error.what.removeprefix('export: ')}: {error.found}", where=error.where) from error
     try:

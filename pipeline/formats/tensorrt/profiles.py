@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Dim, GoldenSamples, Signature
-from pipeline.formats import checks
-from pipeline.formats.tensorrt.engine_session import Range
+from pipeline.formats.tensorrt import engine_session
+from pipeline.formats.tensorrt.engine_session import Range, fitting, misfit
 from pipeline.formats.tensorrt.spec import EngineSpec, OptimizationProfile, Profile, Shape
 
 Ranges = Mapping[str, Sequence[int]]
@@ -79,7 +79,38 @@ def check(golden: GoldenSamples, spec: EngineSpec, where: str) -> None:
         for index, profile in enumerate(spec.profiles)
     }
     for sample in golden.samples:
-        checks.profile(spec.flavour, spans, {name: array.shape for name, array in sample.inputs.items()}, where)
+        fitting_profile(spec.flavour, spans, {name: array.shape for name, array in sample.inputs.items()}, where)
+
+
+def fitting_profile(
+    runtime: str, profiles: Mapping[int, engine_session.Profile], shapes: Mapping[str, Shape], where: str = ""
+) -> int:
+    """The profile to run a sample with.
+
+    Args:
+        runtime: for the message: ``tensorrt``.
+        profiles: an engine's, by index.
+        shapes: the sample's, of every input.
+        where: of the profiles in the YAML, if known.
+
+    Raises:
+        StageError: no profile takes these shapes.
+    """
+    chosen = fitting(profiles, shapes)
+    if chosen is None:
+        wrong = [
+            f"profile {index}, {name}: {reason}"
+            for index, spans in profiles.items()
+            for name, shape in shapes.items()
+            if (reason := misfit(shape, spans[name]))
+        ]
+        raise StageError(
+            f"{runtime}: no optimization profile takes a sample",
+            found="\n".join(wrong),
+            where=where,
+            hint="widen `engine.profiles`, or name samples that fit them",
+        )
+    return chosen
 
 
 def _letters(signature: Signature) -> list[str]:

@@ -8,6 +8,7 @@ from pipeline.base.errors import MissingError, StageError
 from pipeline.base.values import Array, Signature, Tensors
 from pipeline.formats import checks
 from pipeline.formats.tensorrt.engine_session import Session, SessionError, UnavailableError
+from pipeline.formats.tensorrt.profiles import fitting_profile
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.tensorrt_flavours import FlavourName
 
@@ -60,7 +61,7 @@ class TensorRtRuntime:
         """
         feeds = {spec.name: inputs[spec.name] for spec in self._signature.inputs}
         shapes = {name: array.shape for name, array in feeds.items()}
-        chosen = checks.profile(self._flavour, self._session.profiles, shapes)
+        chosen = fitting_profile(self._flavour, self._session.profiles, shapes)
         try:
             outputs = self._session.run(feeds, chosen)
         except SessionError as error:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from pipeline.base.errors import StageError, first_line
 from pipeline.base.values import Array, Signature, Tensors
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats import checks
-
-
-@contextlib.contextmanager
-def no_deprecation_warnings() -> Iterator[None]:
-    """Ignore that torch 2.13 deprecates TorchScript in favour of torch.export: Triton's backend reads nothing else."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        yield
 
 
 class TorchScriptRuntime:

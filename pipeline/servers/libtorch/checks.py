@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.base.values import Array, GoldenSamples, Sample, Signature, SmokeC
 from pipeline.images import postprocessing
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.proof.comparison import compare
+from pipeline.proof.ledger import Ledger, held
 
 LOSSY_LEVELS = 2
 """How far, of 255, pixels of a JPEG or lossy WebP may be from Pillow's: decoders of other versions may round otherwise.
@@ -73,25 +75,19 @@ def check(program: Program, golden: GoldenSamples, batch_sizes: Sequence[int], f
         (images / f"{number:06}{_suffix(sample.image)}").write_bytes(sample.image)
     first = golden.samples[0].image
     (images / f"{_DAMAGED}{_suffix(first)}").write_bytes(first[: len(first) // 2])
-    found: list[SmokeCheck] = []
+    ledger = Ledger()
     for size in batch_sizes:
         answer = _run(program, images, folder, size)
-        exact, verdict = _inputs(program, golden.samples, folder / "inputs.bin")
-        found += [
-            _check(f"inputs, batch {size}", *verdict),
-            _check(f"scores, batch {size}", *_scores(program, golden.samples, answer, exact)),
-            _check(f"labels, batch {size}", *_labels(program, answer)),
-            _check(f"a damaged file, batch {size}", *_refusal(answer)),
-        ]
-    return tuple(found)
+        exact, inputs = _inputs(program, golden.samples, folder / "inputs.bin")
+        scores = _scores(program, golden.samples, answer, exact)
+        verdicts = {"inputs": inputs, "scores": scores, "labels": _labels(program, answer)}
+        for what, verdict in {**verdicts, "a damaged file": _refusal(answer)}.items():
+            ledger.check(f"{what}, batch {size}", "-", partial(held, *verdict))
+    return tuple(ledger.checks)
 
 
 def _suffix(image: bytes) -> str:
     return _SUFFIXES.get(image[:4], ".jpg")
-
-
-def _check(name: str, passed: bool, detail: str) -> SmokeCheck:
-    return SmokeCheck(name=name, protocol="-", outcome="passed" if passed else "failed", detail=detail)
 
 
 def _run(program: Program, images: Path, folder: Path, batch: int) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil
 
-from pipeline.base import model_config, network
-from pipeline.base.errors import PipelineError, SmokeError
+from pipeline.base import network
+from pipeline.base.errors import SmokeError
 from pipeline.base.values import (
     GoldenSamples,
     Measurement,
@@ -21,16 +22,15 @@ from pipeline.base.values import (
     RunningServer,
     Sample,
     Signature,
-    SmokeCheck,
     SmokeResult,
     Tolerance,
 )
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.proof import measure
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.judge import Judge, Tally, WrongError
+from pipeline.proof.failures import NoAnswerError, WrongError
+from pipeline.proof.judge import Judge, Tally
 from pipeline.proof.labels import judged, listed, references
-from pipeline.proof.values import NoAnswerError, RefusedError
+from pipeline.proof.ledger import Ledger, Row, refused
 from pipeline.servers.torchserve import api as torchserve_api
 from pipeline.servers.torchserve.client import Answer, TorchServeClient, json_lists, npy
 
@@ -39,7 +39,7 @@ _AS_JSON = 4  # samples sent as JSON too; lists of large tensors are slow to rea
 _BURSTS = 3  # merging depends on timing
 _RECOVERY_S = 60.0  # measured: 4 s, and the first retry waits 1 s
 _POLL_S = 0.1
-_Protocol = Literal["http", "grpc", "-"]
+_BAD = ("400",)  # status of a refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +89,7 @@ def run(
     )
     with contextlib.closing(client):
         suite = _Suite(expectation, client, management_url, server.metrics_url, server.pid)
-        plan = suite.plan()
-        for position, (title, protocol, body) in enumerate(plan):
-            progress(f"smoke[{expectation.model}]: {title} ({protocol})", position / len(plan))
-            suite.check(title, protocol, body)
-        progress(f"smoke[{expectation.model}]: done", 1.0)
-    return SmokeResult(model=expectation.model, checks=tuple(suite.checks))
+        return Ledger(alive=expectation.alive).run(expectation.model, suite.plan(), progress)
 
 
 def measured(
@@ -125,28 +120,16 @@ class _Suite:
     management_url: str
     metrics_url: str
     server_pid: int
-    checks: list[SmokeCheck] = field(default_factory=list)
     judge: Judge = field(init=False)
     largest: int = 0
-    lost: str = ""
 
     def __post_init__(self) -> None:
-        expected = self.expectation
-        self.judge = Judge(
-            Expectation(
-                model=expected.model,
-                signature=expected.signature,
-                max_batch_size=expected.batch_size,
-                versions={1: expected.golden},
-                tolerance=expected.tolerance,
-                config=model_config.build({}),
-                alive=expected.alive,
-            )
-        )
+        batched = self.expectation.signature.batch is not None
+        self.judge = Judge(self.expectation.tolerance, batched=batched)
 
-    def plan(self) -> list[tuple[str, _Protocol, Callable[[], str]]]:
+    def plan(self) -> list[Row]:
         """Every check: its title, its protocol and what it does."""
-        rows: list[tuple[str, _Protocol, Callable[[], str]]] = [
+        rows: list[Row] = [
             ("registration", "http", self._registration),
             ("predictions", "http", self._predictions),
             ("predictions", "grpc", self._predictions_grpc),
@@ -158,19 +141,6 @@ class _Suite:
         if self.expectation.batch_size > 1:
             rows.append(("batching", "http", self._batching))
         return [*rows, ("metrics", "http", self._metrics), ("killed worker", "http", self._killed_worker)]
-
-    def check(self, title: str, protocol: _Protocol, body: Callable[[], str]) -> None:
-        """Run one check and keep its outcome; once the server is lost, say so without asking it again."""
-        try:
-            self.expectation.alive()
-            if self.lost:
-                raise WrongError(self.lost)
-            self.checks.append(SmokeCheck(name=title, protocol=protocol, outcome="passed", detail=body()))
-        except (WrongError, PipelineError) as error:
-            detail = str(error) if isinstance(error, WrongError) else _line(error)
-            if isinstance(error, NoAnswerError):
-                self.lost = detail
-            self.checks.append(SmokeCheck(name=title, protocol=protocol, outcome="failed", detail=detail))
 
     # ---- what the server says
 
@@ -294,14 +264,15 @@ class _Suite:
     def _wrong_requests(self) -> str:
         """Each alone, then one among right ones, whose answers it must not cost."""
         first = self.expectation.golden.samples[0]
-        _refused("an unknown model", "404", lambda: self.client.predict(b"x", model=f"{self.expectation.model}_absent"))
+        unknown = partial(self.client.predict, b"x", model=f"{self.expectation.model}_absent")
+        refused(unknown, "an unknown model", statuses=("404",))
         wrong = _wrong_bodies(first)
         for what, body in wrong:
-            _refused(what, "400", lambda body=body: self.client.predict(body))  # type: ignore[misc]
+            refused(partial(self.client.predict, body), what, statuses=_BAD)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             burst = [pool.submit(self._predict, sample) for sample in self._burst()]
             among = pool.submit(self.client.predict, wrong[0][1])
-            _refused("garbage among right requests", "400", among.result)
+            refused(among.result, "garbage among right requests", statuses=_BAD)
             for sample, answer in zip(self._burst(), burst, strict=True):
                 self._answered(answer.result(), sample)
         names = ", ".join(what for what, _ in wrong)
@@ -311,10 +282,10 @@ class _Suite:
         first = self.expectation.golden.samples[0]
         wrong = _wrong_bodies(first)
         for what, body in wrong:
-            _refused(what, "400", lambda body=body: self.client.predict_grpc({"data": body}))  # type: ignore[misc]
+            refused(partial(self.client.predict_grpc, {"data": body}), what, statuses=_BAD)
         if self.client.grpc_carries_inputs:
             longer = {name: array[..., np.newaxis] for name, array in first.inputs.items()}
-            _refused("a wrong rank", "400", lambda: self.client.infer_grpc(longer))
+            refused(partial(self.client.infer_grpc, longer), "a wrong rank", statuses=_BAD)
             self._tally(self.client.infer_grpc(first.inputs), first)
         return f"refused: {', '.join(what for what, _ in wrong)}, a wrong rank; a right one is still answered"
 
@@ -375,24 +346,5 @@ def _wrong_bodies(sample: Sample) -> list[tuple[str, bytes]]:
     return rows
 
 
-def _refused(what: str, status: str, ask: Callable[[], Any]) -> None:
-    """Ask what must be refused.
-
-    Raises:
-        WrongError: it was answered, or refused otherwise.
-    """
-    try:
-        ask()
-    except RefusedError as error:
-        if error.status != status:
-            raise WrongError(f"{what}: refused with {error.status}, expected {status}: {error.text}") from error
-        return
-    raise WrongError(f"{what}: answered, expected a refusal")
-
-
 def _shapes(sample: Sample) -> list[tuple[int, ...]]:
     return [array.shape for array in sample.inputs.values()]
-
-
-def _line(error: PipelineError) -> str:
-    return " ".join(f"{error.what}: {error.found}".split()) if error.found else error.what

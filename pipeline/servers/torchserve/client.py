@@ -25,7 +25,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from pipeline.base import network
 from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
-from pipeline.proof.values import NoAnswerError, RefusedError
+from pipeline.proof.failures import NoAnswerError, RefusedError
 
 _SERVICE = "org.pytorch.serve.grpc.inference"
 _V2_SERVICE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"

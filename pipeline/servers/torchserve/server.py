@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -22,19 +21,12 @@ from pipeline.base import command
 from pipeline.base.errors import ConfigError, MissingError, SmokeError
 from pipeline.base.values import RunningServer
 from pipeline.machine import doctor, environment
-from pipeline.servers.process import ServerLog, free_ports
+from pipeline.servers import process
+from pipeline.servers.process import PortTaken, Served, ServerLog, free_ports, on_free_ports, wait_until_ready
 from pipeline.servers.torchserve import api as torchserve_api
 
-_POLL_S = 0.1
-_START_ATTEMPTS = 5
 _REQUEST_S = 5.0
 _SETTLE_S = 0.3  # until the frontend's threads have logged what a dead worker printed
-# what the server and its workers may know of this process's environment; anything else could be a secret
-_ENVIRONMENT = (
-    "HOME", "LANG", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-)  # fmt: skip
-_PORT_TAKEN = re.compile(r"Failed to bind|Address already in use")
 _WORKER_LOST = re.compile(r"Retry worker: \d+ in")  # what the frontend writes whenever one has ended
 _MODEL_LINE = re.compile(r"^\S+ \[\w+ *\] W-\d+-(?P<model>.+?)_[\d.]+-std(?:out|err) MODEL_LOG - (?P<text>.*)$")
 _PLACE = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -53,22 +45,14 @@ class TorchServePorts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchServed:
-    """A server whose workers have all opened their models.
+class TorchServed(Served):
+    """A server whose workers have all opened their models; HTTP and gRPC are those of inference.
 
     Attributes:
-        server: where it listens; HTTP and gRPC are those of inference.
         management_url: ``http://host:port`` of the management API.
-        check_alive: raises SmokeError when its process has ended.
     """
 
-    server: RunningServer
     management_url: str
-    check_alive: Callable[[], None]
-
-
-class _PortTaken(Exception):  # noqa: N818 - never leaves this file: the launch is tried again
-    pass
 
 
 @contextlib.contextmanager
@@ -100,19 +84,12 @@ def launched(
     settings = folder / "config.properties"
     if not (folder / "model_store").is_dir() or not settings.is_file():
         raise ConfigError("torchserve: no model store", found=f"expected model_store/ and {settings.name} in {folder}")
-    with contextlib.ExitStack() as stack:
-        for attempt in range(_START_ATTEMPTS):
-            found = TorchServePorts(**dict(zip(ports.__slots__, free_ports("127.0.0.1", astuple(ports)), strict=True)))
-            try:
-                served = stack.enter_context(
-                    _running(java, home, folder, models, found, log_path, start_timeout_s, exit_timeout_s)
-                )
-                break
-            except _PortTaken as error:  # another process was faster than the server; a named port is refused next turn
-                if attempt == _START_ATTEMPTS - 1:
-                    raise MissingError(
-                        "torchserve: its ports were taken each time", found=str(error), log=str(log_path)
-                    ) from error
+
+    def start() -> contextlib.AbstractContextManager[TorchServed]:
+        found = TorchServePorts(**dict(zip(ports.__slots__, free_ports("127.0.0.1", astuple(ports)), strict=True)))
+        return _running(java, home, folder, models, found, log_path, start_timeout_s, exit_timeout_s)
+
+    with on_free_ports(start, who="torchserve", log_path=log_path) as served:
         yield served
 
 
@@ -208,8 +185,7 @@ def _command_line(java: Path, home: Path, store: Path, settings: Path, place: Pa
 
 def _environment(place: Path) -> Mapping[str, str]:
     return {
-        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        **process.environment(),
         "TMPDIR": str(place),
         "LOG_LOCATION": str(place),  # files that repeat its output, which is kept
         "METRICS_LOCATION": str(place),
@@ -219,25 +195,26 @@ def _environment(place: Path) -> Mapping[str, str]:
 def _wait_until_ready(
     child: subprocess.Popen[bytes], log: ServerLog, management_url: str, models: Sequence[str], timeout_s: float
 ) -> None:
-    deadline = time.monotonic() + timeout_s
     waiting = list(models)
-    while waiting:
-        _check_starting(child, log)
-        state = "no worker is READY"
+
+    def awaited() -> str:
         try:
             while waiting and torchserve_api.describe(management_url, waiting[0], timeout_s=_REQUEST_S).ready:
                 waiting.pop(0)
         except torchserve_api.NotAnswered as error:
-            state = str(error)
-        if waiting and time.monotonic() > deadline:
-            raise SmokeError(
-                f"torchserve[{waiting[0]}]: not ready within {timeout_s:.0f} s",
-                found=f"{state}\n{_last_lines(log)}",
-                hint="raise serve.start_timeout_s, or read its log",
-                log=str(log.path),
-            )
-        if waiting:
-            time.sleep(_POLL_S)
+            return str(error)
+        return "no worker is READY" if waiting else ""
+
+    def late(state: str) -> SmokeError:
+        return SmokeError(
+            f"torchserve[{', '.join(waiting[:1] or models)}]: not ready within {timeout_s:.0f} s",
+            found=f"{state}\n{log.last_lines()}",
+            hint="raise serve.start_timeout_s, or read its log",
+            log=str(log.path),
+        )
+
+    deadline = time.monotonic() + timeout_s
+    wait_until_ready(awaited, check_starting=lambda: _check_starting(child, log), late=late, deadline=deadline)
 
 
 def _check_starting(child: subprocess.Popen[bytes], log: ServerLog) -> None:
@@ -248,11 +225,11 @@ def _check_starting(child: subprocess.Popen[bytes], log: ServerLog) -> None:
     if child.poll() is None:
         return
     text = log.text()
-    if _PORT_TAKEN.search(text):
-        raise _PortTaken(_last_lines(log))
+    if log.port_taken():
+        raise PortTaken(log.last_lines())
     if "UnsupportedClassVersionError" in text:
         raise MissingError(
-            "torchserve: this Java is too old for it", hint=doctor.JAVA_FIX, found=_last_lines(log), log=str(log.path)
+            "torchserve: this Java is too old for it", hint=doctor.JAVA_FIX, found=log.last_lines(), log=str(log.path)
         )
     _check_alive(child, log)
 
@@ -261,12 +238,8 @@ def _check_alive(child: subprocess.Popen[bytes], log: ServerLog) -> None:
     status = child.poll()
     if status is not None:
         raise SmokeError(
-            f"torchserve: it ended with status {status}", found=_last_lines(log), hint="read its log", log=str(log.path)
+            f"torchserve: it ended with status {status}", found=log.last_lines(), hint="read its log", log=str(log.path)
         )
-
-
-def _last_lines(log: ServerLog) -> str:
-    return "\n".join(log.text().splitlines()[-5:])
 
 
 def _worker_error(log: ServerLog) -> SmokeError:
@@ -280,7 +253,7 @@ def _worker_error(log: ServerLog) -> SmokeError:
     model = rows[-1]["model"] if rows else "?"
     return SmokeError(
         f"torchserve[{model}]: its worker died while it started",
-        found="\n".join([*places[-1:], *raised[:5]]) or _last_lines(log),
+        found="\n".join([*places[-1:], *raised[:5]]) or log.last_lines(),
         hint="read its log",
         log=str(log.path),
     )

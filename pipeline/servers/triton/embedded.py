@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,20 +13,17 @@ from pathlib import Path
 from pipeline.base import files, triton_facts
 from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
-from pipeline.servers.probe import curl_line
-from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
+from pipeline.servers import process
+from pipeline.servers.process import Ports, Served, find_ports, on_free_ports
+from pipeline.servers.triton.launch import Launch, running, server_flags
 from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
+from pipeline.servers.triton.probe import curl_line
 
 __all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "home", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
 _SHARED = (Path(triton_facts.__file__), Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py")
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
-# what the server and its stubs may know of this process's environment; anything else could be a secret
-_ENVIRONMENT = (
-    "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
-)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -94,7 +90,8 @@ def embedded(
                 exit_timeout_s=exit_timeout_s,
             )
 
-        yield stack.enter_context(on_ports(host, asked, launch))
+        started = on_free_ports(lambda: running(launch(find_ports(host, asked))), who="server", log_path=log_path)
+        yield stack.enter_context(started)
 
 
 def _addresses(host: str, ports: Ports) -> list[str]:
@@ -114,11 +111,7 @@ def _environment(home: Path, libpython: Path) -> dict[str, str]:
     the user's libraries are found by comes last: a driver's libcuda, or a TensorRT that is not from a wheel.
     """
     libraries = (libpython, home.parents[1] / "nvidia_pytriton.libs", os.environ.get("LD_LIBRARY_PATH", ""))
-    return {
-        **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "LD_LIBRARY_PATH": os.pathsep.join(str(item) for item in libraries if item),
-    }
+    return {**process.environment(), "LD_LIBRARY_PATH": os.pathsep.join(str(item) for item in libraries if item)}
 
 
 def _installed() -> tuple[Path, Path, Path]:

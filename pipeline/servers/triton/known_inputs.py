@@ -13,8 +13,8 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Tensors
-from pipeline.servers import probe
-from pipeline.servers.probe import InputSpec
+from pipeline.servers.triton import probe
+from pipeline.servers.triton.probe import InputSpec
 
 Known = Callable[[str, int], Tensors | None]
 """Inputs of a golden sample of a model's version, or None."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.servers import probe
-from pipeline.servers.probe import IndexRow
+from pipeline.servers.triton import probe
+from pipeline.servers.triton.client.messages import IndexRow
 from pipeline.servers.triton.journal import Journal, now
 from pipeline.servers.triton.known_inputs import Known, KnownInput, known_input
 from pipeline.servers.triton.models import home
@@ -182,7 +182,7 @@ class Watch:
             raise _NoServer(str(error)) from error
         models: dict[str, list[IndexRow]] = {}
         for row in rows:
-            models.setdefault(row.model, []).append(row)
+            models.setdefault(row.name, []).append(row)
         return models
 
     def _names(self) -> list[str]:

@@ -13,8 +13,10 @@ from pipeline.base.values import Measurement, RepositoryEntry, RunningServer, Va
 from pipeline.build import prove
 from pipeline.build import run as running
 from pipeline.plan import Variant
-from pipeline.proof import connection, measure
-from pipeline.proof.values import NoAnswerError
+from pipeline.proof import measure
+from pipeline.proof.failures import NoAnswerError
+from pipeline.servers.triton.client import connection
+from pipeline.servers.triton.proof import measured
 
 SERVER = RunningServer(http_url="http://h:1", grpc_url="h:2", metrics_url="", pid=7, log_path=Path("server.log"))
 
@@ -44,7 +46,7 @@ def test_what_cannot_be_measured_is_said_and_fails_nothing(monkeypatch: pytest.M
     monkeypatch.setattr(
         connection, "GrpcConnection", lambda url, timeout_s: SimpleNamespace(url=url, close=lambda: None)
     )
-    monkeypatch.setattr(measure, "subject", lambda connection, expected: (connection.url, expected))
+    monkeypatch.setattr(measured, "subject", lambda connection, expected: (connection.url, expected))
     monkeypatch.setattr(
         measure,
         "in_rounds",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from pipeline.base.errors import SmokeError
 from pipeline.build import tfserving
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
 from pipeline.repository import versions
@@ -55,13 +52,3 @@ def test_a_version_is_the_saved_model_itself(tmp_path: Path) -> None:
     assert "saved_model.pb" in versions.corruption(entry.version_dir, manifest)
     (artifact / "saved_model.pb").write_bytes(b"newer")
     assert versions.publish(root, version, retain=None).version == 2
-
-
-def test_without_metadata_no_server_is_asked() -> None:
-    sample = SimpleNamespace(inputs={}, outputs={})
-    run: Any = SimpleNamespace(golden=SimpleNamespace(samples=[sample]), signature=None)
-    plan: Any = SimpleNamespace(model="net", variant=SimpleNamespace(tolerance=None))
-    nothing: Any = None
-    proof = tfserving._Proof(run, plan, nothing)
-    with pytest.raises(SmokeError, match="no metadata to make a request of"):
-        proof._golden(nothing, lambda *_: pytest.fail("it was asked"))

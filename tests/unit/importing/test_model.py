@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 from pipeline.base.errors import ConfigError
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.importing import model, screen, tensors
 from pipeline.importing.manifest import Manifest
 from pipeline.importing.model import Found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.load import lines
-from pipeline.proof.values import Request
+from pipeline.servers.triton.client.messages import Request
 
 REQUESTS = [Request(model="m", inputs={"x": np.full((1, 2), number, np.float32)}) for number in range(2)]
 ANSWERS = [{"y": np.full((1, size), 7, np.float32), "n": np.zeros((1,), np.int64)} for size in (2, 3)]

@@ -13,8 +13,9 @@ from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.load import report
 from pipeline.load.answers import Judge
 from pipeline.load.run import Order, Result, _Crew, run
-from pipeline.proof.shared_memory import ForeignMemoryError
-from pipeline.proof.values import NoAnswerError, RefusedError, Reply
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client.messages import Reply
+from pipeline.servers.triton.client.shared_memory import ForeignMemoryError
 
 ANSWERS = [{"y": np.array([[float(number)]])} for number in range(1, 5)]
 Behaviour = Callable[[int, str], Reply]

@@ -166,7 +166,7 @@ def test_damaged_files(workshop: Workshop) -> None:
 
 
 def test_a_torchscript_archive_is_pointed_elsewhere(workshop: Workshop) -> None:
-    from pipeline.formats.torchscript.runtime import no_deprecation_warnings
+    from pipeline.capture.quiet import no_deprecation_warnings
 
     with no_deprecation_warnings():
         torch.jit.trace(net(workshop), torch.ones(2, 4)).save(workshop.folder / "w.pt")

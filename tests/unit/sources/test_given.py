@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Signature, TensorSpec
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.config.schema.model import Source
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 from pipeline.sources import onnx as given
 from pipeline.sources import planned
 

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, SourceModel
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.onnx import export as onnx_export
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 from pipeline.proof.comparison import compare, default_tolerance
 from tests.unit.formats import tiny
 

@@ -6,8 +6,8 @@ from zipfile import ZipFile
 import pytest
 import torch
 
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.torchscript import archive
-from pipeline.formats.torchscript.runtime import no_deprecation_warnings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 

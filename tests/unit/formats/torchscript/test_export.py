@@ -7,8 +7,9 @@ import torch
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, SourceModel
+from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.torchscript import export as torchscript
-from pipeline.formats.torchscript.runtime import TorchScriptRuntime, no_deprecation_warnings
+from pipeline.formats.torchscript.runtime import TorchScriptRuntime
 from pipeline.proof.comparison import compare, default_tolerance
 from tests.unit.formats import tiny
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import MissingError, SmokeError
-from pipeline.servers.process import Ports
+from pipeline.servers.process import Ports, ServerLog
 from pipeline.servers.tfserving import server as tfserving
 
 
@@ -42,9 +42,10 @@ def test_without_docker_it_says_what_to_run_elsewhere(tmp_path: Path, monkeypatc
 
 
 def _await(folder: Path, *, status: int | None, timeout_s: float) -> None:
-    (folder / "log").write_text("no such model")
+    log = ServerLog(folder / "log")
+    log.path.write_text("no such model")
     child: Any = SimpleNamespace(poll=lambda: status)
-    tfserving._await(child, "http://x", "net", folder / "log", timeout_s)
+    tfserving._await(child, "http://x", "net", log, timeout_s)
 
 
 def test_a_server_is_ready_when_the_newest_version_is_available(

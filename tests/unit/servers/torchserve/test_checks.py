@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec, Tolerance
+from pipeline.proof.ledger import Ledger
 from pipeline.servers.torchserve import api as torchserve_api
 from pipeline.servers.torchserve import checks as torchserve
 from pipeline.servers.torchserve.api import Registration, Worker
@@ -62,8 +63,9 @@ def checked() -> tuple[str, str]:
         predict=lambda body: SimpleNamespace(value=[0.0], batch_size=1), arrays=lambda value: sample.outputs
     )
     suite = _Suite(expectation, client, "http://m", "http://n", SERVER)
-    suite.check("killed worker", "http", suite._killed_worker)
-    (check,) = suite.checks
+    ledger = Ledger(alive=expectation.alive)
+    ledger.check("killed worker", "http", suite._killed_worker)
+    (check,) = ledger.checks
     return check.outcome, check.detail
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.base.errors import ConfigError, MissingError, SmokeError
 from pipeline.machine import environment
-from pipeline.servers.process import ServerLog
+from pipeline.servers.process import PortTaken, ServerLog
 from pipeline.servers.torchserve import api as torchserve_api
 from pipeline.servers.torchserve import server as torchserve
 from pipeline.servers.torchserve import store as torchserve_store
@@ -118,7 +118,7 @@ def test_an_old_java_is_named_with_what_to_install(tmp_path: Path) -> None:
 
 def test_a_port_lost_before_the_server_bound_it_is_no_failure_yet(tmp_path: Path) -> None:
     text = "java.io.IOException: Failed to bind to address: http://127.0.0.1:18080"
-    with pytest.raises(torchserve._PortTaken):
+    with pytest.raises(PortTaken):
         _starting(tmp_path, text, 1)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.servers.probe import InputSpec
 from pipeline.servers.triton.known_inputs import known_input
+from pipeline.servers.triton.probe import InputSpec
 
 SPECS = [InputSpec(name="x", datatype="FP32", shape=(1, 3))]
 ROW = np.array([[1, 2, 3]], np.float32)

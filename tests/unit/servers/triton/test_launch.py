@@ -1,110 +1,89 @@
-"""How the server is launched, embedded and in a container, and what is said when it cannot be."""
+"""A tritonserver's flags, the reading of its log, and when it is too late."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.base import command
-from pipeline.base.errors import ConfigError, MissingError, StageError
-from pipeline.machine import environment as probing
-from pipeline.servers import container
-from pipeline.servers.process import Ports
-from pipeline.servers.triton import embedded as triton
-from tests.models import make_models as make
+from pipeline.base.errors import SmokeError
+from pipeline.servers.triton import launch as launching
+from pipeline.servers.triton.launch import TritonLog, server_flags
 
-OPTIONS = {"start_timeout_s": 1.0}
-
-
-def test_the_server_is_given_no_secret(monkeypatch, tmp_path):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    monkeypatch.setenv("LANG", "C.UTF-8")
-    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    home = tmp_path / "site-packages" / "pytriton" / "tritonserver"
-    environment = triton._environment(home, tmp_path / "lib")
-    assert environment["LD_LIBRARY_PATH"] == f"{tmp_path}/lib:{tmp_path}/site-packages/nvidia_pytriton.libs"
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/tensorrt/lib:/driver")
-    with_own = triton._environment(home, tmp_path / "lib")["LD_LIBRARY_PATH"]
-    assert with_own == f"{environment['LD_LIBRARY_PATH']}:/opt/tensorrt/lib:/driver"
-    assert environment["PATH"].split(":")[0] == os.path.dirname(sys.executable)  # noqa: PTH120
-    assert environment["LANG"] == "C.UTF-8"
-    assert "hush" not in environment.values()
+# lines as tritonserver 2.51.0 writes them
+LOG = r"""I1121 09:33:45.188745 7786 model_lifecycle.cc:472] "loading: corrupt:1"
+E1121 09:33:45.186994 7786 server.cc:241] "CudaDriverHelper has not been initialized."
+E1121 09:33:45.649922 7786 model_lifecycle.cc:642] "failed to load 'corrupt' version 1: Internal: RefusedError: onnx runtime error 7: Load model from /r/corrupt/1/model.onnx failed:Protobuf parsing failed.\n\nAt:\n  /b/onnxruntime/model.py(106): initialize\n"
+E1121 09:33:45.690000 7786 model_lifecycle.cc:642] "failed to load 'bare' version 1: Internal: ModuleNotFoundError: No module named 'torch'\n\nAt:\n  /b/pytorch/model.py(6): <module>\n"
+E1121 09:33:45.700000 7786 model_lifecycle.cc:642] "failed to load 'gpu' version 2: Invalid argument: instance group gpu_0 of model gpu has kind KIND_GPU but no GPUs are available"
+E1121 09:41:08.184166 7786 model_repository_manager.cc:1460] "Poll failed for model directory 'badtext': failed to read text proto from /r/badtext/config.pbtxt"
+E1121 09:41:12.731936 7786 model_repository_manager.cc:724] "failed to load model 'badver': at least one version must be available under the version policy of model 'badver'"
+Error: Failed to initialize NVML
+error: creating server: Internal - failed to load all models
+"""  # noqa: E501
 
 
-@pytest.mark.parametrize(
-    ("gap", "name"), [("tritonserver", "Triton server"), ("stub", "Python stub"), ("libpython", "libpython")]
-)
-def test_what_is_not_installed_is_said_with_its_remedy_before_anything_is_written(monkeypatch, tmp_path, gap, name):
-    bare = dataclasses.replace(probing.probe(tmp_path), **{gap: None})
-    monkeypatch.setattr(probing, "probe", lambda work_dir: bare)
-    with (
-        pytest.raises(MissingError, match="cannot run the embedded Triton") as caught,
-        triton.embedded(tmp_path, ["m"], log_path=tmp_path / "log", **OPTIONS),
-    ):
-        pass
-    assert caught.value.found.startswith(f"{name}: ")
-    assert "; " in caught.value.found
-    assert not (tmp_path / "log").exists()
+def test_load_failures_by_model_without_the_python_around_them(tmp_path):
+    path = tmp_path / "server.log"
+    log = TritonLog(path)
+    path.write_text(LOG)
+    assert log.load_failures() == {
+        "corrupt": "onnx runtime error 7: Load model from /r/corrupt/1/model.onnx failed:Protobuf parsing failed.",
+        "bare": "ModuleNotFoundError: No module named 'torch'",
+        "gpu": "instance group gpu_0 of model gpu has kind KIND_GPU but no GPUs are available",
+        "badtext": "failed to read text proto from /r/badtext/config.pbtxt",
+        "badver": "at least one version must be available under the version policy of model 'badver'",
+    }
 
 
-def test_no_models_is_refused(tmp_path):
-    for launch in (
-        triton.embedded(tmp_path, [], log_path=tmp_path / "log", **OPTIONS),
-        container.launch(tmp_path, [], release="24.10", log_path=tmp_path / "log", **OPTIONS),
-    ):
-        with pytest.raises(ConfigError, match="no model to serve"), launch:
-            pass
+def test_last_errors_leave_out_what_every_start_says(tmp_path):
+    path = tmp_path / "server.log"
+    log = TritonLog(path)
+    path.write_text(LOG)
+    lines = log.last_errors().splitlines()
+    assert lines[-1] == "creating server: Internal - failed to load all models"
+    assert len(lines) == 5
+    assert "CudaDriverHelper" not in log.last_errors()
 
 
-def test_docker_command(tmp_path):
-    make.add_scale(tmp_path, "a")
-    make.add_scale(tmp_path, "b", extra="instance_group { kind: KIND_GPU gpus: [0] }")
-    ports = Ports(http=1, grpc=2, metrics=3)
-    argv = container.docker_run(tmp_path, ["a"], release="24.10", name="me", ports=ports)
-    assert argv == [
-        "docker", "run", "--rm", "--name=me", "--user=triton-server", "--shm-size=1g", "--ulimit=memlock=-1",
-        "--ulimit=stack=67108864", "--publish=127.0.0.1:1:8000", "--publish=127.0.0.1:2:8001",
-        "--publish=127.0.0.1:3:8002", f"--volume={tmp_path}:/models:ro", "nvcr.io/nvidia/tritonserver:24.10-py3",
-        "tritonserver", "--model-repository=/models",
-    ]  # fmt: skip
-    argv = container.docker_run(tmp_path, ["a", "b"], release="24.10", name="me", ports=ports)
-    assert "--gpus=all" in argv
+def test_a_log_without_errors_shows_its_last_lines(tmp_path):
+    path = tmp_path / "server.log"
+    log = TritonLog(path)
+    assert log.last_errors() == ""
+    path.write_text("one\ntwo\n")
+    assert log.last_errors() == "one\ntwo"
 
 
-def test_docker_command_for_plans_that_later_versions_load(tmp_path):
-    for name, options in (("old", {}), ("new", {"version_compatible": True})):
-        make.add_scale(tmp_path, name)
-        (tmp_path / name / "1" / "model.plan.json").write_text(json.dumps({"options": options}))
-    flag = "--backend-config=tensorrt,version-compatible=true"
-    for names, expected in ((["old"], False), (["new"], True), (["old", "new"], True)):
-        argv = container.docker_run(tmp_path, names, release="24.10", name="me", ports=Ports())
-        assert (argv[-1] == flag) is expected
-    (tmp_path / "new" / "1" / "model.plan.json").write_text("[]")
-    assert flag not in container.docker_run(tmp_path, ["new"], release="24.10", name="me", ports=Ports())
+def test_the_log_of_an_earlier_server_is_not_read_again(tmp_path):
+    path = tmp_path / "server.log"
+    path.write_text(LOG)
+    log = TritonLog(path)
+    assert log.load_failures() == {}
+    with path.open("a") as stream:
+        stream.write('E1121 09:33:52.3 1 main.cc:245] "failed to start GRPC service: Unavailable - ')
+        stream.write("Socket '127.0.0.1:1' already in use \"\n")
+    assert log.port_taken()
 
 
-def test_docker_command_for_a_model_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="no model absent"):
-        container.docker_run(tmp_path, ["absent"], release="24.10", name="me", ports=Ports())
+def test_the_server_loads_exactly_what_it_is_told():
+    flags = server_flags(["a", "b"], "me", 0.2)
+    assert [flag for flag in flags if flag.startswith("--load-model")] == ["--load-model=a", "--load-model=b"]
+    assert {"--model-control-mode=explicit", "--disable-auto-complete-config", "--exit-on-error=true"} <= set(flags)
+    assert "--exit-timeout-secs=1" in flags
 
 
-def test_an_image_that_cannot_be_fetched_is_missing(monkeypatch, tmp_path):
-    make.add_scale(tmp_path, "a")
-    calls = []
-
-    def run(argv, *, timeout_s):
-        calls.append(argv[1])
-        if argv[1] != "version":
-            raise StageError("docker exited with 1", found="manifest unknown")
-        return "28.2.2"
-
-    monkeypatch.setattr(command, "run", run)
-    launch = container.launch(tmp_path, ["a"], release="24.10", log_path=tmp_path / "log", **OPTIONS)
-    with pytest.raises(MissingError, match=r"cannot get the image .*:24\.10-py3") as caught, launch:
-        pass
-    assert calls == ["version", "image", "pull"]
-    assert caught.value.found == "manifest unknown"
+@pytest.mark.parametrize("left_s", [60.0, -1.0])
+def test_a_server_that_is_ready_only_after_its_time_is_too_late(tmp_path, monkeypatch, left_s):
+    """The process that waits may have stood still meanwhile."""
+    monkeypatch.setattr(launching, "_next_step", lambda *_: "")
+    path = tmp_path / "server.log"
+    path.touch()
+    child, launch = SimpleNamespace(poll=lambda: None), SimpleNamespace(start_timeout_s=5.0)
+    arguments = (child, TritonLog(path), "http://x", launch, time.monotonic() + left_s)
+    if left_s > 0:
+        launching._wait_until_ready(*arguments)
+        return
+    with pytest.raises(SmokeError, match="not ready within 5 s") as caught:
+        launching._wait_until_ready(*arguments)
+    assert "ready only after that" in caught.value.found

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.servers import probe
-from pipeline.servers.probe import IndexRow, InputSpec, NotAnswered, Refusal, TooLate
+from pipeline.servers.triton import probe
+from pipeline.servers.triton.client.messages import IndexRow
+from pipeline.servers.triton.probe import InputSpec, NotAnswered, Refusal, TooLate
 from pipeline.servers.triton.watch import Watch, _instances
 
 DEAD = Refusal(500, '{"error":"Stub process \'a_0_0\' is not healthy."}')
@@ -32,9 +33,9 @@ class Server:
         self.loads: Callable[[str], Refusal | None] = lambda model: None
 
     def index(self, url: str, **_: float) -> list[IndexRow]:
-        ready = [IndexRow(model=name, version=version, state="READY") for name, version in self.ready.items()]
+        ready = [IndexRow(name=name, version=version, state="READY") for name, version in self.ready.items()]
         return ready + [
-            IndexRow(model=name, version="1", state="UNAVAILABLE", reason=reason)
+            IndexRow(name=name, version="1", state="UNAVAILABLE", reason=reason)
             for name, reason in self.reasons.items()
             if name not in self.ready
         ]

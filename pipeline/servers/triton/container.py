@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
-import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.base import command, model_config
-from pipeline.base.errors import ConfigError, MissingError, StageError
-from pipeline.servers.process import Launch, Ports, Served, on_ports, server_flags
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError
+from pipeline.servers import docker
+from pipeline.servers.process import Ports, Served, find_ports, on_free_ports
+from pipeline.servers.triton.launch import Launch, running, server_flags
 
 _IMAGE = "nvcr.io/nvidia/tritonserver"
 _HOST = "127.0.0.1"
 _USUAL_PORTS = Ports(http=8000, grpc=8001, metrics=8002)
-_ENGINE_TIMEOUT_S = 15.0
-_PULL_TIMEOUT_S = 3600.0  # the image has about 15 GB
 
 
 @contextlib.contextmanager
@@ -67,15 +65,12 @@ def launch(
             exit_timeout_s=exit_timeout_s,
         )
 
-    require_engine(launch_on(_USUAL_PORTS).argv)
-    require_image(f"{_IMAGE}:{release}-py3")
-    try:
-        with on_ports(_HOST, Ports(), launch_on) as served:
+    docker.require_engine(launch_on(_USUAL_PORTS).argv)
+    docker.require_image(f"{_IMAGE}:{release}-py3")
+    with docker.killed_at_last(name):
+        started = on_free_ports(lambda: running(launch_on(find_ports(_HOST, Ports()))), who="server", log_path=log_path)
+        with started as served:
             yield served
-    finally:
-        # Docker's client may be gone while the container is not
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(["docker", "kill", name], capture_output=True, check=False, timeout=_ENGINE_TIMEOUT_S)
 
 
 def docker_run(repository: Path, models: Sequence[str], *, release: str, name: str, ports: Ports) -> list[str]:
@@ -128,39 +123,3 @@ def _wants_gpu(repository: Path, model: str) -> bool:
     except OSError as error:
         raise ConfigError(f"no model {model} in the repository", found=str(error), where=str(path)) from error
     return any(group.get("kind") == "KIND_GPU" for group in config.get("instance_group", ()))
-
-
-def require_engine(argv: Sequence[str]) -> None:
-    """Refuse to go on without a Docker engine.
-
-    Args:
-        argv: what would be run, for the message.
-
-    Raises:
-        MissingError: none answers.
-    """
-    try:
-        command.run(["docker", "version", "--format={{.Server.Version}}"], timeout_s=_ENGINE_TIMEOUT_S)
-    except (MissingError, StageError) as error:
-        raise MissingError(
-            "server: no Docker engine answers here",
-            found=error.found,
-            hint=f"start one, set serve.engine: embedded, or run this where there is one:\n{shlex.join(argv)}",
-        ) from error
-
-
-def require_image(image: str) -> None:
-    """Fetch an image that is not here yet.
-
-    Raises:
-        MissingError: it is not to be had.
-    """
-    try:
-        command.run(["docker", "image", "inspect", "--format={{.Id}}", image], timeout_s=_ENGINE_TIMEOUT_S)
-    except StageError:
-        try:
-            command.run(["docker", "pull", "--quiet", image], timeout_s=_PULL_TIMEOUT_S)
-        except StageError as error:
-            raise MissingError(
-                f"server: cannot get the image {image}", found=error.found, hint=f"docker pull {image}"
-            ) from error

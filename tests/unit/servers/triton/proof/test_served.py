@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.base import model_config
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.proof import served
-from pipeline.proof.values import IndexRow, ModelMetadata, TensorMetadata
+from pipeline.servers.triton.client.messages import IndexRow, ModelMetadata, TensorMetadata
+from pipeline.servers.triton.proof import served
 
 TEXT = """
 name: "m" platform: "onnxruntime_onnx" backend: "onnxruntime" max_batch_size: 8

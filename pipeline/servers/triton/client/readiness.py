@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from pipeline.base.errors import SmokeError
-from pipeline.proof.connection import CONNECT_TIMEOUT_S, HttpConnection
-from pipeline.proof.values import IndexRow, NoAnswerError, RefusedError
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client.connection import CONNECT_TIMEOUT_S, HttpConnection
+from pipeline.servers.triton.client.messages import IndexRow
 
 _UNLOADED = "unloaded"  # the reason Triton gives for a model that was unloaded on request (2.51.0)
 

@@ -19,13 +19,13 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipeline.base import network
+from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array
-from pipeline.proof.values import (
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client.messages import (
     IndexRow,
     ModelMetadata,
-    NoAnswerError,
     Prepared,
-    RefusedError,
     Reply,
     Request,
     Statistics,
@@ -255,6 +255,41 @@ class GrpcConnection:
     def close(self) -> None:
         """Give up the connection."""
         self.client.close()
+
+
+Connection = HttpConnection | GrpcConnection
+"""A server over one protocol. Every method raises RefusedError or NoAnswerError."""
+
+
+@contextlib.contextmanager
+def connected(
+    model: str, http_url: str, grpc_url: str, request_timeout_s: float
+) -> Iterator[tuple[HttpConnection, GrpcConnection, dict[str, str]]]:
+    """Both connections, and why one of them does not work, by its protocol.
+
+    Raises:
+        SmokeError: neither works.
+    """
+    http, grpc = HttpConnection(http_url, request_timeout_s), GrpcConnection(grpc_url, request_timeout_s)
+    with contextlib.closing(http), contextlib.closing(grpc):
+        lost = _unreachable((http, grpc))
+        if len(lost) == 2:
+            raise SmokeError(
+                f"smoke[{model}]: no server answers at {http_url} or {grpc_url}",
+                found="; ".join(lost.values()),
+                hint="check the addresses, and that the server has started",
+            )
+        yield http, grpc, lost
+
+
+def _unreachable(connections: Sequence[Connection]) -> dict[str, str]:
+    lost: dict[str, str] = {}
+    for connection in connections:
+        try:
+            connection.live()
+        except (NoAnswerError, RefusedError) as error:
+            lost[connection.protocol] = error.in_one_line()
+    return lost
 
 
 def _arguments(module: Any, request: Request) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.base.errors import SmokeError
-from pipeline.proof import readiness
-from pipeline.proof.values import IndexRow
+from pipeline.servers.triton.client import readiness
+from pipeline.servers.triton.client.messages import IndexRow
 
 NO_GPU = "Invalid argument: instance group m_trt_0 of model m_trt has kind KIND_GPU but no GPUs are available"
 

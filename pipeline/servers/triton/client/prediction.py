@@ -17,9 +17,9 @@ from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.base.values import Array, Tensors, TensorSpec
 from pipeline.config.images import image_layout, plain
 from pipeline.images import postprocessing, preprocessing
-from pipeline.proof import traffic
-from pipeline.proof.connection import HttpConnection
-from pipeline.proof.values import Connection, NoAnswerError, RefusedError, Request
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client.connection import Connection, HttpConnection
+from pipeline.servers.triton.client.messages import Request, parse_class
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _ARRAYS = (".npy", ".npz")
@@ -333,5 +333,5 @@ def _labels(
     leading = {tensor.name: config.max_batch_size > 0 or tensor.dims[0] == -1 for tensor in config.input}
     first = {name: array[:1] if leading[name] else array for name, array in inputs.items()}
     answer = connection.infer(Request(model=model, inputs=first, outputs=(output,), classes=count))[output]
-    parsed = [traffic.parse_class(value) for value in answer.reshape(-1)]
+    parsed = [parse_class(value) for value in answer.reshape(-1)]
     return {item.index: item.label for item in parsed if item.label}

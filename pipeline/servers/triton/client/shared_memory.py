@@ -20,8 +20,9 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from pipeline.base.values import Array, Tensors
-from pipeline.proof.connection import GrpcConnection
-from pipeline.proof.values import RefusedError, Request
+from pipeline.proof.failures import RefusedError
+from pipeline.servers.triton.client.connection import GrpcConnection
+from pipeline.servers.triton.client.messages import Request
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux (shm_overview(7))
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from pipeline.proof import shared_memory
-from pipeline.proof.values import RefusedError
+from pipeline.proof.failures import RefusedError
+from pipeline.servers.triton.client import shared_memory
 
 
 class Busy:

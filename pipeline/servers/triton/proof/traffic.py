@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from pipeline.base.values import Array, GoldenSamples, Sample, Tensors
+from pipeline.base.values import Array, GoldenSamples, Sample
 from pipeline.data.samples import batches
-from pipeline.proof.values import Request, Statistics
+from pipeline.servers.triton.client.messages import Class, Request, Statistics
 
 _DYNAMIC_SIZES = 4
 """Largest first dimension tried where it is dynamic but no batch for Triton (max_batch_size 0)."""
@@ -110,26 +110,6 @@ def _with(request: Request, old: str, new: str, array: Array) -> Request:
     return replace(request, inputs=inputs)
 
 
-@dataclass(frozen=True, slots=True)
-class Class:
-    """One ``score:index:label`` of the classification extension; the label is empty where the server has none."""
-
-    score: float
-    index: int
-    label: str
-
-
-def parse_class(value: bytes | str) -> Class:
-    """Read one element of a classification answer.
-
-    Raises:
-        ValueError: it is not in that form.
-    """
-    text = value.decode(errors="replace") if isinstance(value, bytes) else value
-    score, index, *label = text.split(":", 2)  # labels may hold colons
-    return Class(float(score), int(index), label[0] if label else "")
-
-
 def class_differences(
     rows: Sequence[Sequence[Class]], scores: Array, labels: Sequence[str], *, limit: Array
 ) -> list[str]:
@@ -158,23 +138,6 @@ def class_differences(
             name = labels[best] if best < len(labels) else ""
             found.append(f"sample {position}: best is {first}:{row[0].label}, expected {best}:{name}")
     return found
-
-
-def first_wrong(actual: Tensors, expected: Tensors) -> str:
-    """The element that is furthest off, with what was expected and what came; empty where shapes or names differ."""
-    worst, text = -1.0, ""
-    for name, reference in expected.items():
-        answer = actual.get(name)
-        if answer is None or answer.shape != reference.shape or not reference.size:
-            continue
-        error = np.abs(answer.astype(np.float64) - reference.astype(np.float64))
-        error = np.where(np.isnan(error), np.inf, error)
-        place = np.unravel_index(int(np.argmax(error)), error.shape)
-        if error[place] > worst:
-            worst = float(error[place])
-            where = ", ".join(str(int(axis)) for axis in place)
-            text = f"{name}[{where}]: expected {reference[place]:.6g}, got {answer[place]:.6g}"
-    return text
 
 
 def merged(before: Statistics, after: Statistics, largest: int) -> str:

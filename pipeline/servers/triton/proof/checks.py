@@ -17,14 +17,22 @@ import numpy as np
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, GoldenSamples, Progress, Sample, SmokeResult
 from pipeline.data.samples import batches
-from pipeline.proof import served, shared_memory, traffic
-from pipeline.proof.connection import CONCURRENCY, GrpcConnection, HttpConnection, is_loopback
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.judge import Judge, Tally, WrongError
-from pipeline.proof.ledger import DEAD_STUB, Ledger, Row, connected, none_of
-from pipeline.proof.values import Connection, RefusedError, Request
-
-__all__ = ["Expectation", "run"]
+from pipeline.proof.failures import NotTriedError, RefusedError, WrongError
+from pipeline.proof.judge import Tally
+from pipeline.proof.ledger import Ledger, Row, none_of, refused
+from pipeline.servers.triton.client import shared_memory
+from pipeline.servers.triton.client.connection import (
+    CONCURRENCY,
+    Connection,
+    GrpcConnection,
+    HttpConnection,
+    connected,
+    is_loopback,
+)
+from pipeline.servers.triton.client.messages import DEAD_STUB, Request, parse_class
+from pipeline.servers.triton.proof import served, traffic
+from pipeline.servers.triton.proof.asking import AskingJudge
+from pipeline.servers.triton.proof.expectation import Expectation
 
 _AT_ONCE = 4  # full batches in flight: enough to overlap sending with running, few enough for memory
 _TEXT_ROUNDING = 1e-6  # the classification extension prints six decimals
@@ -49,7 +57,7 @@ def run(
     if not any(golden is not None for golden in expectation.versions.values()):
         raise SmokeError(f"smoke[{name}]: no served version has golden samples", hint="build the model again")
     with connected(name, http_url, grpc_url, request_timeout_s) as (http, grpc, lost):
-        ledger = Ledger(alive=expectation.alive, lost=lost)
+        ledger = Ledger(alive=expectation.alive, lost=lost, final_words=DEAD_STUB)
         suite = _Suite(expectation, http, grpc, local=is_loopback(http_url) and is_loopback(grpc_url), ledger=ledger)
         return ledger.run(name, suite.plan(), progress)
 
@@ -64,13 +72,13 @@ class _Suite:
     local: bool
     ledger: Ledger
     merged: str = ""
-    judge: Judge = field(init=False)
+    judge: AskingJudge = field(init=False)
     golden: GoldenSamples = field(init=False)
     version: int = field(init=False)
     default: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.expectation)
+        self.judge = AskingJudge(self.expectation)
         known = {version: golden for version, golden in self.expectation.versions.items() if golden is not None}
         newest = max(known)
         self.golden = known[newest]
@@ -195,7 +203,7 @@ class _Suite:
             request = replace(self.judge.request(sample, self.default), outputs=(name,), classes=scores.shape[1])
             answer = connection.infer(request)[name].reshape(size, -1)
             try:
-                rows = [[traffic.parse_class(value) for value in row] for row in answer]
+                rows = [[parse_class(value) for value in row] for row in answer]
             except ValueError as error:
                 raise WrongError(f"output {name}: not score:index:label: {error}") from error
             tolerance = self.expectation.tolerance
@@ -207,19 +215,7 @@ class _Suite:
     # ---- refusals
 
     def _refused(self, connection: Connection, request: Request, what: str) -> None:
-        """Send what must be refused.
-
-        Raises:
-            WrongError: it was answered.
-            RefusedError: the model's process is dead, so that the refusal says nothing.
-        """
-        try:
-            connection.infer(request)
-        except RefusedError as error:
-            if DEAD_STUB in error.text:
-                raise
-            return
-        raise WrongError(f"{what}: answered, expected an error")
+        refused(partial(connection.infer, request), what, final_words=DEAD_STUB)
 
     def _wrong_requests(self, connection: Connection) -> str:
         good = self.judge.request(self.golden.samples[0], self.default)
@@ -304,6 +300,9 @@ class _Suite:
     def _shared_memory(self) -> str:
         sample = self.golden.samples[0]
         request = self.judge.request(sample, self.default)
-        answer = shared_memory.infer(self.grpc, request, sample.outputs)
+        try:
+            answer = shared_memory.infer(self.grpc, request, sample.outputs)
+        except shared_memory.ForeignMemoryError as error:
+            raise NotTriedError(f"shared memory not tried: {error}") from error
         self.judge.compare(dict(answer), sample, "through shared memory", tally := Tally())
         return f"inputs and outputs in system shared memory: max abs {tally.max_abs:.2g}"

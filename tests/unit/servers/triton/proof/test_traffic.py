@@ -5,8 +5,8 @@ import pytest
 from numpy import testing
 
 from pipeline.base.values import GoldenSamples, Sample
-from pipeline.proof import traffic
-from pipeline.proof.values import Request, Statistics
+from pipeline.servers.triton.client.messages import Class, Request, Statistics, parse_class
+from pipeline.servers.triton.proof import traffic
 
 
 def sample(value: float, length: int = 2) -> Sample:
@@ -100,20 +100,20 @@ def test_no_dimension_can_be_wrong_where_all_are_dynamic() -> None:
 
 
 def test_parse_class() -> None:
-    assert traffic.parse_class(b"12.354098:0:zero") == traffic.Class(12.354098, 0, "zero")
-    assert traffic.parse_class(b"-1.5:3:a: b") == traffic.Class(-1.5, 3, "a: b")
-    assert traffic.parse_class("0.25:7") == traffic.Class(0.25, 7, "")
+    assert parse_class(b"12.354098:0:zero") == Class(12.354098, 0, "zero")
+    assert parse_class(b"-1.5:3:a: b") == Class(-1.5, 3, "a: b")
+    assert parse_class("0.25:7") == Class(0.25, 7, "")
     for text in (b"", b"zero", b"1.0:x:y"):
         with pytest.raises(ValueError):
-            traffic.parse_class(text)
+            parse_class(text)
 
 
 SCORES = np.array([[1.0, 3.0, 2.0]])
 LIMIT = np.full_like(SCORES, 1e-3)
 
 
-def classes(*texts: str) -> list[list[traffic.Class]]:
-    return [[traffic.parse_class(text) for text in texts]]
+def classes(*texts: str) -> list[list[Class]]:
+    return [[parse_class(text) for text in texts]]
 
 
 def test_right_classes_have_no_differences() -> None:
@@ -139,17 +139,6 @@ def test_a_tie_within_the_tolerance_may_fall_either_way() -> None:
 )
 def test_wrong_classes_are_told(texts: tuple[str, ...], labels: tuple[str, ...], problem: str) -> None:
     assert traffic.class_differences(classes(*texts), SCORES, labels, limit=LIMIT) == [problem]
-
-
-def test_first_wrong_is_the_furthest_and_nan_is_further() -> None:
-    expected = {"a": np.array([[1.0, 2.0]]), "b": np.array([[5, 6]])}
-    assert (
-        traffic.first_wrong({"a": np.array([[1.0, 2.5]]), "b": np.array([[5, 9]])}, expected)
-        == "b[0, 1]: expected 6, got 9"
-    )
-    actual = {"a": np.array([[np.nan, 2.5]]), "b": np.array([[5, 9]])}
-    assert traffic.first_wrong(actual, expected) == "a[0, 0]: expected 1, got nan"
-    assert traffic.first_wrong({"a": np.zeros(3)}, expected) == ""
 
 
 def test_merged() -> None:

@@ -16,15 +16,16 @@ import tritonclient.http as triton_http
 from pipeline.base import network
 from pipeline.base.values import Array, Progress, SmokeResult, Tensors
 from pipeline.images.preprocessing import png
-from pipeline.proof import labels, served, traffic
-from pipeline.proof.bad_images import bad_images
-from pipeline.proof.connection import CONCURRENCY, GrpcConnection, HttpConnection
-from pipeline.proof.expectation import ImagesExpectation
-from pipeline.proof.judge import WrongError
-from pipeline.proof.ledger import DEAD_STUB, Ledger, Row, connected, none_of
-from pipeline.proof.values import Connection, ModelMetadata, NoAnswerError, RefusedError, Request, TensorMetadata
+from pipeline.proof import labels
+from pipeline.proof.failures import NoAnswerError, RefusedError, WrongError
+from pipeline.proof.ledger import Ledger, Row, none_of, refused
+from pipeline.servers.triton.client.connection import CONCURRENCY, Connection, GrpcConnection, HttpConnection, connected
+from pipeline.servers.triton.client.messages import DEAD_STUB, ModelMetadata, Request, TensorMetadata
+from pipeline.servers.triton.proof import served, traffic
+from pipeline.servers.triton.proof.bad_images import bad_images
+from pipeline.servers.triton.proof.expectation import ImagesExpectation
 
-_REFUSED = ("400", "INVALID_ARGUMENT")
+_refused = partial(refused, statuses=("400", "INVALID_ARGUMENT"), final_words=DEAD_STUB)
 
 Answer = list[tuple[str, float]]
 
@@ -45,7 +46,7 @@ def run(
         SmokeError: neither protocol gives a connection.
     """
     with connected(expectation.model, http_url, grpc_url, request_timeout_s) as (http, grpc, lost):
-        ledger = Ledger(alive=expectation.alive, lost=lost)
+        ledger = Ledger(alive=expectation.alive, lost=lost, final_words=DEAD_STUB)
         suite = _Suite(expectation, http, grpc, _RawBody(http_url, expectation.config, request_timeout_s))
         if not suite.known:
             ledger.notes.append("no labels were compared: the golden samples are no image files")
@@ -239,30 +240,19 @@ class _Suite:
     def _bad_images(self, connection: Connection) -> str:
         bad = bad_images(self.images[0], self.expectation.before)
         for what, image in bad.items():
-            self._refused(partial(connection.infer, self._request([image])), what)
+            _refused(partial(connection.infer, self._request([image])), what)
             if connection.protocol == "http":
-                self._refused(partial(self.raw.infer, image), f"{what} as a bare body")
+                _refused(partial(self.raw.infer, image), f"{what} as a bare body")
         if self.expectation.config.max_batch_size > 1:
             mixed = self._request([self.images[0], bad["text"]])
-            self._refused(partial(connection.infer, mixed), "text beside an image")
+            _refused(partial(connection.infer, mixed), "text beside an image")
         answer = connection.infer(self._request(self.images[:1]))
         self._judge(self._labels(answer), [0], "an image after the bad ones")
         return f"refused: {', '.join(bad)}; an image is still answered"
 
-    def _refused(self, ask: Callable[[], Any], what: str) -> None:
-        try:
-            ask()
-        except RefusedError as error:
-            if DEAD_STUB in error.text:
-                raise
-            if error.status not in _REFUSED:
-                raise WrongError(f"{what}: expected status 400, found {error.status}: {error.text}") from error
-            return
-        raise WrongError(f"{what}: answered, expected an error")
-
     def _batch_limit(self, connection: Connection) -> str:
         size = self.expectation.config.max_batch_size + 1
-        self._refused(partial(connection.infer, self._request(self.images[:1] * size)), f"a batch of {size}")
+        _refused(partial(connection.infer, self._request(self.images[:1] * size)), f"a batch of {size}")
         answer = connection.infer(self._request(self.images[:1]))
         self._judge(self._labels(answer), [0], f"an image after a batch of {size}")
         return f"a batch of {size} refused; an image is still answered"
@@ -294,7 +284,7 @@ class _Suite:
         for position, (batch, answer) in enumerate(zip(batches, answers, strict=True)):
             where = f"request {position} of {count} at once"
             if position in bad:
-                self._refused(partial(_raise_refusal, answer), where)
+                _refused(partial(_raise_refusal, answer), where)
                 continue
             if isinstance(answer, RefusedError):
                 raise answer

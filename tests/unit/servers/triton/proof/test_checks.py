@@ -10,17 +10,11 @@ import pytest
 from pipeline.base import model_config
 from pipeline.base.errors import SmokeError
 from pipeline.base.values import Array, GoldenSamples, Sample, Signature, SmokeResult, TensorSpec, Tolerance
-from pipeline.proof import checks, ledger
-from pipeline.proof.expectation import Expectation
-from pipeline.proof.values import (
-    IndexRow,
-    ModelMetadata,
-    NoAnswerError,
-    RefusedError,
-    Request,
-    Statistics,
-    TensorMetadata,
-)
+from pipeline.proof.failures import NoAnswerError, RefusedError
+from pipeline.servers.triton.client import connection
+from pipeline.servers.triton.client.messages import IndexRow, ModelMetadata, Request, Statistics, TensorMetadata
+from pipeline.servers.triton.proof import checks
+from pipeline.servers.triton.proof.expectation import Expectation
 
 Answer = dict[str, Array] | RefusedError
 CONFIG = model_config.parse_text(
@@ -90,8 +84,8 @@ class Connection:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(ledger, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
-    monkeypatch.setattr(ledger, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
+    monkeypatch.setattr(connection, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
+    monkeypatch.setattr(connection, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
     return server
 
 

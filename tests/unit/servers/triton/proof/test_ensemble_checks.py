@@ -12,9 +12,11 @@ from pipeline.base import model_config
 from pipeline.base.values import Array, GoldenSamples, Sample, SmokeResult, Tolerance
 from pipeline.images.postprocessing import Postprocessing, answer
 from pipeline.images.preprocessing import Preprocessing, RefusedImage, png, tensor
-from pipeline.proof import ensemble_checks, ledger
-from pipeline.proof.expectation import ImagesExpectation
-from pipeline.proof.values import IndexRow, ModelMetadata, RefusedError, Request, Statistics, TensorMetadata
+from pipeline.proof.failures import RefusedError
+from pipeline.servers.triton.client import connection
+from pipeline.servers.triton.client.messages import IndexRow, ModelMetadata, Request, Statistics, TensorMetadata
+from pipeline.servers.triton.proof import ensemble_checks
+from pipeline.servers.triton.proof.expectation import ImagesExpectation
 
 MEMBERS = ("m_preprocess", "m_onnx", "m_postprocess")
 CONFIG = model_config.parse_text(
@@ -95,8 +97,8 @@ class Connection:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(ledger, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
-    monkeypatch.setattr(ledger, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
+    monkeypatch.setattr(connection, "HttpConnection", lambda url, timeout_s: Connection(server, "http"))
+    monkeypatch.setattr(connection, "GrpcConnection", lambda url, timeout_s: Connection(server, "grpc"))
 
     class RawBody:
         def __init__(self, url: str, config: object, timeout_s: float) -> None: ...

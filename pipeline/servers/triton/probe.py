@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pipeline.base import model_config, network
 from pipeline.base.errors import ConfigError, SmokeError
+from pipeline.servers.triton.client.messages import IndexRow
 
 _SHORT_ELEMENTS = 16
 _ELEMENT_BYTES = {
@@ -53,20 +54,6 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexRow:
-    """One version of one model that the server has tried to load.
-
-    Attributes:
-        reason: why it is not ready: ``unloaded``, or what failed when it was loaded.
-    """
-
-    model: str
-    version: str
-    state: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
     """An input as a request names it: protocol data type, and a full shape without dynamic dimensions."""
 
@@ -97,7 +84,7 @@ def index(http_url: str, *, timeout_s: float) -> list[IndexRow]:
     """
     rows = _ask(f"{http_url}/v2/repository/index", data=b"", timeout_s=timeout_s)
     return [
-        IndexRow(model=row["name"], version=row["version"], state=row["state"], reason=row.get("reason", ""))
+        IndexRow(name=row["name"], version=row["version"], state=row["state"], reason=row.get("reason", ""))
         for row in rows
         if "state" in row
     ]

@@ -10,8 +10,8 @@ from pipeline.base import model_config
 from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.base.values import TensorSpec
 from pipeline.config import images
-from pipeline.proof import client
-from pipeline.proof.connection import is_loopback
+from pipeline.servers.triton.client import prediction
+from pipeline.servers.triton.client.connection import is_loopback
 
 
 def config(text: str):
@@ -23,7 +23,7 @@ IMAGE = 'input { name: "image" data_type: TYPE_FP32 dims: [1, 2, 4] format: FORM
 
 def test_scores_go_through_softmax() -> None:
     rows = np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]], np.float32)
-    found = client.probabilities(rows)
+    found = prediction.probabilities(rows)
     testing.assert_allclose(found[0], [0.09003057, 0.24472847, 0.66524096], rtol=1e-6)
     testing.assert_allclose(found[1], [1.0, 0.0, 0.0])
     assert found.dtype == np.float64
@@ -31,12 +31,12 @@ def test_scores_go_through_softmax() -> None:
 
 def test_probabilities_stay_and_log_probabilities_are_undone() -> None:
     rows = np.array([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]])
-    testing.assert_array_equal(client.probabilities(rows), rows)
+    testing.assert_array_equal(prediction.probabilities(rows), rows)
     logs = np.log(np.array([[0.2, 0.3, 0.5]]))
-    testing.assert_allclose(client.probabilities(logs), [[0.2, 0.3, 0.5]])
+    testing.assert_allclose(prediction.probabilities(logs), [[0.2, 0.3, 0.5]])
     negative = np.array([[-1.0, -2.0, -3.0]])  # not log-probabilities
-    testing.assert_allclose(client.probabilities(negative).sum(axis=1), 1.0)
-    assert client.probabilities(negative)[0, 0] == pytest.approx(0.66524096)
+    testing.assert_allclose(prediction.probabilities(negative).sum(axis=1), 1.0)
+    assert prediction.probabilities(negative)[0, 0] == pytest.approx(0.66524096)
 
 
 def test_images_are_scaled_and_normalised_as_the_config_says(tmp_path: Path) -> None:
@@ -46,17 +46,17 @@ def test_images_are_scaled_and_normalised_as_the_config_says(tmp_path: Path) -> 
     how = images.plain(TensorSpec(name="image", dtype="float32", shape=("N", 1, 2, 4)), "NCHW", 1, (2, 4), mean=(0.5,))
     served = config(IMAGE)
     served.parameters["preprocess"].string_value = how.to_json()
-    array = client._read_image(tmp_path / "white.png", served)
+    array = prediction._read_image(tmp_path / "white.png", served)
     assert array.shape == (1, 1, 2, 4)
     testing.assert_allclose(array, 0.5)
     raw = 'input { name: "image" data_type: TYPE_UINT8 dims: [-1, -1, 3] format: FORMAT_NHWC } max_batch_size: 2'
-    pixels = client._read_image(tmp_path / "white.png", config(raw))
+    pixels = prediction._read_image(tmp_path / "white.png", config(raw))
     assert (pixels.shape, pixels.dtype, pixels.max()) == ((1, 20, 40, 3), np.uint8, 255)
     whole = 'input { name: "image" data_type: TYPE_FP32 dims: [3, 2, 4] format: FORMAT_NCHW }'
-    assert client._read_image(tmp_path / "white.png", config(whole)).shape == (3, 2, 4)
+    assert prediction._read_image(tmp_path / "white.png", config(whole)).shape == (3, 2, 4)
     served.parameters["preprocess"].string_value = '{"mean": 1}'
     with pytest.raises(SmokeError, match="`preprocess` cannot be read"):
-        client._read_image(tmp_path / "white.png", served)
+        prediction._read_image(tmp_path / "white.png", served)
 
 
 def test_images_stand_upright(tmp_path: Path) -> None:
@@ -67,24 +67,24 @@ def test_images_stand_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     image.save(tmp_path / "turned.png", exif=exif)
-    array = client._read_image(tmp_path / "turned.png", config(IMAGE))
+    array = prediction._read_image(tmp_path / "turned.png", config(IMAGE))
     testing.assert_array_equal(array[0, 0], [[0, 0, 0, 1], [0, 0, 0, 0]])
 
 
 def test_a_missing_batch_dimension_is_added(tmp_path: Path) -> None:
     text = 'input { name: "x" data_type: TYPE_FP32 dims: [3] } max_batch_size: 2'
     for shape in ((3,), (1, 3)):
-        assert client._batched({"x": np.zeros(shape)}, config(text), tmp_path)["x"].shape == (1, 3)
-    assert client._batched({"x": np.zeros((5, 3))}, config(text), tmp_path)["x"].shape == (5, 3)
+        assert prediction._batched({"x": np.zeros(shape)}, config(text), tmp_path)["x"].shape == (1, 3)
+    assert prediction._batched({"x": np.zeros((5, 3))}, config(text), tmp_path)["x"].shape == (5, 3)
     leading = 'input { name: "x" data_type: TYPE_FP32 dims: [-1, 3] }'
-    assert client._batched({"x": np.zeros(3)}, config(leading), tmp_path)["x"].shape == (1, 3)
+    assert prediction._batched({"x": np.zeros(3)}, config(leading), tmp_path)["x"].shape == (1, 3)
     for case, array, problem in (
         (text, np.zeros((1, 4)), r"x takes \[-1, 3\], found \[1, 4\]"),
         (text, np.zeros((0, 3)), "an array is empty"),
         ('input { name: "x" data_type: TYPE_FP32 dims: [3] }', np.zeros((1, 3)), r"x takes \[3\], found \[1, 3\]"),
     ):
         with pytest.raises(ConfigError, match=problem):
-            client._batched({"x": array}, config(case), tmp_path)
+            prediction._batched({"x": array}, config(case), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_a_missing_batch_dimension_is_added(tmp_path: Path) -> None:
 def test_arrays_are_converted_where_nothing_is_lost(tmp_path: Path, found: np.ndarray, wanted: str, fine: bool) -> None:
     (tensor,) = config(f'input {{ name: "x" data_type: {wanted} dims: [1] }}').input
     if fine:
-        testing.assert_array_equal(client._converted(found, tensor, tmp_path), found)
+        testing.assert_array_equal(prediction._converted(found, tensor, tmp_path), found)
     else:
         with pytest.raises(ConfigError, match="input x takes"):
-            client._converted(found, tensor, tmp_path)
+            prediction._converted(found, tensor, tmp_path)
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(ConfigError, match="not a readable array file"):
-        client._read(tmp_path / "x.npy", config('input { name: "x" data_type: TYPE_FP32 dims: [1] }'))
+        prediction._read(tmp_path / "x.npy", config('input { name: "x" data_type: TYPE_FP32 dims: [1] }'))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_which_output_ranks_classes(text: str, name: str | None) -> None:
-    found = client._scores_output(config(text))
+    found = prediction._scores_output(config(text))
     assert (found.name if found else None) == name
 
 
@@ -155,10 +155,10 @@ FILES = (
 
 def test_a_model_that_takes_files_gets_the_file_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_bytes(b"any bytes\0")
-    inputs = client._batched(client._read(tmp_path / "note.txt", config(FILES)), config(FILES), tmp_path)
+    inputs = prediction._batched(prediction._read(tmp_path / "note.txt", config(FILES)), config(FILES), tmp_path)
     assert inputs["image"].tolist() == [[b"any bytes\0"]]
     with pytest.raises(ConfigError, match="not a readable file"):
-        client._read(tmp_path / "absent.png", config(FILES))
+        prediction._read(tmp_path / "absent.png", config(FILES))
 
 
 def test_labels_of_an_ensemble_are_rows(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_labels_of_an_ensemble_are_rows(tmp_path: Path) -> None:
 
     def rows(value: bytes, top: int = 1) -> list[dict[str, object]]:
         outputs = {"labels": np.array([[value]], np.object_)}
-        return client._rows(None, "m", {}, outputs, config(FILES), top)  # type: ignore[arg-type]
+        return prediction._rows(None, "m", {}, outputs, config(FILES), top)  # type: ignore[arg-type]
 
     assert rows(text) == [{"label": "nine", "probability": 0.9}]
     assert len(rows(text, top=5)) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.images.preprocessing import Preprocessing, RefusedImage, png, tensor
-from pipeline.proof.bad_images import bad_images
+from pipeline.servers.triton.proof.bad_images import bad_images
 
 GOOD = png(np.random.default_rng(0).integers(0, 255, (16, 16, 1), dtype=np.uint8))
 

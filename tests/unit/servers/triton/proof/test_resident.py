@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.proof import measure
+from pipeline.servers.triton.proof import measured
 
 
 @dataclass
@@ -48,9 +48,9 @@ def test_the_memory_of_a_model_is_that_of_all_its_processes_and_of_no_other_s(st
         Process(["stub", "/repo/m_onnx_int8/2/model.onnx"], 2000),
         Process([], 4000),
     ]
-    assert measure.resident_bytes(7, Path("/repo/m_onnx/2")) == 141
+    assert measured.resident_bytes(7, Path("/repo/m_onnx/2")) == 141
 
 
 def test_a_model_without_processes_of_its_own_has_no_figure(stubs: list[Process]) -> None:
-    assert measure.resident_bytes(7, Path("/repo/m_onnx/2")) is None
-    assert measure.resident_bytes(8, Path("/repo/m_onnx/2")) is None
+    assert measured.resident_bytes(7, Path("/repo/m_onnx/2")) is None
+    assert measured.resident_bytes(8, Path("/repo/m_onnx/2")) is None

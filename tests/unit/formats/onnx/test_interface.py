@@ -2,7 +2,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.formats import interface
+from pipeline.formats.onnx import interface
 from tests.unit.formats import tiny
 
 Shape = list[int | str | None] | None

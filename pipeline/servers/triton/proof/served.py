@@ -11,7 +11,7 @@ from tritonclient.utils import np_to_triton_dtype
 from pipeline.base.ports import Port, differences
 from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, TensorSpec
-from pipeline.proof.values import IndexRow, ModelMetadata, TensorMetadata
+from pipeline.servers.triton.client.messages import IndexRow, ModelMetadata, TensorMetadata
 
 _NOT_OURS = ("runtime",)  # names the file that runs the model: a shared library, or a stand-in's model.py
 

@@ -1,0 +1,1 @@
+"""Proves that a running Triton answers what the models answer."""
