@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.base.errors import MissingError, PipelineError
 from pipeline.base.values import RunningServer, SourceModel
 from pipeline.build import deployments as deploy
 from pipeline.build import prove as proving
+from pipeline.build import source_gate
 from pipeline.build import variant as making
 from pipeline.build.run import Run
 from pipeline.config.load import LoadedConfig
@@ -174,6 +175,7 @@ class Stages:
             stage.result = _source_summary(entry.values)
         with self.run.stage(self._plan.samples.name, self._config.name) as stage:
             entry = self.run.step(self._plan.samples, stage, self._make_samples)
+            source_gate.check(self.run)
             stage.result = " · ".join([f"{entry.values['count']} samples", *entry.values["notes"]])
 
     def source_model(self) -> SourceModel:
@@ -188,8 +190,10 @@ class Stages:
         return self._opened
 
     def _make_samples(self, folder: Path) -> Mapping[str, Any]:
-        loaded = self._plan.loaded
-        return samples.make(
+        from pipeline.proof import source_accuracy
+
+        loaded, made = self._plan.loaded, self.run.entries[self._plan.source.name].values
+        values = samples.make(
             self._config.samples,
             loaded.train_data,
             signature=self.run.signature,
@@ -198,6 +202,14 @@ class Stages:
             seed=loaded.train_seed,
             out_dir=folder,
         )
+        judged = source_accuracy.judge(
+            samples.read(folder / samples.FILE_NAME),
+            self.run.signature,
+            classes=len(values["labels"]),
+            trained=loaded.train_data is not None,
+            held_out=None if made["accuracy"] is None else (made["accuracy"], made["test_samples"]),
+        )
+        return values | {"source": asdict(judged) if judged else None}
 
 
 def _source_summary(values: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pipeline.base import files
 from pipeline.base.errors import MissingError
 from pipeline.base.store import TIMING_CACHES, Step, tool_versions
 from pipeline.base.values import Artifact, GoldenSamples, Progress, SourceModel
-from pipeline.build import gate
+from pipeline.build import gate, source_gate
 from pipeline.build.run import Run
 from pipeline.config import inheritance
 from pipeline.data import samples
@@ -38,6 +38,7 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
             return
         if variant.engine:
             _check_profiles(run, variant, variant.engine)
+        source_gate.check_least(run, variant)
         graph = _export(run, variant, source_model)
         if variant.reduction is not None:
             graph = _reduce(run, variant, variant.reduction, graph)

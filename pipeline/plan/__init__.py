@@ -229,7 +229,7 @@ def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies
     data = loaded.train_data
     return Step(
         name=f"samples[{loaded.config.name}]",
-        code=("formats", *DATA_CODE),
+        code=("formats", "proof/source_accuracy.py", *DATA_CODE),
         parameters={
             "samples": loaded.config.samples.model_dump(mode="json", by_alias=True),
             "train_data": data.model_dump(mode="json") if data else None,
@@ -238,7 +238,7 @@ def _samples_step(loaded: LoadedConfig, model_signature: Signature, dependencies
             "labels": [list(spec.labels) for spec in model_signature.outputs],  # class folders are matched to them
         },
         inputs=dependencies.samples_digests,
-        tools=("numpy", "pillow", "scikit-learn", "torch"),
+        tools=("numpy", "pillow", "scikit-learn", "scipy", "torch"),
         upstream={"source": source},
     )
 

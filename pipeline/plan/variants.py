@@ -39,7 +39,7 @@ def _variant(subject: Subject, key: str) -> Variant:
     export = steps.export(subject, maker)
     reduction = steps.reduction(subject, key, precision, model_format)
     calibration = steps.calibration(subject, key, identifier, reduction)
-    judging = steps.judging(max_batch_size, tolerance, gates.accuracy, precision, reduction)
+    judging = steps.judging(max_batch_size, tolerance, gates.limits, precision, reduction)
     reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
     graph = reduce or export
     engine = engines.plan(subject, key, precision, graph, judging) if model_format == "tensorrt" else None
@@ -57,7 +57,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         max_batch_size=max_batch_size,
         fields=settings.fields(subject, variant, engine=engine is not None),
         tolerance=tolerance,
-        accuracy_gate=gates.accuracy,
+        accuracy_gate=gates.limits,
         export=export,
         calibration=calibration,
         reduce=reduce,
