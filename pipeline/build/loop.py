@@ -13,6 +13,7 @@ from pipeline.base.step import Made, Step
 from pipeline.base.values import RunningServer
 from pipeline.build import deployments as deploy
 from pipeline.build import prove as proving
+from pipeline.build import source_gate
 from pipeline.build import variant as making
 from pipeline.build.executors.local import Local
 from pipeline.build.run import Run
@@ -184,6 +185,7 @@ class Stages:
     def _prepare(self, steps: Steps) -> None:
         steps.get(self._plan.source, _source_summary)
         steps.get(self._plan.samples, making.samples_summary)
+        source_gate.check(self.run)
 
     def _steps(self, executor: Local, owners: Mapping[str, str]) -> Steps:
         name = self._plan.loaded.config.name

@@ -14,7 +14,7 @@ from pipeline.base import files
 from pipeline.base.errors import MissingError
 from pipeline.base.step import Made, Step, tool_versions
 from pipeline.base.values import Artifact
-from pipeline.build import gate
+from pipeline.build import gate, source_gate
 from pipeline.build.run import Run
 from pipeline.build.steps import Steps, side_by_side
 from pipeline.config import inheritance
@@ -32,6 +32,7 @@ def wanted(run: Run) -> list[Variant]:
     for variant in run.plan.variants:
         with run.guarded(variant, "build"):
             if variant.engine is None or _buildable(run, variant, variant.engine):
+                source_gate.check_least(run, variant)
                 found.append(variant)
     return found
 

@@ -58,7 +58,7 @@ def samples(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, st
         },
         unkeyed={**_folder(loaded), "label_places": places},
         inputs=digests,
-        tools=("numpy", "pillow", "scikit-learn", "torch"),
+        tools=("numpy", "pillow", "scikit-learn", "scipy", "torch"),
         upstream={"source": source},
         cores=None,
     )

@@ -39,7 +39,7 @@ def _variant(subject: Subject, key: str) -> Variant:
     export = steps.export(subject, maker)
     reduction = steps.reduction(subject, key, precision, model_format)
     calibration = steps.calibration(subject, key, identifier, reduction)
-    limits = parity.Gates(max_batch_size=max_batch_size, tolerance=tolerance, accuracy=gates.accuracy)
+    limits = parity.Gates(max_batch_size=max_batch_size, tolerance=tolerance, accuracy=gates.limits)
     judging = steps.judging(subject, limits, reduction)
     reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
     graph = reduce or export

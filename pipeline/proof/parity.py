@@ -13,7 +13,8 @@ from pipeline.base.step import Outcome, Task
 from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
 from pipeline.config.schema.variants import AccuracyGate
 from pipeline.data import samples as golden_samples
-from pipeline.proof.comparison import Comparison, compare, has_class_axis
+from pipeline.proof.comparison import Comparison, compare
+from pipeline.proof.source_accuracy import has_score_per_target
 
 _LARGEST_BATCH = 64  # a larger one proves nothing new about the file, and the served test runs max_batch_size itself
 _ACCURACY_BATCH = 16
@@ -149,7 +150,8 @@ def measure(
 def accuracy(runtime: Runtime, golden: GoldenSamples, *, gate: AccuracyGate | None) -> AccuracyResult | None:
     """Share of golden samples whose arg-max is their target, for the variant and for the source model.
 
-    The scores are the first output of shape ``[N, classes]`` (``[classes]`` for a model without a batch dimension).
+    The scores are the first output of shape ``[N, classes]`` (``[classes]`` for a model without a batch dimension)
+    that has one for every target.
 
     Args:
         runtime: the variant.
@@ -163,7 +165,7 @@ def accuracy(runtime: Runtime, golden: GoldenSamples, *, gate: AccuracyGate | No
         StageError: the runtime failed, or ``gate`` cannot be judged on these samples.
     """
     labelled = [sample for sample in golden.samples if sample.target is not None]
-    name = _scores(labelled[0], golden.batched) if labelled else None
+    name = _scores(labelled, golden.batched)
     if name is None:
         if gate is not None and (gate.min is not None or gate.max_drop is not None):
             raise StageError(
@@ -211,6 +213,6 @@ def _share(rows: Sequence[tuple[int, Comparison]]) -> float | None:
     return sum(size * share for size, share in shares) / sum(size for size, _ in shares)
 
 
-def _scores(sample: Sample, batched: bool) -> str | None:
-    shaped = _with_batch(sample.outputs, batched)
-    return next((name for name, array in shaped.items() if array.ndim == 2 and has_class_axis(array)), None)
+def _scores(labelled: Sequence[Sample], batched: bool) -> str | None:
+    names = labelled[0].outputs if labelled else ()
+    return next((name for name in names if has_score_per_target(labelled, name, batched=batched)), None)

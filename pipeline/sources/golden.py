@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.base import signatures
@@ -10,6 +11,7 @@ from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
 from pipeline.config.schema.model import Data, Samples
 from pipeline.data import samples
+from pipeline.proof import source_accuracy
 from pipeline.sources import opening
 
 
@@ -28,7 +30,7 @@ def make(task: Task, progress: Progress) -> Outcome:
     signature = signatures.from_json(given["signature"])
     signature = signatures.labelled(signature, given["source_labels"], labels)
     signatures.check_labels(signature, given["label_places"])
-    return samples.make(
+    made = samples.make(
         Samples.model_validate_json(canonical_json(given["samples"])),
         Data.model_validate_json(canonical_json(data)) if data else None,
         signature=signature,
@@ -37,3 +39,12 @@ def make(task: Task, progress: Progress) -> Outcome:
         seed=given["seed"],
         out_dir=task.out_dir,
     )
+    source = task.upstream["source"].values
+    judged = source_accuracy.judge(
+        samples.read(task.out_dir / samples.FILE_NAME),
+        signature,
+        classes=len(made.values["labels"]),
+        trained=data is not None,
+        held_out=None if source["accuracy"] is None else (source["accuracy"], source["test_samples"]),
+    )
+    return replace(made, values={**made.values, "source": asdict(judged) if judged else None})

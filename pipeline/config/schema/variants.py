@@ -38,7 +38,16 @@ class Gates(Section):
     """What a variant must satisfy to be emitted; parity limits left out take the precision's defaults."""
 
     parity: ParityGate = ParityGate()
-    accuracy: AccuracyGate | None = None
+    accuracy: AccuracyGate | Literal["off"] | None = Field(
+        None,
+        description="off: no limits and, in the common gates, a source that its own labelled samples speak against is "
+        "not refused",
+    )
+
+    @property
+    def limits(self) -> AccuracyGate | None:
+        """The limits on accuracy, where there are any."""
+        return self.accuracy if isinstance(self.accuracy, AccuracyGate) else None
 
 
 class Calibration(Section):

@@ -137,6 +137,20 @@ def test_accuracy_without_a_batch_dimension() -> None:
     assert result.value == 1.0
 
 
+def test_an_output_with_too_few_columns_for_the_classes_is_not_taken_for_the_scores() -> None:
+    """Boxes of four coordinates before ten scores."""
+    scores = np.eye(10, dtype=np.float32)
+    samples = tuple(
+        Sample(inputs={"x": row[None]}, outputs={"box": np.zeros((1, 4), np.float32), "y": row[None]}, target=number)
+        for number, row in enumerate(scores)
+    )
+    result = parity.accuracy(
+        Fake(lambda x: x), GoldenSamples(samples=samples, batched=True, sha256=""), gate=AccuracyGate(min=1.0)
+    )
+    assert result is not None
+    assert (result.value, result.reference, result.samples) == (1.0, 1.0, 10)
+
+
 def test_no_targets_no_accuracy_unless_a_gate_asks() -> None:
     samples = golden(targets=False)
     assert parity.accuracy(Fake(lambda x: x), samples, gate=None) is None
