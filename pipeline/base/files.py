@@ -19,18 +19,19 @@ from pipeline.base.errors import ConfigError, MissingError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FAULTY = (errno.EIO,)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into an error that says what to do.
+    """Turn a full or failing disk, or a forbidden path, into an error that says what to do.
 
     Args:
         path: file or directory being written.
         doing: the stage and action, for the message.
 
     Raises:
-        MissingError: no space, no quota, or no permission at ``path``.
+        MissingError: no space, no quota, no permission at ``path``, or the disk reports a fault.
     """
     try:
         yield
@@ -45,6 +46,10 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         if error.errno in _NO_ACCESS:
             raise MissingError(
                 f"{doing}: not allowed to write", found=str(error), where=str(path), hint="check its owner and mode"
+            ) from error
+        if error.errno in _FAULTY:
+            raise MissingError(
+                f"{doing}: the disk reported an error", found=str(error), where=str(path), hint="check the disk"
             ) from error
         raise
 

@@ -1,4 +1,4 @@
-"""Calls the stages in order: source and samples here, variants in make.py, what is made of them in deploy/."""
+"""Calls the stages in order: source and samples here, then variants made, emitted, proven and published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.base import files
 from pipeline.base.errors import MissingError, PipelineError
 from pipeline.base.values import BuildReport, RunningServer, SourceModel
 from pipeline.build import deployments as deploy
-from pipeline.build import prove as proving
+from pipeline.build import emission, expected, publication
 from pipeline.build import variant as making
 from pipeline.build.run import Run
 from pipeline.config.load import LoadedConfig
@@ -86,10 +86,14 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
         stages.prepare(serve=options.serve)
         for variant in stages.run.plan.variants:
             making.make(stages.run, variant, stages.source_model)
-        deploy.emit(stages.run)
-        if options.serve:
-            proving.prove(stages.run)
-            deploy.prove(stages.run)
+        with publication.opened(stages.run):
+            emission.emit(stages.run)
+            deploy.emit(stages.run)
+            if options.serve:
+                expected.prove_rows(stages.run)
+                deploy.prove(stages.run)
+            publication.publish(stages.run)
+        deploy.published(stages.run)
 
     return _reported(stages.run, work)
 
@@ -105,12 +109,13 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
     def work() -> None:
         stages.prepare(serve=remote is None)
         if remote is None:
-            proving.adopt(stages.run)
-            deploy.adopt(stages.run)
-            proving.prove(stages.run)
+            for row in stages.run.plan.rows:
+                stages.run.adopt(row)
+            expected.prove_rows(stages.run)
             deploy.prove(stages.run)
+            stages.run.record_levels(stages.run.plan.rows)
         else:
-            proving.prove_at(stages.run, remote)
+            expected.prove_at(stages.run, remote)
 
     return _reported(stages.run, work)
 

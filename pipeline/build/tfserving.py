@@ -14,13 +14,14 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, SmokeError, StageError
 from pipeline.base.values import RepositoryEntry, RunningServer, SmokeCheck, SmokeResult, Tensors
+from pipeline.build.emission import manifest_of
 from pipeline.build.run import Run
-from pipeline.build.variant import manifest_of
 from pipeline.formats.saved_model import tfserving_messages
 from pipeline.plan import TfServingPlan
 from pipeline.proof import parity
 from pipeline.proof.comparison import compare
-from pipeline.repository import versions
+from pipeline.repository.manifest import manifest_check
+from pipeline.repository.versions import LOCK_TIMEOUT_S, Version, global_lock, version_numbers
 from pipeline.servers.tfserving import server
 
 SCRIPT = "serve.sh"
@@ -30,7 +31,7 @@ _Checked = Callable[[], str]
 
 
 def emit(run: Run, plan: TfServingPlan) -> None:
-    """Put the variant's SavedModel into the tree; a failure is kept to this row."""
+    """Put the variant's SavedModel into the candidate of the tree; a failure is kept to this row."""
     with run.guarded(plan, "build"):
         made = run.results[plan.variant.key]
         if made.artifact is None or made.error:
@@ -39,8 +40,8 @@ def emit(run: Run, plan: TfServingPlan) -> None:
                 found=f"{plan.variant.identifier} failed",
                 hint="see the error of that variant",
             )
-        with run.stage(f"repository[{plan.identifier}]", plan.identifier) as stage:
-            version = versions.Version(
+        with run.stage(f"candidate[{plan.identifier}]", plan.identifier) as stage:
+            version = Version(
                 model_name=plan.model,
                 file_name="",
                 artifact=made.artifact.path,
@@ -48,8 +49,8 @@ def emit(run: Run, plan: TfServingPlan) -> None:
                 golden=run.golden_path,
                 manifest=manifest_of(run, plan.variant, made.artifact),
             )
-            entry = run.publish(plan, plan.root, version, stage)
-            write_tree_files(plan.root)
+            entry = run.emit(plan, version, stage)
+            write_tree_files(entry.root)
         run.update(
             plan,
             artifact=made.artifact,
@@ -58,6 +59,15 @@ def emit(run: Run, plan: TfServingPlan) -> None:
             accuracy=made.accuracy,
             cached=made.cached and not entry.created,
         )
+
+
+def published(run: Run, plan: TfServingPlan) -> None:
+    """Name the model in the tree's own files, now that it is there; a failure is kept to this row."""
+    entry = run.results[plan.key].entry
+    if entry is None or run.results[plan.key].error:
+        return
+    with run.guarded(plan, "build"):
+        write_tree_files(plan.root)
         run.note(plan, f"launch: {launch_command(plan.root)}")
 
 
@@ -67,8 +77,8 @@ def write_tree_files(root: Path) -> None:
     Raises:
         MissingError: the disk is full, or another build holds the tree for too long.
     """
-    with files.locked(versions.state_dir(root) / "lock", versions.LOCK_TIMEOUT_S):
-        names = sorted(item.name for item in root.iterdir() if versions.version_numbers(item))
+    with files.locked(global_lock(root), LOCK_TIMEOUT_S):
+        names = sorted(item.name for item in root.iterdir() if version_numbers(item))
         files.write_atomic(root / server.MODELS_CONFIG, tfserving_messages.models_config(names, server.INSIDE))
         files.write_atomic(root / SCRIPT, _script())
 
@@ -93,11 +103,6 @@ def _script() -> str:
 # ---- the proof ----------------------------------------------------------------------------------------------------
 
 
-def adopt(run: Run, plan: TfServingPlan) -> None:
-    """Take the newest version in the tree as what shall be proven."""
-    run.adopt(plan, plan.root, plan.model)
-
-
 def prove(run: Run, plan: TfServingPlan) -> None:
     """Hold the newest version against the golden samples, its manifest and TF-Serving's own messages.
 
@@ -109,14 +114,15 @@ def prove(run: Run, plan: TfServingPlan) -> None:
         return
     with run.guarded(plan, "smoke"), run.stage(f"smoke[{plan.identifier}]", plan.identifier) as stage:
         proof = _Proof(run, plan, entry)
-        checks = proof.offline()
-        if run.plan.loaded.config.serve.engine == "container":
+        checks, served = proof.offline(), run.plan.loaded.config.serve.engine == "container"
+        if served:
             checks += proof.served()
         else:
             run.note(plan, "the server was not run: TensorFlow's own loader answered in its place")
         result = SmokeResult(model=plan.identifier, checks=tuple(checks))
         stage.result = f"{len(checks)} checks"
         run.judge(plan, result)
+        run.prove(entry, "served" if served else "inspected")
 
 
 class _Proof:
@@ -135,7 +141,7 @@ class _Proof:
             ("metadata", self._shown),
             ("predict_request", self._round_trip),
         )
-        return [versions.manifest_check(self._entry), *(_check(name, "-", checked) for name, checked in rows)]
+        return [manifest_check(self._entry), *(_check(name, "-", checked) for name, checked in rows)]
 
     def served(self) -> list[SmokeCheck]:
         """What TensorFlow Serving itself answers."""
@@ -144,7 +150,7 @@ class _Proof:
         config = self._run.plan.loaded.config.serve
         log_path = self._run.directory / f"{self._plan.identifier}.server.log"
         launch = server.launch(
-            self._plan.root, self._plan.model, log_path=log_path, start_timeout_s=config.start_timeout_s
+            self._entry.root, self._plan.model, log_path=log_path, start_timeout_s=config.start_timeout_s
         )
         with launch as running:
             asked: tuple[tuple[str, Any, _Checked], ...] = (
@@ -162,7 +168,7 @@ class _Proof:
         return f"{len(samples)} samples"
 
     def _config(self) -> str:
-        path = self._plan.root / server.MODELS_CONFIG
+        path = self._entry.root / server.MODELS_CONFIG
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

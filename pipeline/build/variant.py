@@ -1,14 +1,12 @@
-"""One variant, from the source model to a version in the repository: export, reduce, judge, engine, emit."""
+"""One variant, from the source model to a judged file: export, reduce, judge, engine; nothing is emitted here."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
 from pipeline.base import files
 from pipeline.base.errors import MissingError
 from pipeline.base.store import TIMING_CACHES, Step, tool_versions
@@ -20,12 +18,10 @@ from pipeline.formats.tensorrt.failures import UnavailableError
 from pipeline.machine.target import tensorrt_image
 from pipeline.plan import EnginePlan, Reduction, Variant, inheritance
 from pipeline.report.units import human_bytes
-from pipeline.repository import versions
-from pipeline.servers.triton import config_pbtxt
 
 
 def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) -> None:
-    """Make one variant and put it into the repository, if Triton serves it; its failure is kept to it.
+    """Make one variant; its failure is kept to it.
 
     Args:
         run: the books; source and golden samples are done.
@@ -48,9 +44,7 @@ def make(run: Run, variant: Variant, source_model: Callable[[], SourceModel]) ->
             gate.judge(
                 run, variant, variant.engine.parity, lambda: gate.open_engine(run, variant, artifact.path.parent)
             )
-        if variant.server == "triton":
-            _emit(run, variant, artifact)
-        elif variant.server == "tfserving":  # its deployment emits it
+        if variant.server == "tfserving":  # its deployment emits it
             run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
 
 
@@ -267,61 +261,3 @@ def _made(run: Run, variant: Variant, step: Step, produce: Callable[[Path, Progr
 def _relative(run: Run, note: str) -> str:
     """Paths of the user's code as the YAML would write them: a manifest must not tell where it was built."""
     return note.replace(f"{run.plan.loaded.path.parent.resolve()}/", "")
-
-
-# ---- the repository -----------------------------------------------------------------------------------------------
-
-
-def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
-    if variant.engine:
-        file_name, *others = (one.file_name for one in variant.engine.spec.each)
-        others += [f"{name}.json" for name in (file_name, *others)]
-    else:
-        file_name, others = config_pbtxt.BACKENDS[variant.kind].file_name, []
-    with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
-        version = versions.Version(
-            model_name=variant.identifier,
-            file_name=file_name,
-            artifact=artifact.path,
-            beside={name: artifact.path.with_name(name) for name in others},
-            identity=artifact.properties.get("identity", ""),
-            model_files=run.model_files(variant).files,
-            golden=run.golden_path,
-            manifest=manifest_of(run, variant, artifact),
-        )
-        entry = run.publish(variant, run.plan.repository, version, stage)
-    published = entry.version_dir / file_name
-    if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
-        size_bytes = _fleet_bytes(variant, entry.version_dir)
-        artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=size_bytes)
-    cached = run.results[variant.key].cached and not entry.created
-    run.update(variant, entry=entry, artifact=artifact, cached=cached)
-
-
-def manifest_of(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
-    """What is known of a version; nothing in it depends on when or where it was built."""
-    result, plan = run.results[variant.key], run.plan
-    made_by, config = plan.source, plan.loaded.config
-    record = {
-        "schema": 1,
-        "tool": f"model-repository-pipeline {__version__}",
-        "model": config.name,
-        "variant": variant.key,
-        "format": variant.format,
-        "precision": variant.precision,
-        "target": {"release": plan.limits.release, "onnxruntime": plan.limits.onnxruntime},
-        "sha256": artifact.sha256,
-        "properties": dict(artifact.properties),
-        "tool_versions": dict(artifact.tool_versions),
-        "source": {
-            "settings": config.source.model_dump(mode="json", by_alias=True, exclude_none=True),
-            "files": dict(made_by.inputs),
-            "sha256": run.entries[made_by.name].digest,
-            "tool_versions": tool_versions(made_by.tools),
-        },
-        "parity": asdict(result.parity) if result.parity else None,
-        "accuracy": asdict(result.accuracy) if result.accuracy else None,
-        "notes": list(artifact.notes),
-    }
-    masked: dict[str, Any] = json.loads(plan.loaded.masked(json.dumps(record)))
-    return masked

@@ -27,7 +27,7 @@ from pipeline.lint.model import (
 )
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 
 _RTX = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 # Layout of a TensorRT-RTX engine, measured with 1.7.1: a header that starts with the magic and holds the length of the

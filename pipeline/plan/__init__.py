@@ -16,18 +16,9 @@ from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
 from pipeline.plan import deployments
+from pipeline.plan.deployments import EnsemblePlan, PillowPlan, TfServingPlan, TorchServePlan
 from pipeline.plan.steps import DATA_CODE, calibration_data, samples_of
-from pipeline.plan.values import (
-    EnginePlan,
-    EnsemblePlan,
-    PillowPlan,
-    Reduction,
-    Row,
-    Subject,
-    TfServingPlan,
-    TorchServePlan,
-    Variant,
-)
+from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 
 __all__ = [
@@ -167,6 +158,7 @@ def make(
         source=source,
         samples=samples,
         calibration_digests=dependencies.calibration_digests,
+        repository=repository,
     )
     variants = resolve(subject)
     lacks_tensorflow = doctor.lacks_tensorflow(environment) if config.source.is_tensorflow else ()
@@ -179,7 +171,7 @@ def make(
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
         ensemble=deployments.ensemble(subject, variants, keys),
         torchserve=deployments.torchserve(subject, variants, keys),
-        tfserving=deployments.tfserving(subject, variants, keys, repository),
+        tfserving=deployments.tfserving(subject, variants, keys),
         repository=repository,
         work_dir=work_dir,
         missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks_tensorflow),

@@ -50,6 +50,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         kind=engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format,
         precision=precision,
         server=_server(model_format, subject.limits.release),
+        root=subject.beside("libtorch") if model_format == "libtorch" else subject.repository,
         parent=maker,
         options=steps.options(variants[maker], config.source, subject.limits),
         reduction=reduction,

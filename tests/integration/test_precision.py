@@ -22,7 +22,7 @@ from pipeline.config.load import load
 from pipeline.machine import environment
 from pipeline.precision import half, int8
 from pipeline.report.terminal import Terminal
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 from tests.integration.conftest import CONFIGS
 from tests.integration.engine_graphs import TOKENS, saved
 
