@@ -200,7 +200,7 @@ def locked(path: Path, timeout_s: float, waiting: Callable[[str], None] = lambda
                         hint="wait for it to end, or stop it, then run again",
                     ) from error
                 time.sleep(0.1)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}\n")
-        stream.flush()
+        with contextlib.suppress(OSError):  # who holds it is a courtesy to those who wait
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"process {os.getpid()}\n".encode())
         yield

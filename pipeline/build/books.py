@@ -34,6 +34,7 @@ class Books:
     """The books of one run.
 
     Attributes:
+        work_dir: where runs are kept.
         directory: logs and report.json of this run.
         results: what is known of each row of the report, by its key.
         levels: how far versions were proven, by root, model and number.
@@ -46,7 +47,7 @@ class Books:
         self.results = dict(rows)
         self.levels: dict[tuple[Path, str, int], ProofLevel] = {}
         self.server_log: Path | None = None
-        self._work_dir, self._subject = work_dir, subject
+        self.work_dir, self._subject = work_dir, subject
         self._terminal = terminal
         self._durations_s: dict[str, float] = {}
         terminal.align(f"repository[{row.identifier}]" for row in self.results.values())
@@ -139,7 +140,7 @@ class Books:
         return BuildReport(
             run_id=self.run_id,
             config=self._subject,
-            environment=environment.summary(self._work_dir),
+            environment=environment.summary(self.work_dir),
             durations_s=self._durations_s,
             exit_code=max([failure.exit_code if failure else 0, *codes]),
             variants=results,

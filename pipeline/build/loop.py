@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from pipeline.base import files
 from pipeline.base.errors import MissingError, PipelineError
 from pipeline.base.values import BuildReport, RunningServer, SourceModel
 from pipeline.build import deployments as deploy
-from pipeline.build import emission, expected, publication
+from pipeline.build import emission, expected, publication, standing
 from pipeline.build import variant as making
+from pipeline.build.books import Books
 from pipeline.build.run import Run
 from pipeline.config.load import LoadedConfig
 from pipeline.data import datasets, samples
@@ -120,7 +121,19 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
     return _reported(stages.run, work)
 
 
-def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
+def smoke_repository(
+    root: Path, models: Sequence[str], work_dir: Path, terminal: Terminal, remote: RunningServer | None
+) -> BuildReport:
+    """Smoke-test what stands in a repository by its own records, here or on the ``remote`` server; no YAML is needed.
+
+    Raises:
+        ConfigError: no such repository or model, or nothing is known of it.
+    """
+    proof = standing.Proof(root.absolute(), models, work_dir, terminal)
+    return _reported(proof, lambda: standing.prove_standing(proof, remote))
+
+
+def _reported(run: Books, work: Callable[[], None]) -> BuildReport:
     failure: PipelineError | None = None
     try:
         work()

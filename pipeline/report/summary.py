@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.base.values import BuildReport, ParityResult, SmokeResult, VariantResult
-from pipeline.report import picks
+from pipeline.report import picks, proof
 from pipeline.report.schema import Accuracy, Check, Measurement, Parity, Pick, RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure
 
@@ -48,6 +48,7 @@ def _variant(result: VariantResult) -> VariantReport:
         parity=_parity(result.parity),
         accuracy=Accuracy(**asdict(result.accuracy)) if result.accuracy else None,
         smoke=_smoke(result.smoke),
+        proof=result.proof,
         measurement=Measurement(**asdict(result.measurement)) if result.measurement else None,
         unmeasured_reason=_unmeasured(result),
         notes=list(result.notes),
@@ -102,7 +103,7 @@ def table(report: BuildReport) -> RenderableType:
     rows.add_column("prec", no_wrap=True)
     for name in ("size", "diff", "accuracy", "p50 ms", "per s"):
         rows.add_column(name, justify="right", no_wrap=True)
-    rows.add_column("server", no_wrap=True)
+    rows.add_column("proof", no_wrap=True)
     for result in report.variants:
         rows.add_row(*_cells(result))
     parts: list[RenderableType] = [Text(), _Wide(Padding(rows, (0, 0, 0, 2), expand=False))]
@@ -129,9 +130,9 @@ def _cells(result: VariantResult) -> tuple[str, ...]:
     accuracy = "–" if result.accuracy is None else f"{result.accuracy.value:.2%}"
     speed = result.measurement
     p50, rate = (human_figure(speed.p50_ms), human_figure(speed.throughput_per_s)) if speed else ("–", "–")
-    server = result.server if result.smoke or result.server == "none" else "not run"
+    shown = proof.word(result.server, result.proof, asked=result.smoke is not None)
     form = (escape(result.format), escape(result.precision))
-    return (_outcome(result), escape(result.identifier), version, *form, size, parity, accuracy, p50, rate, server)
+    return (_outcome(result), escape(result.identifier), version, *form, size, parity, accuracy, p50, rate, shown)
 
 
 def _choice(record: RunReport) -> list[Text]:

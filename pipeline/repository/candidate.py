@@ -128,10 +128,7 @@ class Candidate:
         for name, source in version.parts.items():
             target = directory / str(number) / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, copy_function=shutil.copyfile)
-            else:
-                shutil.copyfile(source, target)
+            swap.copy_tree(source, target, shutil.copyfile)
 
     def _keep_records(self, name: str, record: Mapping[str, Any], golden: Path, numbers: Sequence[int]) -> None:
         """Give the candidate the manifests and golden samples of its versions."""

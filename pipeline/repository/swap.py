@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pipeline.base import files
@@ -64,9 +64,9 @@ def assemble(
     gone = {str(number) for number in without}
     for item in sorted(standing.iterdir()) if standing.is_dir() else ():
         if item.name not in gone and not is_own(item.name):
-            _link(item, target / item.name)
+            copy_tree(item, target / item.name, _link, follow=False)
     for name, folder in added.items():
-        _link(folder, target / name)
+        copy_tree(folder, target / name, _link, follow=False)
     for relative, data in own.items():
         place = target / relative
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -84,16 +84,29 @@ def recover(root: Path) -> None:
             files.remove_tree(item)
 
 
-def _link(source: Path, target: Path) -> None:
-    if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, target, symlinks=True, copy_function=_link_file)
-    elif source.is_symlink():
+def copy_tree(source: Path, target: Path, copy: Callable[[Path, Path], object], *, follow: bool = True) -> None:
+    """Copy a file by ``copy``, or a folder with all in it.
+
+    shutil.copytree gathers what goes wrong into an error without a number: a full disk would not be told as one.
+
+    Args:
+        source: what to copy.
+        target: does not exist yet.
+        copy: of one file.
+        follow: copy what links lead to; else links stay links.
+    """
+    if source.is_symlink() and not follow:
         target.symlink_to(source.readlink())
+    elif source.is_dir():
+        target.mkdir()
+        for item in sorted(source.iterdir()):
+            copy_tree(item, target / item.name, copy, follow=follow)
+        shutil.copystat(source, target)
     else:
-        _link_file(source, target)
+        copy(source, target)
 
 
-def _link_file(source: str | Path, target: str | Path) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:

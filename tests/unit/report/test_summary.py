@@ -15,6 +15,7 @@ from pipeline.base.values import (
     BuildReport,
     Measurement,
     ParityResult,
+    ProofLevel,
     RepositoryEntry,
     SmokeCheck,
     SmokeResult,
@@ -98,6 +99,26 @@ def test_the_table_shows_what_a_person_asks_for() -> None:
     assert "note: m_onnx: exported [by] dynamo" in text
     assert "error: export[m_torchscript]: no" in text
     assert "again: python -m pipeline build m.yaml --variant torchscript" in text
+
+
+@pytest.mark.parametrize(
+    ("level", "server", "shown_as"),
+    [
+        ("served", "triton", "triton"),
+        ("served", "none", "served"),
+        ("inspected", "triton", "inspected"),
+        ("none", "triton", "none"),
+    ],
+)
+def test_how_far_a_row_was_proven_is_in_the_table_and_in_the_report(
+    level: ProofLevel, server: str, shown_as: str
+) -> None:
+    row = replace(GOOD, smoke=None, proof=level, server=server)
+    (line,) = (line for line in shown(report(row)).splitlines() if "m_onnx  " in line)
+    assert line.split()[-1] == shown_as
+    record = summary.run_report(report(row)).model_dump(mode="json")
+    jsonschema.validate(record, schema.json_schema(), jsonschema.Draft202012Validator)
+    assert record["variants"][0]["proof"] == level
 
 
 def test_what_a_run_did_not_come_to_is_shown_as_not_made() -> None:
