@@ -21,18 +21,19 @@ LOCAL_PATH = r"^(?![A-Za-z][A-Za-z0-9+.-]*://)"
 """Pattern of a path: no URL. ``Path`` would make a folder ``s3:`` of one."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FAULTY = (errno.EIO,)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into an error that says what to do.
+    """Turn a full or failing disk, or a forbidden path, into an error that says what to do.
 
     Args:
         path: file or directory being written.
         doing: the stage and action, for the message.
 
     Raises:
-        MissingError: no space, no quota, or no permission at ``path``.
+        MissingError: no space, no quota, no permission at ``path``, or the disk reports a fault.
     """
     try:
         yield
@@ -47,6 +48,10 @@ def disk_errors(path: Path, doing: str) -> Iterator[None]:
         if error.errno in _NO_ACCESS:
             raise MissingError(
                 f"{doing}: not allowed to write", found=str(error), where=str(path), hint="check its owner and mode"
+            ) from error
+        if error.errno in _FAULTY:
+            raise MissingError(
+                f"{doing}: the disk reported an error", found=str(error), where=str(path), hint="check the disk"
             ) from error
         raise
 
@@ -197,7 +202,7 @@ def locked(path: Path, timeout_s: float, waiting: Callable[[str], None] = lambda
                         hint="wait for it to end, or stop it, then run again",
                     ) from error
                 time.sleep(0.1)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}\n")
-        stream.flush()
+        with contextlib.suppress(OSError):  # who holds it is a courtesy to those who wait
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"process {os.getpid()}\n".encode())
         yield

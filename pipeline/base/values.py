@@ -19,6 +19,8 @@ Dim = int | str
 Format = Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"]
 Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx", "saved_model"]
 """What a file is: a format, where engines of the two TensorRT flavours are two, since neither loads the other's."""
+ProofLevel = Literal["none", "inspected", "served"]
+"""How far a version was proven: not at all, by what was read in its files, by a real server's answers."""
 
 NUMPY_DTYPES: Mapping[str, type[np.generic]] = {
     "bool": np.bool_,
@@ -337,6 +339,7 @@ class VariantResult:
         server: what serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``.
         measurement: its speed as served here, or None.
         unmeasured: why there is none, where more is known than that it was not served.
+        proof: how far its version was proven; None where it has none, or failed.
         cached: its file and verdict came from the step store and no new version was made.
         skipped: why it was not made, where the YAML allows that, or empty.
         error: the error form of what stopped it, or empty.
@@ -356,6 +359,7 @@ class VariantResult:
     smoke: SmokeResult | None = None
     measurement: Measurement | None = None
     unmeasured: str = ""
+    proof: ProofLevel | None = None
     cached: bool = False
     notes: tuple[str, ...] = ()
     skipped: str = ""

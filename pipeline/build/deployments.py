@@ -10,7 +10,7 @@ from pipeline.build.run import Run
 
 
 def emit(run: Run) -> None:
-    """Put everything that is made of the emitted variants where it belongs; a failure is kept to its row."""
+    """Put everything that is made of variants into the candidates; a failure is kept to its row."""
     ensemble.emit(run)
     libtorch.emit(run)
     if archive := run.plan.torchserve:
@@ -19,13 +19,10 @@ def emit(run: Run) -> None:
         tfserving.emit(run, tree)
 
 
-def adopt(run: Run) -> None:
-    """Take the newest versions of what Triton does not serve as what shall be proven."""
-    libtorch.adopt(run)
-    if archive := run.plan.torchserve:
-        torchserve.adopt(run, archive)
+def published(run: Run) -> None:
+    """What is left to do when rows were published; a failure is kept to its row."""
     if tree := run.plan.tfserving:
-        tfserving.adopt(run, tree)
+        tfserving.published(run, tree)
 
 
 def prove(run: Run) -> None:

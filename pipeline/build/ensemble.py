@@ -1,4 +1,4 @@
-"""The ensemble of a build: from a variant that passed its gates to three more models in the repository."""
+"""The ensemble of a build: from a variant that was emitted to three more models in the candidate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline import __version__
 from pipeline.base import files
@@ -15,7 +16,9 @@ from pipeline.base.values import RepositoryEntry
 from pipeline.build.run import Run
 from pipeline.images import postprocessing, preprocessing
 from pipeline.plan import EnsemblePlan
-from pipeline.repository import versions
+from pipeline.proof import record
+from pipeline.repository import pins
+from pipeline.repository.versions import Version
 from pipeline.servers.triton import config_pbtxt, pillow
 from pipeline.servers.triton import ensemble as configs
 
@@ -24,7 +27,7 @@ _SUFFIXES = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"RI": ".webp"}
 
 
 def emit(run: Run) -> None:
-    """Put the ensemble, where there is one, into the repository; its failure is kept to its row."""
+    """Put the ensemble, where there is one, into the candidate; its failure is kept to its row."""
     plan = run.plan.ensemble
     if plan is None:
         return
@@ -40,19 +43,28 @@ def emit(run: Run) -> None:
                 where=run.plan.loaded.where("variants", plan.variant.key),
                 hint="mend that one, or name another: ensemble: {from: …}",
             )
-        _publish(run, plan, _pillow(run, plan))
+        _emit(run, plan, _pillow(run, plan))
 
 
-def model_files(run: Run, plan: EnsemblePlan) -> dict[str, config_pbtxt.ModelFiles]:
-    """Configurations of the preprocessing model, the postprocessing model and the ensemble, by model name."""
+def model_files(run: Run, plan: EnsemblePlan, name: str, versions: Mapping[str, int]) -> config_pbtxt.ModelFiles:
+    """The configuration of the preprocessing model, the postprocessing model or the ensemble.
+
+    Args:
+        run: the books.
+        plan: the ensemble's.
+        name: which of its models.
+        versions: the members' that the ensemble asks.
+    """
     before, _, after = plan.models
     (output, _), variant = run.scores, run.model_files(plan.variant).config
     limit = plan.variant.max_batch_size
-    return {
-        before: configs.preprocess(before, variant=variant, max_batch_size=limit),
-        after: configs.postprocess(after, variant=variant, scores=output, max_batch_size=limit),
-        plan.name: configs.ensemble(plan.name, steps=plan.models, variant=variant, scores=output, max_batch_size=limit),
-    }
+    if name == before:
+        return configs.preprocess(before, variant=variant, max_batch_size=limit)
+    if name == after:
+        return configs.postprocess(after, variant=variant, scores=output, max_batch_size=limit)
+    return configs.ensemble(
+        plan.name, steps=plan.models, versions=versions, variant=variant, scores=output, max_batch_size=limit
+    )
 
 
 def _pillow(run: Run, plan: EnsemblePlan) -> dict[str, Path]:
@@ -87,29 +99,55 @@ def _pillow(run: Run, plan: EnsemblePlan) -> dict[str, Path]:
     return found
 
 
-def _publish(run: Run, plan: EnsemblePlan, vendored: Mapping[str, Path]) -> None:
+def _emit(run: Run, plan: EnsemblePlan, vendored: Mapping[str, Path]) -> None:
     entries: dict[str, RepositoryEntry] = {}
-    with run.stage(f"repository[{plan.name}]", plan.name) as stage, tempfile.TemporaryDirectory() as folder:
+    with run.stage(f"candidate[{plan.name}]", plan.name) as stage, tempfile.TemporaryDirectory() as folder:
         contents = _contents(run, plan, Path(folder), vendored)
-        for name, model in model_files(run, plan).items():  # the ensemble last, when there is what it asks
-            version = _version(run, plan, name, contents[name], model)
-            entries[name] = run.publish_served(plan, version, stage)
+        asked: Mapping[str, int] = {}
+        for name in plan.published:  # the ensemble last: it names the versions of what it asks
+            if name == plan.name:
+                asked = _asked(run, plan)
+                wiring = {**_wiring(run, plan), "versions": dict(asked)}
+                contents[name] |= _written(Path(folder) / name, {"wiring.json": json.dumps(wiring, indent=2)})
+            version = _version(run, plan, name, contents[name], model_files(run, plan, name, asked))
+            entries[name] = run.emit(plan, version, stage)
         stage.cached = not any(entry.created for entry in entries.values())
         stage.result = " · ".join(f"{name} version {entry.version}" for name, entry in entries.items())
     run.update(plan, entry=entries[plan.name], cached=run.results[plan.variant.key].cached and stage.cached)
 
 
+def _asked(run: Run, plan: EnsemblePlan) -> dict[str, int]:
+    """The version of each member that the ensemble will reach: the newest one that is served in the candidate.
+
+    Raises:
+        StageError: a member's version_policy serves none.
+    """
+    root = run.candidates[plan.root].path
+    found = {name: pins.reached_version(root / name) for name in plan.models}
+    if lacking := [name for name, number in found.items() if number is None]:
+        raise StageError(
+            f"ensemble[{plan.name}]: {lacking[0]} serves no version that it could ask",
+            found="its version_policy names none of the versions there are",
+            where=run.plan.loaded.where("triton", "version_policy"),
+            hint="name one that exists, or leave `version_policy` out",
+        )
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _wiring(run: Run, plan: EnsemblePlan) -> dict[str, Any]:
+    return {"takes": "image files", "steps": list(plan.models), "scores": run.scores[0], "gives": "labels as JSON text"}
+
+
 def _contents(run: Run, plan: EnsemblePlan, folder: Path, vendored: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """What each model's version directory holds, by path there; texts are written below ``folder``."""
-    (output, after), before = run.scores, run.signature.image
+    (_, after), before = run.scores, run.signature.image
     assert before is not None
-    wiring = {"takes": "image files", "steps": list(plan.models), "scores": output, "gives": "labels as JSON text"}
     # Not in config.pbtxt, which all versions share. And an ensemble's directory may not be empty: git, S3 and OCI
-    # registries would lose it.
+    # registries would lose it, so it has its wiring, which is added when the versions of its members are known.
     texts = {
         plan.models[0]: {"settings.json": before.to_json(), "vendor/pillow.txt": _wanted()},
         plan.models[2]: {"settings.json": after.to_json()},
-        plan.name: {"wiring.json": json.dumps(wiring, indent=2)},
+        plan.name: {},
     }
     contents = {name: _written(folder / name, own) for name, own in texts.items()}
     for name, module in ((plan.models[0], preprocessing), (plan.models[2], postprocessing)):
@@ -137,10 +175,10 @@ def _written(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
 
 def _version(
     run: Run, plan: EnsemblePlan, name: str, content: Mapping[str, Path], model: config_pbtxt.ModelFiles
-) -> versions.Version:
+) -> Version:
     main = "model.py" if "model.py" in content else "wiring.json"
     limits = run.plan.limits
-    return versions.Version(
+    return Version(
         model_name=name,
         file_name=main,
         artifact=content[main],
@@ -156,5 +194,15 @@ def _version(
             "sha256": files.sha256_file(content[main]),
             "size_bytes": sum(files.size_bytes(source) for source in content.values()),
             "tool_versions": tool_versions(("pillow", "numpy")),
+            **({"serving": record.of_images(known(run, plan))} if name == plan.name else {}),
         },
+    )
+
+
+def known(run: Run, plan: EnsemblePlan) -> record.ImagesRecord:
+    """What is right of its answers, besides the golden samples."""
+    (scores, after), before = run.scores, run.signature.image
+    assert before is not None
+    return record.ImagesRecord(
+        answering=plan.variant.identifier, scores=scores, before=before, after=after, tolerance=plan.variant.tolerance
     )

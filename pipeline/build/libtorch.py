@@ -13,47 +13,43 @@ from pathlib import Path
 from pipeline.base import command, signatures
 from pipeline.base.step import Step, tool_versions
 from pipeline.base.values import Artifact, RepositoryEntry, SmokeCheck, SmokeResult
-from pipeline.build import variant as making
+from pipeline.build.emission import manifest_of
 from pipeline.build.run import Run
 from pipeline.machine import doctor, environment
 from pipeline.machine.environment import Environment
 from pipeline.plan import Variant
-from pipeline.repository import versions
+from pipeline.repository.manifest import manifest_check, read_manifest
+from pipeline.repository.versions import Version
 from pipeline.servers.libtorch import program, proving
 
 _MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
 
 
-def root(run: Run) -> Path:
-    """Where programs go: beside Triton's repository."""
-    return run.plan.repository.with_name(f"{run.plan.repository.name}.libtorch")
-
-
 def emit(run: Run) -> None:
-    """Publish the folder of every program whose model was made; a failure is kept to its row."""
+    """Put the folder of every program whose model was made into the candidate; a failure is kept to its row."""
     for variant in programs(run):
         artifact = run.results[variant.key].artifact
         if artifact is not None and not run.results[variant.key].error:
             with run.guarded(variant, "build"), tempfile.TemporaryDirectory() as folder:
-                _publish(run, variant, artifact, Path(folder))
+                _emit(run, variant, artifact, Path(folder))
 
 
-def _publish(run: Run, variant: Variant, artifact: Artifact, folder: Path) -> None:
-    with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
+def _emit(run: Run, variant: Variant, artifact: Artifact, folder: Path) -> None:
+    with run.stage(f"candidate[{variant.identifier}]", variant.identifier) as stage:
         written: dict[str, Path] = {}
         for name, content in _sources(run, variant).items():
             written[name] = folder / name
             written[name].write_bytes(content)
-        version = versions.Version(
+        version = Version(
             model_name=variant.identifier,
             file_name=program.MODEL_FILE,
             artifact=artifact.path,
             beside=written,
             model_files={},
             golden=run.golden_path,
-            manifest=making.manifest_of(run, variant, artifact),
+            manifest=manifest_of(run, variant, artifact),
         )
-        entry = run.publish(variant, root(run), version, stage)
+        entry = run.emit(variant, version, stage)
     run.update(variant, entry=entry, cached=run.results[variant.key].cached and not entry.created)
 
 
@@ -61,12 +57,6 @@ def _sources(run: Run, variant: Variant) -> Mapping[str, bytes]:
     output, answers = run.scores
     torch_version = tool_versions(("torch",))["torch"].partition("+")[0]
     return program.sources(variant.identifier, run.signature, output, answers, torch_version=torch_version)
-
-
-def adopt(run: Run) -> None:
-    """Take the newest versions as what shall be proven."""
-    for variant in programs(run):
-        run.adopt(variant, root(run), variant.identifier)
 
 
 def programs(run: Run) -> list[Variant]:
@@ -88,7 +78,7 @@ def prove(run: Run) -> None:
             continue
         run.update(variant, unmeasured="it is a program, which prints its own times")
         with run.guarded(variant, "smoke"):
-            intact = versions.manifest_check(entry)
+            intact = manifest_check(entry)
             if intact.outcome == "failed":
                 run.judge(variant, SmokeResult(model=variant.identifier, checks=(intact,)))
             here = environment.probe(run.plan.work_dir)
@@ -98,6 +88,7 @@ def prove(run: Run) -> None:
                 run.note(variant, "emitted, not compiled here: the golden samples are no image files")
             else:
                 run.judge(variant, _proof(run, variant, entry, here, intact))
+                run.prove(entry, "served")
 
 
 def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment, intact: SmokeCheck) -> SmokeResult:
@@ -138,7 +129,7 @@ def _proof(run: Run, variant: Variant, entry: RepositoryEntry, here: Environment
 
 def _recorded(entry: RepositoryEntry) -> dict[str, str]:
     """Digests of the version's own files, which are those of its manifest: that has been checked."""
-    manifest = versions.read_manifest(entry.root, entry.model_name, entry.version)
+    manifest = read_manifest(entry.root, entry.model_name, entry.version)
     assert manifest is not None
     recorded: dict[str, str] = manifest["files"]
     return recorded

@@ -1,8 +1,8 @@
-"""Calls the stages in order: source, samples and variants are made, emitted, and proven."""
+"""Calls the stages in order: source, samples and variants are made, emitted, proven and published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from pipeline.base.errors import MissingError, PipelineError
 from pipeline.base.step import Made, Step
 from pipeline.base.values import RunningServer
 from pipeline.build import deployments as deploy
-from pipeline.build import prove as proving
-from pipeline.build import source_gate
+from pipeline.build import emission, expected, publication, source_gate, standing
 from pipeline.build import variant as making
+from pipeline.build.books import Books
 from pipeline.build.executors.local import Local
 from pipeline.build.run import Run
 from pipeline.build.steps import Steps
@@ -87,11 +87,14 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
 
     def work() -> None:
         stages.make(serve=options.serve)
-        making.emit(stages.run)
-        deploy.emit(stages.run)
-        if options.serve:
-            proving.prove(stages.run)
-            deploy.prove(stages.run)
+        with publication.opened(stages.run):
+            emission.emit(stages.run)
+            deploy.emit(stages.run)
+            if options.serve:
+                expected.prove_rows(stages.run)
+                deploy.prove(stages.run)
+            publication.publish(stages.run)
+        deploy.published(stages.run)
 
     return _reported(stages.run, work)
 
@@ -107,17 +110,30 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
     def work() -> None:
         stages.adopt(serve=remote is None)
         if remote is None:
-            proving.adopt(stages.run)
-            deploy.adopt(stages.run)
-            proving.prove(stages.run)
+            for row in stages.run.plan.rows:
+                stages.run.adopt(row)
+            expected.prove_rows(stages.run)
             deploy.prove(stages.run)
+            stages.run.record_levels(stages.run.plan.rows)
         else:
-            proving.prove_at(stages.run, remote)
+            expected.prove_at(stages.run, remote)
 
     return _reported(stages.run, work)
 
 
-def _reported(run: Run, work: Callable[[], None]) -> BuildReport:
+def smoke_repository(
+    root: Path, models: Sequence[str], work_dir: Path, terminal: Terminal, remote: RunningServer | None
+) -> BuildReport:
+    """Smoke-test what stands in a repository by its own records, here or on the ``remote`` server; no YAML is needed.
+
+    Raises:
+        ConfigError: no such repository or model, or nothing is known of it.
+    """
+    proof = standing.Proof(root.absolute(), models, work_dir, terminal)
+    return _reported(proof, lambda: standing.prove_standing(proof, remote))
+
+
+def _reported(run: Books, work: Callable[[], None]) -> BuildReport:
     failure: PipelineError | None = None
     try:
         work()

@@ -9,12 +9,13 @@ from pathlib import Path
 from pipeline.base import files
 from pipeline.base.errors import StageError
 from pipeline.base.values import RepositoryEntry
+from pipeline.build.emission import manifest_of
 from pipeline.build.run import Run
-from pipeline.build.variant import manifest_of
 from pipeline.formats.saved_model import tfserving_messages
 from pipeline.plan import TfServingPlan
 from pipeline.proof.ledger import Ledger
-from pipeline.repository import versions
+from pipeline.repository.manifest import manifest_check
+from pipeline.repository.versions import LOCK_TIMEOUT_S, Version, global_lock, version_numbers
 from pipeline.servers.tfserving import server
 from pipeline.servers.tfserving.checks import Suite, TfServingExpectation
 
@@ -23,7 +24,7 @@ _LOOKS_EVERY_S = 60  # at models.config: a model that a later build adds is then
 
 
 def emit(run: Run, plan: TfServingPlan) -> None:
-    """Put the variant's SavedModel into the tree; a failure is kept to this row."""
+    """Put the variant's SavedModel into the candidate of the tree; a failure is kept to this row."""
     with run.guarded(plan, "build"):
         made = run.results[plan.variant.key]
         if made.artifact is None or made.error:
@@ -32,8 +33,8 @@ def emit(run: Run, plan: TfServingPlan) -> None:
                 found=f"{plan.variant.identifier} failed",
                 hint="see the error of that variant",
             )
-        with run.stage(f"repository[{plan.identifier}]", plan.identifier) as stage:
-            version = versions.Version(
+        with run.stage(f"candidate[{plan.identifier}]", plan.identifier) as stage:
+            version = Version(
                 model_name=plan.model,
                 file_name="",
                 artifact=made.artifact.path,
@@ -41,8 +42,8 @@ def emit(run: Run, plan: TfServingPlan) -> None:
                 golden=run.golden_path,
                 manifest=manifest_of(run, plan.variant, made.artifact),
             )
-            entry = run.publish(plan, plan.root, version, stage)
-            write_tree_files(plan.root)
+            entry = run.emit(plan, version, stage)
+            write_tree_files(entry.root)
         run.update(
             plan,
             artifact=made.artifact,
@@ -51,6 +52,15 @@ def emit(run: Run, plan: TfServingPlan) -> None:
             accuracy=made.accuracy,
             cached=made.cached and not entry.created,
         )
+
+
+def published(run: Run, plan: TfServingPlan) -> None:
+    """Name the model in the tree's own files, now that it is there; a failure is kept to this row."""
+    entry = run.results[plan.key].entry
+    if entry is None or run.results[plan.key].error:
+        return
+    with run.guarded(plan, "build"):
+        write_tree_files(plan.root)
         run.note(plan, f"launch: {launch_command(plan.root)}")
 
 
@@ -60,8 +70,8 @@ def write_tree_files(root: Path) -> None:
     Raises:
         MissingError: the disk is full, or another build holds the tree for too long.
     """
-    with files.locked(versions.state_dir(root) / "lock", versions.LOCK_TIMEOUT_S):
-        names = sorted(item.name for item in root.iterdir() if versions.version_numbers(item))
+    with files.locked(global_lock(root), LOCK_TIMEOUT_S):
+        names = sorted(item.name for item in root.iterdir() if version_numbers(item))
         files.write_atomic(root / server.MODELS_CONFIG, tfserving_messages.models_config(names, server.INSIDE))
         files.write_atomic(root / SCRIPT, _script())
 
@@ -86,11 +96,6 @@ def _script() -> str:
 # ---- the proof ----------------------------------------------------------------------------------------------------
 
 
-def adopt(run: Run, plan: TfServingPlan) -> None:
-    """Take the newest version in the tree as what shall be proven."""
-    run.adopt(plan, plan.root, plan.model)
-
-
 def prove(run: Run, plan: TfServingPlan) -> None:
     """Hold the newest version against the golden samples, its manifest and TF-Serving's own messages.
 
@@ -104,23 +109,25 @@ def prove(run: Run, plan: TfServingPlan) -> None:
         ledger, suite = Ledger(), _suite(run, plan, entry)
         result = ledger.run(plan.identifier, suite.offline(), stage.progress)
         serve = run.plan.loaded.config.serve
-        if serve.engine == "container":
+        served = serve.engine == "container"
+        if served:
             log_path = run.directory / f"{plan.identifier}.server.log"
             with server.launch(
-                plan.root, plan.model, log_path=log_path, start_timeout_s=serve.start_timeout_s
+                entry.root, plan.model, log_path=log_path, start_timeout_s=serve.start_timeout_s
             ) as running:
                 result = ledger.run(plan.identifier, suite.served(running), stage.progress)
         else:
             run.note(plan, "the server was not run: TensorFlow's own loader answered in its place")
-        result = replace(result, checks=(versions.manifest_check(entry), *result.checks))
+        result = replace(result, checks=(manifest_check(entry), *result.checks))
         stage.result = f"{len(result.checks)} checks"
         run.judge(plan, result)
+        run.prove(entry, "served" if served else "inspected")
 
 
 def _suite(run: Run, plan: TfServingPlan, entry: RepositoryEntry) -> Suite:
     return Suite(
         TfServingExpectation(
-            root=plan.root,
+            root=entry.root,
             model=plan.model,
             version=entry.version,
             signature=run.signature,

@@ -22,17 +22,13 @@ from pipeline.build.run import Run
 from pipeline.machine.environment import TORCHSERVE
 from pipeline.plan import TorchServePlan
 from pipeline.report.units import human_bytes
-from pipeline.repository import versions
+from pipeline.repository.manifest import manifest_check
+from pipeline.repository.versions import Version
 from pipeline.servers.torchserve import store as torchserve_store
 
 
-def root(run: Run) -> Path:
-    """Where model stores go: beside Triton's repository."""
-    return run.plan.repository.with_name(f"{run.plan.repository.name}.torchserve")
-
-
 def emit(run: Run, deployment: TorchServePlan) -> None:
-    """Make the archive and publish it; a failure is kept to this row."""
+    """Make the archive and put it into the candidate; a failure is kept to this row."""
     with run.guarded(deployment, "build"):
         made = run.results[deployment.variant.key]
         if made.artifact is None or made.entry is None:
@@ -47,12 +43,12 @@ def emit(run: Run, deployment: TorchServePlan) -> None:
         with files.disk_errors(place, f"torchserve[{deployment.identifier}]"):
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=place) as folder:
-                _publish(run, deployment, made.artifact, Path(folder).absolute())
+                _emit(run, deployment, made.artifact, Path(folder).absolute())
 
 
-def _publish(run: Run, deployment: TorchServePlan, module: Artifact, folder: Path) -> None:
+def _emit(run: Run, deployment: TorchServePlan, module: Artifact, folder: Path) -> None:
     store, settings = folder / "model_store", folder / "config.properties"
-    with run.stage(f"repository[{deployment.identifier}]", deployment.identifier) as stage:
+    with run.stage(f"candidate[{deployment.identifier}]", deployment.identifier) as stage:
         store.mkdir()
         scores = run.postprocessing
         config = torchserve_store.model_config(
@@ -76,7 +72,7 @@ def _publish(run: Run, deployment: TorchServePlan, module: Artifact, folder: Pat
             size_bytes=path.stat().st_size,
             tool_versions=tool_versions(TORCHSERVE),
         )
-        version = versions.Version(
+        version = Version(
             model_name=deployment.model,
             file_name="model_store",
             artifact=store,
@@ -85,7 +81,7 @@ def _publish(run: Run, deployment: TorchServePlan, module: Artifact, folder: Pat
             golden=run.golden_path,
             manifest=_manifest(run, deployment, artifact, module),
         )
-        entry = run.publish(deployment, root(run), version, stage)
+        entry = run.emit(deployment, version, stage)
         stage.result = f"version {entry.version}, {human_bytes(artifact.size_bytes)}"
     run.update(deployment, entry=entry, artifact=artifact, cached=not entry.created)
 
@@ -108,11 +104,6 @@ def _manifest(run: Run, deployment: TorchServePlan, artifact: Artifact, module: 
     return masked
 
 
-def adopt(run: Run, deployment: TorchServePlan) -> None:
-    """Take the newest version that is there as what shall be proven."""
-    run.adopt(deployment, root(run), deployment.model)
-
-
 def prove(run: Run, deployment: TorchServePlan) -> None:
     """Launch the real TorchServe on the newest version, ask it everything, stop it; a failure is kept to this row."""
     entry = run.results[deployment.key].entry
@@ -121,6 +112,7 @@ def prove(run: Run, deployment: TorchServePlan) -> None:
     with run.guarded(deployment, "smoke"):
         _require(deployment, deployment.lacking_to_serve)
         run.judge(deployment, _served(run, deployment, entry), log=_log(run, deployment))
+        run.prove(entry, "served")
 
 
 def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> SmokeResult:
@@ -161,7 +153,7 @@ def _served(run: Run, deployment: TorchServePlan, entry: RepositoryEntry) -> Smo
                     run.update(deployment, unmeasured=" ".join(f"{found.what}: {found.found}".split()))
                 else:
                     run.update(deployment, measurement=found)
-    return replace(result, checks=(versions.manifest_check(entry), *result.checks))
+    return replace(result, checks=(manifest_check(entry), *result.checks))
 
 
 def _log(run: Run, deployment: TorchServePlan) -> Path:

@@ -1,15 +1,12 @@
-"""The variants of a build: the steps that make each, side by side, then a version of each in the repository."""
+"""The variants of a build: the steps that make each, side by side, and their verdicts; nothing is emitted here."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pipeline import __version__
 from pipeline.base import files
 from pipeline.base.errors import MissingError
 from pipeline.base.step import Made, Step, tool_versions
@@ -22,8 +19,6 @@ from pipeline.formats.tensorrt.failures import UnavailableError
 from pipeline.machine.target import tensorrt_image
 from pipeline.plan import EnginePlan, Variant
 from pipeline.report.units import human_bytes
-from pipeline.repository import versions
-from pipeline.servers.triton import config_pbtxt
 
 
 def wanted(run: Run) -> list[Variant]:
@@ -52,19 +47,6 @@ def make(run: Run, steps: Steps, variants: list[Variant], stop: Callable[[], Non
         stop: ends what is running.
     """
     side_by_side([partial(_make, run, steps, variant) for variant in variants], stop)
-
-
-def emit(run: Run) -> None:
-    """Put every variant that was made, and that Triton serves, into the repository; a failure is kept to its row."""
-    for variant in run.plan.variants:
-        result = run.results[variant.key]
-        if result.artifact is None or result.error:
-            continue
-        with run.guarded(variant, "build"):
-            if variant.server == "triton":
-                _emit(run, variant, result.artifact)
-            elif variant.server == "tfserving":  # its deployment emits it
-                run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
 
 
 def _buildable(run: Run, variant: Variant, engine: EnginePlan) -> bool:
@@ -183,61 +165,3 @@ def _fleet_bytes(variant: Variant, folder: Path) -> int:
     """Of all of a variant's engines, one for each compute capability."""
     assert variant.engine is not None
     return sum(files.size_bytes(folder / one.file_name) for one in variant.engine.spec.each)
-
-
-# ---- the repository -----------------------------------------------------------------------------------------------
-
-
-def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
-    if variant.engine:
-        file_name, *others = (one.file_name for one in variant.engine.spec.each)
-        others += [f"{name}.json" for name in (file_name, *others)]
-    else:
-        file_name, others = config_pbtxt.BACKENDS[variant.kind].file_name, []
-    with run.stage(f"repository[{variant.identifier}]", variant.identifier) as stage:
-        version = versions.Version(
-            model_name=variant.identifier,
-            file_name=file_name,
-            artifact=artifact.path,
-            beside={name: artifact.path.with_name(name) for name in others},
-            identity=artifact.properties.get("identity", ""),
-            model_files=run.model_files(variant).files,
-            golden=run.golden_path,
-            manifest=manifest_of(run, variant, artifact),
-        )
-        entry = run.publish_served(variant, version, stage)
-    published = entry.version_dir / file_name
-    if not entry.created and variant.engine:  # another build's engine, the same but for bytes that mean nothing
-        size_bytes = _fleet_bytes(variant, entry.version_dir)
-        artifact = replace(artifact, sha256=files.sha256_tree(published), size_bytes=size_bytes)
-    cached = run.results[variant.key].cached and not entry.created
-    run.update(variant, entry=entry, artifact=artifact, cached=cached)
-
-
-def manifest_of(run: Run, variant: Variant, artifact: Artifact) -> Mapping[str, Any]:
-    """What is known of a version; nothing in it depends on when or where it was built."""
-    result, plan = run.results[variant.key], run.plan
-    made_by, config = plan.source, plan.loaded.config
-    record = {
-        "schema": 1,
-        "tool": f"model-repository-pipeline {__version__}",
-        "model": config.name,
-        "variant": variant.key,
-        "format": variant.format,
-        "precision": variant.precision,
-        "target": {"release": plan.limits.release, "onnxruntime": plan.limits.onnxruntime},
-        "sha256": artifact.sha256,
-        "properties": dict(artifact.properties),
-        "tool_versions": dict(artifact.tool_versions),
-        "source": {
-            "settings": config.source.model_dump(mode="json", by_alias=True, exclude_none=True),
-            "files": dict(made_by.inputs),
-            "sha256": run.entries[made_by.name].digest,
-            "tool_versions": tool_versions(made_by.tools),
-        },
-        "parity": asdict(result.parity) if result.parity else None,
-        "accuracy": asdict(result.accuracy) if result.accuracy else None,
-        "notes": list(artifact.notes),
-    }
-    masked: dict[str, Any] = json.loads(plan.loaded.masked(json.dumps(record)))
-    return masked

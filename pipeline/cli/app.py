@@ -37,7 +37,6 @@ def _path(text: str | Path) -> Path:
 Configs = Annotated[
     list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or directories of them.", parser=_path)
 ]
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.", parser=_path)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key: --set variants.onnx.opset=17.")
 ]
@@ -133,7 +132,12 @@ def serve(
 
 @app.command()
 def smoke(
-    config: Config,
+    subject: Annotated[
+        Path, typer.Argument(metavar="REPOSITORY|CONFIG", help="A repository, or a YAML file.", parser=_path)
+    ],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Only these models of the repository.")
+    ] = None,
     url: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP endpoint of a running server.")] = None,
     grpc_url: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Its gRPC endpoint (default: the same host, port 8001).")
@@ -149,11 +153,20 @@ def smoke(
     overrides: Overrides = None,
     variants: Variants = None,
 ) -> None:
-    """Prove that a server answers what the model answers: a running one, or one started here on the repository."""
+    """Prove that a server answers what the model answers: a running one, or one started here on the repository.
+
+    A repository is proven by its own manifests and golden samples; with a YAML, by what that says now.
+    """
     from pipeline.cli import commands
 
+    if subject.is_dir():
+        if overrides or variants or repository:
+            raise typer.BadParameter("--set, --variant and --repository go with a YAML, not with a repository")
+        raise typer.Exit(commands.smoke_repository(subject, models or (), work_dir, url, grpc_url, report))
+    if models:
+        raise typer.BadParameter("MODEL goes with a repository; with a YAML it is --variant KEY")
     options = _build_options(repository, work_dir, variants, serve=True)
-    raise typer.Exit(commands.smoke(config, overrides or (), options, url, grpc_url, report))
+    raise typer.Exit(commands.smoke(subject, overrides or (), options, url, grpc_url, report))
 
 
 @app.command()

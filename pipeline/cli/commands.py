@@ -23,6 +23,7 @@ from pipeline.base.printing import printable
 from pipeline.base.store import Store
 from pipeline.base.values import RunningServer
 from pipeline.build import loop as building
+from pipeline.build import publication
 from pipeline.build.loop import Options
 from pipeline.config import load as loading
 from pipeline.config.ensemble_checks import served_names
@@ -90,6 +91,20 @@ def smoke(
     remote = None if url is None else server_at(url, grpc_url)
     with interruptible():
         done = building.smoke(loaded, options, terminal, remote)
+    _print_report(terminal, done)
+    output.write(report, [done])
+    return done.exit_code
+
+
+def smoke_repository(
+    root: Path, models: Sequence[str], work_dir: Path, url: str | None, grpc_url: str | None, report: Path | None
+) -> int:
+    """Smoke-test a repository by its own records, here or on a running server; return the exit code."""
+    output.check(report)
+    terminal = Terminal(Console())
+    remote = None if url is None else server_at(url, grpc_url)
+    with interruptible():
+        done = building.smoke_repository(root, models, work_dir.absolute(), terminal, remote)
     _print_report(terminal, done)
     output.write(report, [done])
     return done.exit_code
@@ -357,8 +372,10 @@ def cache_ls(work_dir: Path) -> None:
 
 
 def cache_gc(work_dir: Path, unused_days: float) -> None:
-    """Delete what was not used for ``unused_days``: entries, leftovers, and the logs of old runs."""
+    """Delete what was not used for ``unused_days``, and at once what builds left beside repositories when they died."""
     count, freed = Store(work_dir / "store").collect(unused_days=unused_days)
+    dead, left = publication.collect(work_dir)
+    count, freed = count + dead, freed + left
     limit = time.time() - unused_days * 86400
     runs = work_dir / "runs"
     for folder in runs.iterdir() if runs.is_dir() else ():

@@ -113,13 +113,13 @@ def _golden_inputs(repository: Path, model: str, version: int) -> Tensors | None
     import numpy as np
 
     from pipeline.data import samples
-    from pipeline.repository import versions
+    from pipeline.repository.manifest import golden_path, read_manifest
 
-    manifest = versions.read_manifest(repository, model, version)
+    manifest = read_manifest(repository, model, version)
     if manifest is None or "golden_sha256" not in manifest:
         return None
     try:
-        sample = samples.read(versions.golden_path(repository, manifest)).samples[0]
+        sample = samples.read(golden_path(repository, manifest)).samples[0]
     except StageError:  # lost or damaged: the watcher asks with zeros, and its status says so
         return None
     if "ensemble" not in manifest:

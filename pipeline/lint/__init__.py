@@ -36,6 +36,7 @@ from pipeline.lint.model import (
     warning,
 )
 from pipeline.lint.onnx import ONNX_RULES
+from pipeline.lint.proof import PROOF_RULES
 from pipeline.lint.scheduling import SCHEDULING_RULES
 from pipeline.lint.tensors import TENSOR_RULES
 from pipeline.lint.torchscript import TORCHSCRIPT_RULES
@@ -58,6 +59,7 @@ _CONFIGURED = (
     *ONNX_RULES,
     *TORCHSCRIPT_RULES,
     *ENGINE_RULES,
+    *PROOF_RULES,
 )
 
 

@@ -28,7 +28,7 @@ from pipeline.lint.model import (
 )
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 
 _RTX: Final = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 

@@ -19,18 +19,9 @@ from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
 from pipeline.plan import deployments, steps
+from pipeline.plan.deployments import EnsemblePlan, PillowPlan, TfServingPlan, TorchServePlan
 from pipeline.plan.steps import calibration_data
-from pipeline.plan.values import (
-    EnginePlan,
-    EnsemblePlan,
-    PillowPlan,
-    Reduction,
-    Row,
-    Subject,
-    TfServingPlan,
-    TorchServePlan,
-    Variant,
-)
+from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 
 __all__ = [
@@ -55,7 +46,7 @@ class BuildPlan:
 
     Attributes:
         signature: with the labels the YAML knows; ``labels: source`` stays empty until the source is there.
-        repository: where models go that a stock container of the target loads; see ``root``.
+        repository: where models go that a stock container of the target loads; see ``roots``.
         source: the step that makes the model.
         samples: the step that makes the golden samples.
         ensemble: images in, labels out; None where the YAML does not say how.
@@ -82,11 +73,6 @@ class BuildPlan:
     def roots(self) -> tuple[Path, Path]:
         """Triton's repositories: the main one, and that of TensorRT-RTX, which no container has a backend for."""
         return (self.repository, self.repository.with_name(f"{self.repository.name}.tensorrt_rtx"))
-
-    def root(self, row: Variant | EnsemblePlan) -> Path:
-        """The repository that a row goes to which Triton serves; an ensemble goes where the variant is that it asks."""
-        variant = row.variant if isinstance(row, EnsemblePlan) else row
-        return self.roots[variant.kind == "tensorrt_rtx"]
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -182,6 +168,7 @@ def make(
         samples=samples,
         calibration_digests=dependencies.calibration_digests,
         timing_cache=(work_dir / "store" / TIMING_CACHES).absolute(),
+        repository=repository,
     )
     variants = resolve(subject)
     lacks_tensorflow = doctor.lacks_tensorflow(environment) if config.source.is_tensorflow else ()
@@ -194,7 +181,7 @@ def make(
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
         ensemble=deployments.ensemble(subject, variants, keys),
         torchserve=deployments.torchserve(subject, variants, keys),
-        tfserving=deployments.tfserving(subject, variants, keys, repository),
+        tfserving=deployments.tfserving(subject, variants, keys),
         repository=repository,
         work_dir=work_dir,
         missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks_tensorflow),

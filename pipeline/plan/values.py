@@ -46,6 +46,14 @@ class Row(Protocol):
         """What serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``."""
 
     @property
+    def root(self) -> Path:
+        """The repository that it is published in."""
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The model directories there that are its own, in the order they are published in."""
+
+    @property
     def max_batch_size(self) -> int:
         """Most samples that are run at once; 0 where none are joined."""
 
@@ -121,6 +129,7 @@ class Variant:
         key: its key under ``variants``.
         kind: what its file is; a C++ program's is the TorchScript file in it.
         server: what serves it: ``triton``, ``tfserving`` alone, or ``none`` for a program, which serves itself.
+        root: the repository that it is published in.
         parent: key of the variant whose export it starts from; its own key when it exports itself.
         options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
         reduction: how the exported graph is made less precise, or None for fp32.
@@ -139,6 +148,7 @@ class Variant:
     kind: Kind
     precision: Precision
     server: str
+    root: Path
     parent: str
     options: Mapping[str, Any]
     reduction: Reduction | None
@@ -167,6 +177,11 @@ class Variant:
         return " → ".join(words)
 
     @property
+    def published(self) -> tuple[str, ...]:
+        """Its model directory; what TF-Serving alone serves is published by its deployment."""
+        return () if self.server == "tfserving" else (self.identifier,)
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """Its cached steps, in order."""
         engine = (self.engine.step, self.engine.parity) if self.engine else ()
@@ -180,188 +195,13 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PillowPlan:
-    """Pillow for one Python that will run the ensemble's preprocessing.
-
-    Attributes:
-        python: ``3.10``.
-        machine: processor architecture, ``x86_64``.
-        step: the step that gets it.
-        here: it is this interpreter's, and installed.
-    """
-
-    python: str
-    machine: str
-    step: Step
-    here: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnsemblePlan:
-    """Image files in, labels out: a Triton model named as the YAML's model, and the two around the variant it asks.
-
-    Attributes:
-        name: its own, ``<name>``.
-        variant: the one that answers.
-        pillow: for the Python of the embedded server and, where that is known and another, of the target's container.
-    """
-
-    name: str
-    variant: Variant
-    pillow: tuple[PillowPlan, ...]
-
-    @property
-    def key(self) -> str:
-        """Its row in the report."""
-        return self.name
-
-    @property
-    def identifier(self) -> str:
-        """Its Triton model name."""
-        return self.name
-
-    @property
-    def format(self) -> str:
-        """The kind of deployment."""
-        return "ensemble"
-
-    @property
-    def precision(self) -> str:
-        """Of the variant that answers."""
-        return self.variant.precision
-
-    @property
-    def server(self) -> str:
-        """What serves it."""
-        return "triton"
-
-    @property
-    def max_batch_size(self) -> int:
-        """The variant's."""
-        return self.variant.max_batch_size
-
-    @property
-    def how(self) -> str:
-        """In words, for the plan."""
-        return f"image file → {self.variant.key} → labels"
-
-    @property
-    def models(self) -> tuple[str, str, str]:
-        """What it asks, in order: preprocessing, the variant, postprocessing."""
-        return (f"{self.name}_preprocess", self.variant.identifier, f"{self.name}_postprocess")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TorchServePlan:
-    """A variant's file as an archive for TorchServe.
-
-    Attributes:
-        identifier: ``<name>.torchserve``.
-        model: its name in TorchServe, the YAML's.
-        variant: whose file it is.
-        batch_size: most requests in one forward pass.
-        max_batch_delay_ms: how long the first request of a batch waits for others.
-        workers: processes that serve it.
-        response_timeout_s: a worker that takes longer is restarted.
-        lacking_to_make: what this machine lacks to make the archive, each with its remedy.
-        lacking_to_serve: what it lacks to prove it; without a proof that does not matter.
-    """
-
-    identifier: str
-    model: str
-    variant: Variant
-    batch_size: int
-    max_batch_delay_ms: int
-    workers: int
-    response_timeout_s: int
-    lacking_to_make: tuple[str, ...]
-    lacking_to_serve: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """No variant's."""
-        return self.identifier
-
-    @property
-    def format(self) -> str:
-        """TorchServe's archive format."""
-        return "mar"
-
-    @property
-    def precision(self) -> str:
-        """The variant's."""
-        return self.variant.precision
-
-    @property
-    def server(self) -> str:
-        """What serves it."""
-        return "torchserve"
-
-    @property
-    def how(self) -> str:
-        """In words, for the plan."""
-        return f"from {self.variant.key}, workers {self.workers}"
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most requests in one forward pass."""
-        return self.batch_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TfServingPlan:
-    """A SavedModel in a tree that TensorFlow Serving serves.
-
-    Attributes:
-        identifier: ``<name>.tfserving``.
-        model: the YAML's ``name``: the model's folder in the tree, and its name there.
-        variant: the SavedModel.
-        root: the tree, beside Triton's repository.
-    """
-
-    identifier: str
-    model: str
-    variant: Variant
-    root: Path
-
-    @property
-    def key(self) -> str:
-        """Its own identifier."""
-        return self.identifier
-
-    @property
-    def format(self) -> str:
-        """What TF-Serving serves."""
-        return "saved_model"
-
-    @property
-    def precision(self) -> str:
-        """The variant's."""
-        return self.variant.precision
-
-    @property
-    def server(self) -> str:
-        """What serves it."""
-        return "tfserving"
-
-    @property
-    def max_batch_size(self) -> int:
-        """The variant's."""
-        return self.variant.max_batch_size
-
-    @property
-    def how(self) -> str:
-        """In words, for the plan."""
-        return f"from {self.variant.key}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What all variants of a configuration share.
 
     Attributes:
         calibration_digests: by variant key, the files that its calibration data is read from.
         timing_cache: folder of TensorRT's timing caches.
+        repository: Triton's root.
     """
 
     loaded: LoadedConfig
@@ -372,3 +212,8 @@ class Subject:
     samples: Step
     calibration_digests: Mapping[str, Mapping[str, str]]
     timing_cache: Path
+    repository: Path
+
+    def beside(self, suffix: str) -> Path:
+        """A root of its own for what Triton does not serve: ``<repository>.<suffix>``."""
+        return self.repository.with_name(f"{self.repository.name}.{suffix}")

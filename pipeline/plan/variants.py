@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Format, Kind
@@ -52,6 +53,7 @@ def _variant(subject: Subject, key: str) -> Variant:
         kind=kind,
         precision=precision,
         server=_server(model_format, subject.limits.release),
+        root=_root(subject, model_format, kind),
         parent=maker,
         options=steps.options(variants[maker], config.source, subject.limits),
         reduction=reduction,
@@ -64,6 +66,13 @@ def _variant(subject: Subject, key: str) -> Variant:
         reduce=reduce,
         parity=steps.judge(identifier, kind, reduction, graph, subject.samples, judging),
     )
+
+
+def _root(subject: Subject, model_format: Format, kind: Kind) -> Path:
+    """The repository that a variant goes to: the main one holds what a stock container of the target loads."""
+    if model_format == "libtorch":
+        return subject.beside("libtorch")
+    return subject.beside("tensorrt_rtx") if kind == "tensorrt_rtx" else subject.repository
 
 
 def _server(model_format: Format, release: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jinja2
 
-from pipeline.report import charts, picks
+from pipeline.report import charts, picks, proof
 from pipeline.report.charts import Axis, Chart, Point
 from pipeline.report.schema import RunReport, VariantReport
 from pipeline.report.units import human_bytes, human_figure, human_ms, human_rate
@@ -35,6 +35,7 @@ def page(record: RunReport) -> str:
         left_out=picks.left_out(record.variants),
         caveat=picks.CAVEAT,
         outcome=_outcome,
+        proof=proof.word,
         longest_s=max(record.durations_s.values(), default=0.0) or 1.0,
         environment=[(name, _in_words(value)) for name, value in record.environment.items()],
     )

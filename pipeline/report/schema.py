@@ -46,6 +46,10 @@ class VariantReport(Record):
     parity: ParityResult | None
     accuracy: AccuracyResult | None
     smoke: Smoke
+    proof: Literal["none", "inspected", "served"] | None = Field(
+        description="how far the version was proven, as its manifest says: by a real server's answers (served), by "
+        "what was read in its files (inspected), not at all (none); null when it failed or was not published"
+    )
     measurement: Measurement | None
     unmeasured_reason: str | None = Field(description="why there is no measurement; null when there is one")
     notes: list[str]

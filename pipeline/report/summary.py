@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipeline.base.values import SmokeResult, VariantResult
-from pipeline.report import picks
+from pipeline.report import picks, proof
 from pipeline.report.fitting import Column, Fitting, Words
 from pipeline.report.schema import Pick, RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure
@@ -79,6 +79,7 @@ def _variant(result: VariantResult) -> VariantReport:
         parity=result.parity,
         accuracy=result.accuracy,
         smoke=_smoke(result.smoke),
+        proof=result.proof,
         measurement=result.measurement,
         unmeasured_reason=_unmeasured(result),
         notes=list(result.notes),
@@ -112,7 +113,7 @@ _COLUMNS = (
     Column(name="accuracy", right=True),
     Column(name="p50 ms", right=True),
     Column(name="per s", right=True, leaves=4),
-    Column(name="server"),
+    Column(name="proof"),
 )
 """First to leave a narrow terminal: what the stages' lines told already, and what most names tell."""
 
@@ -145,9 +146,9 @@ def _cells(result: VariantResult) -> tuple[Text, ...]:
     accuracy = "–" if result.accuracy is None else f"{result.accuracy.value:.2%}"
     speed = result.measurement
     p50, rate = (human_figure(speed.p50_ms), human_figure(speed.throughput_per_s)) if speed else ("–", "–")
-    server = result.server if result.smoke or result.server == "none" else "not run"
+    shown = proof.word(result.server, result.proof, asked=result.smoke is not None)
     made = (result.identifier, version, result.format, result.precision)
-    return (_outcome(result), *map(Text, (*made, size, parity, accuracy, p50, rate, server)))
+    return (_outcome(result), *map(Text, (*made, size, parity, accuracy, p50, rate, shown)))
 
 
 def _choice(record: RunReport) -> list[Words]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.machine.tensorrt_flavours import FlavourName
-from pipeline.repository import versions
+from pipeline.repository.manifest import read_manifest
 from tests.integration.conftest import CONFIGS, run
 
 pytestmark = pytest.mark.gpu
@@ -41,7 +41,7 @@ def test_engines_are_judged_served_and_kept(flavour: FlavourName, gpu: str, tmp_
         assert row["smoke"]["outcome"] == "passed", row["smoke"]
         assert not any("not run" in note for note in row["notes"])
         assert f"parity[digits_{key}.engine]" in done.report["durations_s"]
-        manifest = versions.read_manifest(Path(row["path"]).parents[1], f"digits_{key}", 1)
+        manifest = read_manifest(Path(row["path"]).parents[1], f"digits_{key}", 1)
         assert manifest is not None
         assert manifest["parity"]["max_abs"] == row["parity"]["max_abs"]
     again = done.again()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jsonschema
 import pytest
 
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 from tests.integration.conftest import CONFIGS, ROOT, Built, pipeline
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

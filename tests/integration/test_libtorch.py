@@ -22,7 +22,8 @@ from pipeline.config import images
 from pipeline.config.load import load
 from pipeline.images import postprocessing, preprocessing
 from pipeline.plan import signature
-from pipeline.repository.versions import read_manifest, version_numbers
+from pipeline.repository.manifest import read_manifest
+from pipeline.repository.versions import version_numbers
 from pipeline.servers.libtorch.checks import LOSSY_LEVELS
 from tests.integration import picture_files
 from tests.integration.conftest import CONFIGS, Built

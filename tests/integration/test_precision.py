@@ -23,7 +23,7 @@ from pipeline.machine import environment
 from pipeline.precision import half, int8
 from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 from tests.integration.conftest import CONFIGS
 from tests.integration.engine_graphs import TOKENS, saved
 from tests.integration.in_process import InProcess

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import files
-from pipeline.repository.versions import read_manifest
+from pipeline.repository.manifest import read_manifest
 from tests.integration.conftest import CONFIGS, ROOT, Built, run
 
 Build = Callable[[str], Built]

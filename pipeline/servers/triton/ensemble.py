@@ -29,12 +29,21 @@ def postprocess(name: str, *, variant: Any, scores: str, max_batch_size: int) ->
     return _python(name, [_as_served(output)], [_text(LABELS)], max_batch_size)
 
 
-def ensemble(name: str, *, steps: tuple[str, str, str], variant: Any, scores: str, max_batch_size: int) -> ModelFiles:
+def ensemble(
+    name: str,
+    *,
+    steps: tuple[str, str, str],
+    versions: Mapping[str, int],
+    variant: Any,
+    scores: str,
+    max_batch_size: int,
+) -> ModelFiles:
     """Image files in, labels out.
 
     Args:
         name: its own.
         steps: names of the preprocessing model, the variant and the postprocessing model.
+        versions: of each of these, the one that is asked; one that is not named is asked for its newest.
         variant: ModelConfig message of the variant.
         scores: the variant's output that postprocessing takes.
         max_batch_size: as the variant's.
@@ -51,9 +60,9 @@ def ensemble(name: str, *, steps: tuple[str, str, str], variant: Any, scores: st
         "output": [_text(LABELS)],
         "ensemble_scheduling": {
             "step": [
-                _step(before, {IMAGE: IMAGE}, {tensor: inside["tensor"]}),
-                _step(model, {tensor: inside["tensor"]}, {scores: inside["scores"]}),
-                _step(after, {scores: inside["scores"]}, {LABELS: LABELS}),
+                _step(before, versions, {IMAGE: IMAGE}, {tensor: inside["tensor"]}),
+                _step(model, versions, {tensor: inside["tensor"]}, {scores: inside["scores"]}),
+                _step(after, versions, {scores: inside["scores"]}, {LABELS: LABELS}),
             ]
         },
     }
@@ -84,5 +93,8 @@ def _as_served(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": data_type, "dims": list(tensor.dims)}
 
 
-def _step(name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
-    return {"model_name": name, "model_version": -1, "input_map": dict(inputs), "output_map": dict(outputs)}
+def _step(
+    name: str, versions: Mapping[str, int], inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> dict[str, Any]:
+    asked = versions.get(name, -1)
+    return {"model_name": name, "model_version": asked, "input_map": dict(inputs), "output_map": dict(outputs)}

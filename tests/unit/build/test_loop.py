@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.build import loop as building
+from pipeline.build import publication
 from pipeline.build.loop import Options, Stages
 from pipeline.config.load import load
 from pipeline.report.terminal import Terminal
@@ -32,11 +33,14 @@ def test_an_archive_is_not_made_of_a_variant_that_failed(tmp_path: Path) -> None
     stages = Stages(building.make_plan(load(tmp_path / "m.yaml"), options), Terminal(Console(quiet=True)))
     archive = stages.run.plan.torchserve
     assert archive is not None
-    torchserve.emit(stages.run, archive)
-    torchserve.prove(stages.run, archive)  # nothing was emitted: nothing to add
+    with publication.opened(stages.run):
+        torchserve.emit(stages.run, archive)
+        torchserve.prove(stages.run, archive)  # nothing was emitted: nothing to add
+        publication.publish(stages.run)
     result = stages.run.results["m.torchserve"]
     assert result.exit_code == 4
     assert result.error.startswith("torchserve[m.torchserve]: m_ts was not made")
     assert not (tmp_path / "repo.torchserve").exists()
-    torchserve.adopt(stages.run, archive)
+    assert not list((tmp_path / "repo.torchserve.state" / "candidates").iterdir())
+    stages.run.adopt(archive)
     assert "nothing to serve" in stages.run.results["m.torchserve"].error

@@ -8,7 +8,9 @@ import pytest
 
 from pipeline.build import tfserving
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
-from pipeline.repository import versions
+from pipeline.repository.manifest import corruption, read_manifest
+from pipeline.repository.versions import Version
+from tests.unit.repository.bench import publish
 
 
 @pytest.fixture
@@ -33,22 +35,22 @@ def test_a_version_is_the_saved_model_itself(tmp_path: Path) -> None:
     (artifact / "variables" / "variables.index").write_bytes(b"index")
     golden = tmp_path / "golden.npz"
     golden.write_bytes(b"golden")
-    version = versions.Version(
+    version = Version(
         model_name="net", file_name="", artifact=artifact, model_files={}, golden=golden,
         manifest={},
     )  # fmt: skip
     root = tmp_path / "tree"
-    entry = versions.publish(root, version, retain=None)
+    entry = publish(root, version)
     assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()) == [
         "net/1/saved_model.pb",
         "net/1/variables/variables.index",
     ]
     assert entry.created
-    assert not versions.publish(root, version, retain=None).created
-    manifest = versions.read_manifest(root, "net", 1)
+    assert not publish(root, version).created
+    manifest = read_manifest(root, "net", 1)
     assert manifest is not None
-    assert versions.corruption(entry.version_dir, manifest) == ""
+    assert corruption(entry.version_dir, manifest) == ""
     (root / "net/1/saved_model.pb").write_bytes(b"other")
-    assert "saved_model.pb" in versions.corruption(entry.version_dir, manifest)
+    assert "saved_model.pb" in corruption(entry.version_dir, manifest)
     (artifact / "saved_model.pb").write_bytes(b"newer")
-    assert versions.publish(root, version, retain=None).version == 2
+    assert publish(root, version).version == 2

@@ -64,17 +64,17 @@ def test_the_variant_that_is_named_answers(tmp_path: Path, key: str, precision: 
 
 def test_what_no_container_loads_has_a_repository_of_its_own(tmp_path: Path) -> None:
     found = plan(tmp_path, "variants.trt.engine.flavour=tensorrt_rtx")
-    assert [found.root(variant).name for variant in found.variants] == ["repo.tensorrt_rtx", "repo", "repo"]
-    assert found.root(made(found)) == found.repository == tmp_path / "repo"
+    assert [variant.root.name for variant in found.variants] == ["repo.tensorrt_rtx", "repo", "repo"]
+    assert made(found).root == found.repository == tmp_path / "repo"
     asked = plan(tmp_path, "variants.trt.engine.flavour=tensorrt_rtx", "ensemble.from=trt")
-    assert asked.root(made(asked)) == tmp_path / "repo.tensorrt_rtx"  # beside the engine that it asks
+    assert made(asked).root == tmp_path / "repo.tensorrt_rtx"  # beside the engine that it asks
     assert asked.roots == (tmp_path / "repo", tmp_path / "repo.tensorrt_rtx")
 
 
 def test_an_engine_that_a_container_loads_is_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_flavours, "installed", lambda name: "10.5.0")
     found = plan(tmp_path, "variants.trt.engine.flavour=tensorrt")
-    assert {found.root(variant) for variant in found.variants} == {tmp_path / "repo"}
+    assert {variant.root for variant in found.variants} == {tmp_path / "repo"}
 
 
 def test_without_its_variant_or_its_sections_there_is_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.base.values import (
     Artifact,
     Measurement,
     ParityResult,
+    ProofLevel,
     RepositoryEntry,
     SmokeCheck,
     SmokeResult,
@@ -100,6 +101,26 @@ def test_the_table_shows_what_a_person_asks_for() -> None:
     assert "again: python -m pipeline build m.yaml --variant torchscript" in text
 
 
+@pytest.mark.parametrize(
+    ("level", "server", "shown_as"),
+    [
+        ("served", "triton", "triton"),
+        ("served", "none", "served"),
+        ("inspected", "triton", "inspected"),
+        ("none", "triton", "none"),
+    ],
+)
+def test_how_far_a_row_was_proven_is_in_the_table_and_in_the_report(
+    level: ProofLevel, server: str, shown_as: str
+) -> None:
+    row = replace(GOOD, smoke=None, proof=level, server=server)
+    (line,) = (line for line in shown(report(row)).splitlines() if "m_onnx  " in line)
+    assert line.split()[-1] == shown_as
+    record = summary.run_report(report(row)).model_dump(mode="json")
+    jsonschema.validate(record, schema.json_schema(), jsonschema.Draft202012Validator)
+    assert record["variants"][0]["proof"] == level
+
+
 def test_what_a_run_did_not_come_to_is_shown_as_not_made() -> None:
     never = VariantResult(identifier="m_onnx", model="m", format="onnx", precision="fp32")
     done = report(never, error="source[m]: cannot read m.onnx")
@@ -135,7 +156,7 @@ def test_the_table_fits_the_terminal_and_is_whole_in_a_log(
     assert any("= ".strip() in line and "resnet_torchscript" in line for line in table)
     assert (name not in "".join(table)) == folded
     assert "…" not in "".join(table)
-    names = ("variant", "format", "prec", "size", "diff", "accuracy", "p50 ms", "per s", "server")
+    names = ("variant", "format", "prec", "size", "diff", "accuracy", "p50 ms", "per s", "proof")
     assert all((column in table[1]) == (column not in gone) for column in names)
     assert (f"no room in {width} columns for: {', '.join(gone)}" in table[-1]) == bool(gone)
 

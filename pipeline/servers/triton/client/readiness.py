@@ -45,6 +45,23 @@ def ready_versions(http_url: str, model: str) -> list[int]:
     return versions
 
 
+def asked_versions(http_url: str, model: str) -> dict[str, int]:
+    """The models that a served ensemble asks, with the versions it names, -1 for the newest; none for other models.
+
+    Raises:
+        SmokeError: no server answers there, or not about that model.
+    """
+    try:
+        with contextlib.closing(HttpConnection(http_url, CONNECT_TIMEOUT_S)) as connection:
+            config = connection.config(model)
+    except (NoAnswerError, RefusedError) as error:
+        raise SmokeError(
+            f"smoke[{model}]: the server at {http_url} does not tell its configuration",
+            found=f"{error.what}: {error.found}".removesuffix(": "),
+        ) from error
+    return {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
+
+
 def not_loaded(http_url: str, model: str) -> str:
     """Why a running server does not have a model ready that it was not asked for, or empty when it has it ready.
 

@@ -159,11 +159,18 @@ class _Suite:
         return f"max_batch_size {found.max_batch_size}"
 
     def _index(self, connection: Connection) -> str:
-        index = connection.index()
-        ready = {row.name for row in index if row.state == "READY"}
+        index, pinned = connection.index(), self._pinned()
+        ready = {(row.name, row.version) for row in index if row.state == "READY"}
         none_of(served.index_differences(index, self.expectation.model, self.expectation.versions))
-        none_of([f"{name} is not READY" for name in self.expectation.members if name not in ready])
+        none_of([f"{name} is not READY" for name in self.expectation.members if name not in {row[0] for row in ready}])
+        lacking = [row for row in pinned.items() if (row[0], str(row[1])) not in ready]
+        none_of([f"version {number} of {name}, which it asks, is not READY" for name, number in lacking])
         return f"READY, with {', '.join(self.expectation.members)}"
+
+    def _pinned(self) -> dict[str, int]:
+        """The versions of its members that the ensemble names."""
+        steps = self.expectation.config.ensemble_scheduling.step
+        return {step.model_name: step.model_version for step in steps if step.model_version > 0}
 
     # ---- answers
 
@@ -277,7 +284,7 @@ class _Suite:
             for position, batch in enumerate(batches)
         ]
         member = self.expectation.members[0]
-        version = str(max(int(row.version) for row in connection.index() if (row.name, row.state) == (member, "READY")))
+        version = str(self._pinned().get(member) or self._newest(connection, member))
         before = connection.statistics(member, version)
         answers = connection.infer_all(requests)
         answered = first = 0
@@ -292,6 +299,9 @@ class _Suite:
             answered += len(batch)
         self.merged = self.merged or traffic.merged(before, connection.statistics(member, version), max(sizes))
         return answered, first
+
+    def _newest(self, connection: Connection, member: str) -> int:
+        return max(int(row.version) for row in connection.index() if (row.name, row.state) == (member, "READY"))
 
     def _dynamic_batching(self) -> str:
         """Merging depends on timing: a burst that showed none is followed by larger ones."""

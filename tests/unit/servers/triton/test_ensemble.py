@@ -34,7 +34,7 @@ def models(**fields: Any) -> dict[str, ModelFiles]:
         "m_preprocess": ensemble.preprocess("m_preprocess", **common),
         "m_onnx": variant,
         "m_postprocess": ensemble.postprocess("m_postprocess", scores="logits", **common),
-        "m": ensemble.ensemble("m", steps=STEPS, scores="logits", **common),
+        "m": ensemble.ensemble("m", steps=STEPS, versions={"m_onnx": 1}, scores="logits", **common),
     }
 
 
@@ -54,6 +54,7 @@ def test_each_model_takes_what_the_one_before_it_gives() -> None:
     assert [config.max_batch_size for config in made.values()] == [4, 4, 4, 4]
     assert made["m"].platform == "ensemble"
     assert [step.model_name for step in made["m"].ensemble_scheduling.step] == list(STEPS)
+    assert [step.model_version for step in made["m"].ensemble_scheduling.step] == [-1, 1, -1]
     for name in ("m_preprocess", "m_postprocess"):
         assert made[name].HasField("dynamic_batching")
         assert model_config.takes_files(made[name]) == (name == "m_preprocess")

@@ -1,8 +1,9 @@
+"""One model, emitted and published."""
+
 from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,41 +13,9 @@ import pytest
 
 from pipeline.base import files
 from pipeline.base.errors import MissingError, StageError
-from pipeline.base.values import RepositoryEntry
-from pipeline.repository import versions
-from pipeline.repository.versions import Version
-
-
-class Bench:
-    """A repository in a temporary folder, and versions to publish into it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.root = folder, folder / "repo"
-
-    def version(self, model: str = "weights", config: str = "max_batch_size: 4\n", **extra: bytes) -> Version:
-        artifact, golden = self.folder / f"artifact-{model}", self.folder / "samples.npz"
-        artifact.write_text(model)
-        golden.write_bytes(b"golden")
-        return Version(
-            model_name="m_onnx",
-            file_name="model.onnx",
-            artifact=artifact,
-            model_files={"config.pbtxt": config.encode(), **extra},
-            golden=golden,
-            manifest={"schema": 1},
-        )
-
-    def publish(self, version: Version, retain: int | None = None) -> RepositoryEntry:
-        return versions.publish(self.root, version, retain=retain)
-
-    @property
-    def tree(self) -> dict[str, str]:
-        return {name: (self.root / name).read_text() for name in files.tree_digests(self.root)}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+from pipeline.repository.manifest import corruption, golden_path, read_manifest
+from pipeline.repository.versions import Version, state_dir, version_numbers
+from tests.unit.repository.bench import Bench, engine
 
 
 def test_a_first_version_is_complete_with_its_manifest(bench: Bench) -> None:
@@ -58,10 +27,10 @@ def test_a_first_version_is_complete_with_its_manifest(bench: Bench) -> None:
         "m_onnx/labels.txt": "a\nb\n",
         "m_onnx/warmup/golden_x": "\0",
     }
-    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    manifest = read_manifest(bench.root, "m_onnx", 1)
     assert manifest is not None
     assert manifest["files"] == {"model.onnx": files.sha256_bytes(b"weights")}
-    assert versions.golden_path(bench.root, manifest).read_bytes() == b"golden"
+    assert golden_path(bench.root, manifest).read_bytes() == b"golden"
 
 
 def test_only_model_directories_stand_in_the_root(bench: Bench) -> None:
@@ -102,16 +71,16 @@ def test_retain_prunes_ours_and_spares_foreign_ones(bench: Bench) -> None:
     (bench.root / "m_onnx/2/model.onnx").write_text("foreign")
     bench.publish(bench.version("three"))
     entry = bench.publish(bench.version("four"), retain=1)
-    assert versions.version_numbers(bench.root / "m_onnx") == [2, 4]
+    assert version_numbers(bench.root / "m_onnx") == [2, 4]
     assert entry.notes == ("version 1 was removed (retain: 1)", "version 3 was removed (retain: 1)")
-    assert versions.read_manifest(bench.root, "m_onnx", 1) is None
+    assert read_manifest(bench.root, "m_onnx", 1) is None
 
 
 def test_a_version_changed_by_hand_is_not_pruned(bench: Bench) -> None:
     bench.publish(bench.version("one"))
     (bench.root / "m_onnx/1/model.onnx").write_text("edited")
     bench.publish(bench.version("two"), retain=1)
-    assert versions.version_numbers(bench.root / "m_onnx") == [1, 2]
+    assert version_numbers(bench.root / "m_onnx") == [1, 2]
 
 
 def test_a_corrupted_newest_version_is_replaced_by_a_new_one(bench: Bench) -> None:
@@ -148,72 +117,6 @@ def test_a_directory_artifact_keeps_its_layout(bench: Bench) -> None:
     assert not bench.publish(replace(bench.version(), artifact=folder)).created
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-def test_dying_at_any_moment_leaves_the_old_or_the_new_whole(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    """Dies at the 1st, 2nd, … file-system call of a publication until one goes through, checking after each."""
-    if not exchange:
-        monkeypatch.setattr(versions, "_exchange", lambda one, other: False)
-    bench.publish(bench.version("one", "old\n"))
-    old = bench.tree
-    new = {"m_onnx/1/model.onnx": "one", "m_onnx/2/model.onnx": "two", "m_onnx/config.pbtxt": "new\n"}
-    backup = bench.folder / "backup"
-    shutil.copytree(bench.root, backup / "repo")
-    shutil.copytree(versions.state_dir(bench.root), backup / "state")
-    for moment in range(1, 200):
-        for folder, copy in ((bench.root, "repo"), (versions.state_dir(bench.root), "state")):
-            shutil.rmtree(folder)
-            shutil.copytree(backup / copy, folder)
-        died = _die_at(monkeypatch, moment, lambda: bench.publish(bench.version("two", "new\n")))
-        if exchange:  # one atomic step: never anything else, even before the next build recovers
-            assert bench.tree in (old, new)
-        bench.publish(bench.version("two", "new\n"))
-        assert bench.tree == new
-        if not died:
-            break
-    assert moment > 10
-
-
-class _Died(BaseException):
-    """Stands for SIGKILL: nothing handles it; clean-up code that runs is undone by the next call dying too."""
-
-
-def _die_at(monkeypatch: pytest.MonkeyPatch, moment: int, action: Any) -> bool:
-    calls = 0
-
-    def dying(function: Any) -> Any:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls >= moment:
-                raise _Died
-            return function(*arguments, **keywords)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for owner, name in (
-            (os, "fsync"),
-            (os, "link"),
-            (os, "replace"),
-            (Path, "rename"),
-            (Path, "mkdir"),
-            (Path, "unlink"),
-            (Path, "write_bytes"),
-            (shutil, "copyfile"),
-            (shutil, "rmtree"),
-        ):
-            patch.setattr(owner, name, dying(getattr(owner, name)))
-        if (exchange := versions._exchange) is not None:
-            patch.setattr(versions, "_exchange", dying(exchange))
-        try:
-            action()
-        except _Died:
-            return True
-    return False
-
-
 def test_a_full_disk_leaves_the_repository_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.publish(bench.version("one"))
     before = bench.tree
@@ -233,54 +136,43 @@ def test_manifests_do_not_depend_on_time_or_place(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         bench = Bench(tmp_path / name)
         bench.publish(bench.version())
-        records.append((versions.state_dir(bench.root) / "manifests/m_onnx/1.json").read_text())
+        records.append((state_dir(bench.root) / "manifests/m_onnx/1.json").read_text())
     assert records[0] == records[1]
     assert str(tmp_path) not in records[0]
     assert json.loads(records[0])["version"] == 1
-
-
-def engine(bench: Bench, content: str, identity: str, config: str = "max_batch_size: 4\n") -> Version:
-    """An engine with its sidecar; equal inputs give an equal identity, but never equal bytes."""
-    sidecar = bench.folder / "engine.json"
-    sidecar.write_text(json.dumps({"plan": content}))
-    plain = bench.version(content, config)
-    manifest = {"schema": 1, "sha256": files.sha256_file(plain.artifact), "properties": {"identity": identity}}
-    return replace(
-        plain, file_name="model.plan", beside={"model.plan.json": sidecar}, identity=identity, manifest=manifest
-    )
 
 
 def test_an_engine_comes_with_its_sidecar(bench: Bench) -> None:
     bench.publish(engine(bench, "bytes", "id"))
     assert bench.tree["m_onnx/1/model.plan"] == "bytes"
     assert bench.tree["m_onnx/1/model.plan.json"] == '{"plan": "bytes"}'
-    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    manifest = read_manifest(bench.root, "m_onnx", 1)
     assert manifest is not None
     assert sorted(manifest["files"]) == ["model.plan", "model.plan.json"]
-    assert versions.corruption(bench.root / "m_onnx" / "1", manifest) == ""
+    assert corruption(bench.root / "m_onnx" / "1", manifest) == ""
 
 
 def test_an_engine_of_the_same_identity_is_no_new_version(bench: Bench) -> None:
     bench.publish(engine(bench, "bytes", "id"))
     before = bench.tree
-    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    manifest = read_manifest(bench.root, "m_onnx", 1)
     entry = bench.publish(engine(bench, "other bytes", "id"))
     assert (entry.version, entry.created, bench.tree) == (1, False, before)
-    assert versions.read_manifest(bench.root, "m_onnx", 1) == manifest
+    assert read_manifest(bench.root, "m_onnx", 1) == manifest
     assert bench.publish(engine(bench, "other bytes", "another")).version == 2
 
 
 def test_a_new_configuration_keeps_the_record_of_the_engine_that_stands_there(bench: Bench) -> None:
     bench.publish(engine(bench, "bytes", "id"))
-    before = versions.read_manifest(bench.root, "m_onnx", 1)
+    before = read_manifest(bench.root, "m_onnx", 1)
     entry = bench.publish(engine(bench, "other and longer", "id", config="max_batch_size: 8\n"))
-    after = versions.read_manifest(bench.root, "m_onnx", 1)
+    after = read_manifest(bench.root, "m_onnx", 1)
     assert before is not None
     assert after is not None
     assert (entry.version, bench.tree["m_onnx/config.pbtxt"]) == (1, "max_batch_size: 8\n")
     for name in ("files", "sha256", "size_bytes", "properties"):
         assert after[name] == before[name]
-    assert versions.corruption(bench.root / "m_onnx" / "1", after) == ""
+    assert corruption(bench.root / "m_onnx" / "1", after) == ""
 
 
 def test_folders_go_beside_a_file_and_decide_what_is_new(bench: Bench) -> None:
@@ -317,8 +209,6 @@ def test_a_folder_build_is_no_damage_of_a_program_and_of_nothing_else(bench: Ben
     (made / "CMakeCache.txt").write_text("")
     entry = bench.publish(program)
     assert (entry.version, entry.created, entry.notes) == (1, False, ())
-    manifest = versions.read_manifest(bench.root, "m_onnx", 1)
+    manifest = read_manifest(bench.root, "m_onnx", 1)
     assert manifest is not None
-    assert "build/deep/CMakeCache.txt" in versions.corruption(
-        bench.root / "m_onnx" / "1", {**manifest, "format": "onnx"}
-    )
+    assert "build/deep/CMakeCache.txt" in corruption(bench.root / "m_onnx" / "1", {**manifest, "format": "onnx"})

@@ -1,0 +1,256 @@
+"""Proves a repository by what was written down of it, without its YAML: `smoke REPOSITORY`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import model_config
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.values import GoldenSamples, RepositoryEntry, RunningServer, VariantResult
+from pipeline.build import prove
+from pipeline.build.books import Books, Named
+from pipeline.build.prove import Alive, Expected, Serving, Subject
+from pipeline.config.schema.serving import Serve
+from pipeline.data import samples
+from pipeline.machine import doctor, environment
+from pipeline.machine.tensorrt_flavours import FlavourName
+from pipeline.proof import record
+from pipeline.report.terminal import Terminal
+from pipeline.repository import pins
+from pipeline.repository.manifest import golden_path, read_manifest
+from pipeline.repository.versions import state_dir, version_numbers
+from pipeline.servers.triton.models import engines_of, models_of
+from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
+
+_RTX: FlavourName = "tensorrt_rtx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A model as it stands in a repository.
+
+    Attributes:
+        config: its config.pbtxt as a message.
+        manifests: of its versions that are served, by number; only those that this tool wrote.
+    """
+
+    root: Path
+    name: str
+    config: Any
+    manifests: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def key(self) -> str:
+        """Its row in the report."""
+        return self.name
+
+    @property
+    def identifier(self) -> str:
+        """Its Triton model name."""
+        return self.name
+
+    @property
+    def newest(self) -> Mapping[str, Any]:
+        """The manifest of the newest version that is served and that this tool wrote; empty where it wrote none."""
+        return self.manifests[max(self.manifests)] if self.manifests else {}
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it only answers inside an ensemble."""
+        return "ensemble" in self.newest and self.name != self.newest.get("model")
+
+    def blank(self) -> VariantResult:
+        """Its row, before anything is proven."""
+        found, version = self.newest, max(self.manifests, default=0)
+        entry = RepositoryEntry(root=self.root, model_name=self.name, version=version, created=False)
+        return VariantResult(
+            identifier=self.name,
+            model=str(found.get("model", self.name)),
+            format=str(found.get("format", "ensemble" if "ensemble" in found else "–")),
+            precision=str(found.get("precision", "–")),
+            entry=entry if version else None,
+        )
+
+
+def standing(root: Path, name: str) -> Standing:
+    """A model with what is known of its served versions.
+
+    Raises:
+        ConfigError: its config.pbtxt is none.
+    """
+    path = root / name / "config.pbtxt"
+    config = model_config.parse_text(path.read_text(encoding="utf-8"), str(path))
+    served = model_config.served_versions(config, version_numbers(root / name))
+    found = {number: manifest for number in served if (manifest := read_manifest(root, name, number)) is not None}
+    return Standing(root=root, name=name, config=config, manifests=found)
+
+
+class Proof(Books):
+    """The books of one proof of a repository.
+
+    Attributes:
+        rows: the models that are looked at.
+    """
+
+    def __init__(self, root: Path, models: Sequence[str], work_dir: Path, terminal: Terminal) -> None:
+        self.rows = _chosen(root, models)
+        super().__init__(work_dir, str(root), {row.key: row.blank() for row in self.rows}, terminal)
+        self._root = root
+
+    def reproduce(self, row: Named, command: str) -> str:
+        """The command that proves just that model again."""
+        words = ["python", "-m", "pipeline", "smoke", str(self._root), row.identifier]
+        return shlex.join([*words, "--work-dir", str(self.work_dir)])
+
+
+def _chosen(root: Path, models: Sequence[str]) -> list[Standing]:
+    """The models named, or all but those that are proven with the ensemble they belong to.
+
+    Raises:
+        ConfigError: no such repository, no such model, or a model that answers only inside an ensemble.
+    """
+    if not state_dir(root).is_dir():
+        raise ConfigError(
+            "smoke: nothing is known of this repository",
+            found=f"no {state_dir(root)}",
+            where=str(root),
+            hint="this tool keeps there what it proves by: copy it along, or name the YAML instead",
+        )
+    present = models_of(root)
+    if unknown := [name for name in models if name not in present]:
+        raise ConfigError(f"smoke: no model is called {', '.join(unknown)}", found=f"there are {', '.join(present)}")
+    rows = [standing(root, name) for name in dict.fromkeys(models or present)]
+    parts = [row for row in rows if row.is_part]
+    if models and parts:
+        whole = str(parts[0].newest["model"])
+        raise ConfigError(
+            f"smoke: {parts[0].name} answers only inside the ensemble {whole}", hint=f"name {whole}: it proves both"
+        )
+    return [row for row in rows if not row.is_part]
+
+
+def prove_standing(books: Proof, remote: RunningServer | None) -> None:
+    """Prove every model by its manifests and golden samples, on a server started here or on a running one.
+
+    Raises:
+        StageError: none of the models was written by this tool.
+    """
+    known = []
+    for row in books.rows:
+        if row.manifests:
+            known.append(row)
+        else:
+            books.update(row, skipped="no served version of it was written by this tool: what is right is not known")
+    if not known:
+        raise StageError("smoke: this tool wrote none of these models", found=", ".join(row.name for row in books.rows))
+    if remote is None:
+        subjects = []
+        for row in known:
+            with books.guarded(row, "smoke"):
+                subjects.append(_subject(row, pins.member_versions(row.root, row.config), _obstacle(books, row)))
+        prove.prove(books, _serving(books), subjects)
+        books.record_levels(known)
+        return
+    for row in known:
+        with books.guarded(row, "smoke"):
+            _prove_at(books, row, remote)
+
+
+def _prove_at(books: Proof, row: Standing, server: RunningServer) -> None:
+    from pipeline.servers.triton.client import readiness
+
+    if _obstacle(books, row) and (reason := readiness.not_loaded(server.http_url, row.name)):
+        books.update(row, skipped=f"{server.http_url} does not serve it: {reason}; an engine needs a server with a GPU")
+        return
+    served = readiness.ready_versions(server.http_url, row.name)
+    named = readiness.asked_versions(server.http_url, row.name) if row.config.ensemble_scheduling.step else {}
+    reached = {
+        name: number if number > 0 else max(readiness.ready_versions(server.http_url, name))
+        for name, number in named.items()
+    }
+    prove.smoke(books, _serving(books), _subject(row, reached, ""), server, lambda: None, served)
+    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
+
+
+def _serving(books: Proof) -> Serving:
+    serve = Serve()
+    return Serving(
+        name="repository",
+        container=False,
+        release="",
+        start_timeout_s=serve.start_timeout_s,
+        request_timeout_s=serve.request_timeout_s,
+    )
+
+
+def _obstacle(books: Proof, row: Standing) -> str:
+    """Why a model cannot be served here, or empty; an engine needs a GPU that it was built for."""
+    if not engines_of([row.root], [row.name, *pins.member_versions(row.root, row.config)]):
+        return ""
+    here = environment.probe(books.work_dir)
+    if lacking := doctor.lacks_to_run_engines(here):
+        return lacking
+    built_for = [f"sm_{name.replace('.', '')}" for name in row.config.cc_model_filenames]
+    if here.gpu is not None and built_for and here.gpu.capability not in built_for:
+        return f"the GPU here is {here.gpu.capability}, and the engine is for {', '.join(built_for)}"
+    return ""
+
+
+def _subject(row: Standing, reached: Mapping[str, int], obstacle: str) -> Subject:
+    """What is right of a model, by its manifests.
+
+    Raises:
+        StageError: an older build of this tool wrote them, or the golden samples are lost.
+    """
+    known = record.read(row.newest, row.name)
+
+    def expected(served: Sequence[int], alive: Alive) -> Expected:
+        if isinstance(known, record.ModelRecord):
+            return Expectation(
+                model=row.name,
+                signature=known.signature,
+                max_batch_size=known.max_batch_size,
+                versions={number: _golden(row.root, row.name, number) for number in served},
+                tolerance=known.tolerance,
+                config=row.config,
+                alive=alive,
+            )
+        golden = _golden(row.root, known.answering, reached[known.answering])
+        if golden is None:
+            raise StageError(
+                f"smoke[{row.name}]: version {reached[known.answering]} of {known.answering}, which answers in it, was "
+                "not written by this tool: what is right is not known"
+            )
+        return ImagesExpectation(
+            model=row.name,
+            members=tuple(reached),
+            versions=served,
+            config=row.config,
+            golden=golden,
+            scores=known.scores,
+            before=known.before,
+            after=known.after,
+            tolerance=known.tolerance,
+            alive=alive,
+        )
+
+    answering = known.answering if isinstance(known, record.ImagesRecord) else ""
+    return Subject(
+        row=row,
+        entry=RepositoryEntry(root=row.root, model_name=row.name, version=max(row.manifests), created=False),
+        members=reached,
+        parts=tuple(name for name in reached if name != answering),
+        config=row.config,
+        expected=expected,
+        flavour=_RTX if row.config.backend == _RTX else "tensorrt",
+        obstacle=obstacle,
+    )
+
+
+def _golden(root: Path, model: str, number: int) -> GoldenSamples | None:
+    manifest = read_manifest(root, model, number)
+    return samples.read(golden_path(root, manifest)) if manifest else None

@@ -1,0 +1,20 @@
+"""How far a row was proven, in the one word that the table and the page have room for."""
+
+from __future__ import annotations
+
+from pipeline.base.values import ProofLevel
+
+
+def word(server: str, proof: ProofLevel | None, *, asked: bool) -> str:
+    """The server that proved it, or how far it was proven without one.
+
+    Args:
+        server: what serves the row; ``none`` for a program.
+        proof: the level of its version; None where it has none.
+        asked: whether a smoke test was run.
+    """
+    if proof in ("none", "inspected"):
+        return proof
+    if proof == "served":
+        return "served" if server == "none" else server
+    return server if asked or server == "none" else "not run"
