@@ -71,7 +71,7 @@ def publish(run: Run) -> None:
     for row in done:
         with run.guarded(row, "build"):
             for model in row.published:
-                run.note(row, *publishing.narrow(run.candidates[row.root], model))
+                publishing.narrow(run.candidates[row.root], model)
     _moved_levels(run)
     run.record_levels(done)
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import GoldenSamples, RepositoryEntry, RunningServer, VariantResult
+from pipeline.base.values import (
+    AccuracyResult,
+    Artifact,
+    GoldenSamples,
+    ParityResult,
+    RepositoryEntry,
+    RunningServer,
+    Tolerance,
+    VariantResult,
+)
 from pipeline.build import prove
 from pipeline.build.books import Books, Named
 from pipeline.build.prove import Alive, Expected, Serving, Subject
@@ -67,13 +76,34 @@ class Standing:
         """Its row, before anything is proven."""
         found, version = self.newest, max(self.manifests, default=0)
         entry = RepositoryEntry(root=self.root, model_name=self.name, version=version, created=False)
-        return VariantResult(
+        blank = VariantResult(
             identifier=self.name,
             model=str(found.get("model", self.name)),
             format=str(found.get("format", "ensemble" if "ensemble" in found else "–")),
             precision=str(found.get("precision", "–")),
             entry=entry if version else None,
         )
+        return replace(blank, **_figures(found, entry.version_dir)) if "variant" in found else blank
+
+
+def _figures(manifest: Mapping[str, Any], version_dir: Path) -> dict[str, Any]:
+    """A variant's size and its numbers in process, as its manifest has them; none where it is not as this build's."""
+    try:
+        parity, accuracy = manifest["parity"], manifest["accuracy"]
+        typed = {"tolerance": Tolerance(**parity["tolerance"]), "batch_sizes": tuple(parity["batch_sizes"])}
+        return {
+            "artifact": Artifact(
+                path=version_dir,
+                kind=manifest["format"],
+                sha256=manifest["sha256"],
+                size_bytes=manifest["size_bytes"],
+                tool_versions=manifest["tool_versions"],
+            ),
+            "parity": ParityResult(**{**parity, **typed}),
+            "accuracy": AccuracyResult(**accuracy) if accuracy else None,
+        }
+    except (KeyError, TypeError):
+        return {}
 
 
 def standing(root: Path, name: str) -> Standing:

@@ -53,22 +53,20 @@ def put(
     )
 
 
-def narrow(candidate: Candidate, model_name: str) -> tuple[str, ...]:
-    """Give a published model its own configuration, now that nothing asks for more, and remove what `retain` says.
+def narrow(candidate: Candidate, model_name: str) -> None:
+    """Give a published model its own configuration, now that no ensemble that stands asks for more.
 
-    Returns:
-        What a person should know, one line each.
+    No version is removed yet: a server that polls may still be loading what the ensemble asked a moment ago, and
+    Triton's Python stub never comes back from a folder that goes meanwhile (core 2.51). The next build removes it.
 
     Raises:
         MissingError: disk full, not writable, or the lock is held for too long.
     """
     emitted, root = candidate.emitted[model_name], candidate.root
     with files.disk_errors(root, f"repository[{model_name}]"), files.locked(global_lock(root), _LOCK_TIMEOUT_S):
-        own, doomed = _wanted(root, emitted)
-        if doomed or own != own_files(root / model_name):
-            _swap(root, model_name, own=own, without=doomed, added={})
-        _forget_removed(root, emitted)
-    return _removed(emitted, doomed)
+        own = _own(root, emitted, version_numbers(root / model_name))
+        if own != own_files(root / model_name):
+            _swap(root, model_name, own=own, without=(), added={})
 
 
 def _check(candidate: Candidate, emitted: Emitted) -> None:
@@ -115,7 +113,7 @@ def _put(candidate: Candidate, emitted: Emitted, proof: ProofLevel) -> list[str]
     notes = [f"{emitted.damage}; a new version replaces it"] if emitted.damage else []
     if updated and not emitted.created:
         notes.append(f"version {number} is unchanged; its configuration was updated")
-    return [*notes, *_removed(emitted, doomed)]
+    return [*notes, *(f"version {old} was removed (retain: {emitted.retain})" for old in doomed)]
 
 
 @contextlib.contextmanager
@@ -143,19 +141,21 @@ def _forget_removed(root: Path, emitted: Emitted) -> None:
         manifests.forget(root, emitted.model_name, number)
 
 
-def _removed(emitted: Emitted, doomed: Sequence[int]) -> tuple[str, ...]:
-    return tuple(f"version {number} was removed (retain: {emitted.retain})" for number in doomed)
-
-
 def _wanted(root: Path, emitted: Emitted) -> tuple[dict[str, bytes], list[int]]:
     """The model's own files with what standing ensembles ask, and the versions that nothing keeps any more."""
-    name, own = emitted.model_name, dict(emitted.own)
+    name = emitted.model_name
     pinned = pins.standing(root).get(name, set())
     numbers = sorted({*version_numbers(root / name), emitted.version})
-    doomed = retired(root, name, numbers, emitted.retain, pinned | set(pins.named(own.get(CONFIG))))
+    kept = pinned | set(pins.named(emitted.own.get(CONFIG)))
+    doomed = retired(root, name, numbers, emitted.retain, kept)
+    return _own(root, emitted, [number for number in numbers if number not in doomed]), doomed
+
+
+def _own(root: Path, emitted: Emitted, numbers: Sequence[int]) -> dict[str, bytes]:
+    own = dict(emitted.own)
     if CONFIG in own:
-        own[CONFIG] = pins.widened(own[CONFIG], [number for number in numbers if number not in doomed], pinned)
-    return own, doomed
+        own[CONFIG] = pins.widened(own[CONFIG], numbers, pins.standing(root).get(emitted.model_name, set()))
+    return own
 
 
 def _pin_askers(root: Path, member: str) -> None:

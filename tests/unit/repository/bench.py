@@ -21,7 +21,8 @@ def publish(root: Path, version: Version, *, retain: int | None = None, proof: P
     with candidates.opened(root, [version.model_name], run_id=uuid4().hex) as candidate:
         candidate.add(version, retain=retain)
         entry = publishing.put(candidate, version.model_name, proof=proof)
-        return replace(entry, notes=(*entry.notes, *publishing.narrow(candidate, version.model_name)))
+        publishing.narrow(candidate, version.model_name)
+        return entry
 
 
 class Bench:
