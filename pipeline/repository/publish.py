@@ -101,6 +101,7 @@ def _put(candidate: Candidate, emitted: Emitted, proof: ProofLevel) -> list[str]
         if not (emitted.created or updated or doomed):
             if manifest != standing:
                 manifests.write(root, manifest)
+            _forget_removed(root, emitted)  # of what an earlier build removed and did not live to forget
             return []
         _pin_askers(root, name)
         own, doomed = _wanted(root, emitted)
