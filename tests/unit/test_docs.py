@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,3 +44,23 @@ def test_no_page_names_a_picture_that_nobody_has() -> None:
                 for named in re.findall(r"[\w./]*\.(?:png|jpg|jpeg|webp)\b", line):
                     built = re.fullmatch(r"(?:\.\./)*model_repository/\w+/1/example\.png", named)
                     assert built or (ROOT / named).is_file(), f"{page.name}: {named}"
+
+
+def test_the_architecture_names_every_room_in_the_order_of_imports() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Architecture") : text.index("## Developing")]
+    named = re.findall(r"^  (\w+)/ +\S", section, re.MULTILINE)
+    rooms = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert set(named) == rooms
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    order = [set(re.split(r" [|:] ", layer)) for layer in layers if layer != "__main__"]
+    heights = [next(height for height, layer in enumerate(order) if name in layer) for name in named]
+    assert heights == sorted(heights)
+
+
+def test_the_architecture_names_every_format_and_every_server() -> None:
+    text = (ROOT / "README.md").read_text()
+    for table in ("formats", "servers"):
+        line = next(line for line in text.splitlines() if line.startswith(f"  {table}/ "))
+        folders = {path.parent.name for path in (ROOT / "pipeline" / table).glob("*/__init__.py")}
+        assert folders <= set(re.findall(r"(\w+)/", line)), table
