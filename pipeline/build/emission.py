@@ -19,12 +19,16 @@ from pipeline.servers.triton import config_pbtxt
 
 
 def emit(run: Run) -> None:
-    """Emit every variant that was made and that Triton serves; a failure is kept to its row."""
+    """Emit every variant that was made and that Triton serves, and note the others; a failure is kept to its row."""
     for variant in run.plan.variants:
         result = run.results[variant.key]
-        if variant.server == "triton" and result.artifact is not None and not result.error:
-            with run.guarded(variant, "build"):
+        if result.artifact is None or result.error:
+            continue
+        with run.guarded(variant, "build"):
+            if variant.server == "triton":
                 _emit(run, variant, result.artifact)
+            elif variant.server == "tfserving":  # its deployment emits it
+                run.note(variant, f"not in Triton's repository: {run.plan.limits.release} has no TensorFlow backend")
 
 
 def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
