@@ -20,6 +20,7 @@ from pipeline.cli import commands
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
 from pipeline.servers.tfserving import client
 from pipeline.servers.tfserving import server as tfserving
+from pipeline.servers.tfserving.checks import metadata
 from tests.integration.conftest import ROOT, Built, run
 from tests.integration.test_tensorflow import ONE, SERVING_API, Made, made
 
@@ -105,7 +106,7 @@ def test_a_damaged_tree_is_found(newer: Built, tmp_path: Path) -> None:
     [
         ("truncated", "DecodeError"),
         ("lost", "FileNotFoundError"),
-        ("another", "no signature serving_default the SavedModel has first, second"),
+        ("another", "no signature serving_default: the SavedModel has first, second"),
     ],
 )
 def test_a_tree_without_a_readable_model_is_found(
@@ -204,7 +205,7 @@ def running(newer: Built, calls: Path, shim: dict[str, str]) -> Iterator[Running
 
 @pytest.fixture(scope="module")
 def shown(newer: Built) -> dict[str, Any]:
-    return deploying.metadata(newer.folder / "repository.tfserving/net/1", "net", 1)
+    return metadata(newer.folder / "repository.tfserving/net/1", "net", 1)
 
 
 @pytest.mark.parametrize("ask", [client.rest, client.grpc])
