@@ -105,6 +105,12 @@ class SmokeError(PipelineError):
     exit_code = 5
 
 
+def listed(texts: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """The first of several texts, and how many more there are."""
+    more = f"{' ' if between == ', ' else between}and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.base import files
-from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.errors import ConfigError, StageError, listed
 from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
 from pipeline.config import images
 from pipeline.config.schema.model import Data
@@ -257,10 +257,9 @@ def _check_arrays(arrays: Mapping[str, Array], targets: Array | None, signature:
 
 def _refuse(wrong: Sequence[str], where: str) -> None:
     if wrong:
-        more = f"\nand {len(wrong) - _MOST_LISTED} more" if len(wrong) > _MOST_LISTED else ""
         raise StageError(
             "datasets: the data does not fit `inputs`",
-            found="\n".join(wrong[:_MOST_LISTED]) + more,
+            found=listed(wrong, _MOST_LISTED, "\n"),
             where=where,
             hint="change the data or `inputs` in the YAML",
         )

@@ -25,6 +25,7 @@ MIN_JAVA = 17  # what TorchServe's frontend is compiled for (0.12.0)
 REQUIRED = (
     "numpy",
     "onnx",
+    "onnx-ir",
     "onnxruntime",
     "onnxscript",
     "onnxslim",

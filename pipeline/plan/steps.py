@@ -219,7 +219,7 @@ def reduce(
             "repair": reduction.repair.model_dump() if reduction.repair else None,
             "judged": judging if reduction.repair else None,
         },
-        tools=("numpy", "onnx", "onnxruntime", *modelopt),
+        tools=("numpy", "onnx", "onnx-ir", "onnxruntime", *modelopt),
         upstream={
             "export": export,
             "samples": subject.samples,

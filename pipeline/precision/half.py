@@ -8,30 +8,31 @@ Which inputs and outputs of an operator may be 16-bit is read from ONNX's own op
 graphs. It is not used itself: two float32 nodes that read one tensor make it declare their cast twice (not valid
 ONNX), it casts for nodes within a Loop's or If's body outside of the body, stops at equal names in two bodies, rounds
 between neighbouring float32 nodes, and clamps constants. On graphs it can convert, the tests hold the two together.
+ModelOpt's AutoCast (0.47.0) is not used either: it fails on Loops, among others (docs/decisions.md has the comparison).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, listed
 from pipeline.base.values import Array
 from pipeline.formats.onnx import graph
 from pipeline.precision import half_rules
+from pipeline.precision.half_rules import FLOAT
 
 Precision = Literal["fp16", "bf16"]
 
-_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-_SUFFIXES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+_SUFFIXES = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _BF16_OPSET = 22  # the first whose Conv, pooling, LSTM, … may be bfloat16 (ONNX 1.17, docs/Changelog.md)
-_NAMED = 5  # nodes named in a note
 
 
 def convert(
@@ -63,10 +64,10 @@ def convert(
     """
     stage = f"optimize[{precision}]"
     model = _loaded(source, _BF16_OPSET if precision == "bf16" else 0, stage)
-    converter = _Converter(model, stage, _TYPES[precision], keep_ops, keep_nodes)
+    converter = _Converter(model.graph, stage, _TYPES[precision], keep_ops, keep_nodes)
     converter.convert()
     try:
-        properties = graph.save(model, out_dir)
+        properties = graph.save(ir.to_proto(model), out_dir)
     except StageError as error:
         raise StageError(
             f"{stage}: the converted graph is not valid ONNX",
@@ -82,7 +83,7 @@ def convert(
     }
 
 
-def _loaded(source: Path, least_opset: int, stage: str) -> onnx.ModelProto:
+def _loaded(source: Path, least_opset: int, stage: str) -> ir.Model:
     """The model at ``least_opset`` or above, its nodes named; weights in other files, however large, join last."""
     file = graph.file_of(source)
     model = onnx.load(str(file), load_external_data=False)
@@ -105,68 +106,45 @@ def _loaded(source: Path, least_opset: int, stage: str) -> onnx.ModelProto:
                 hint=f"export it with opset: {least_opset}",
             ) from error
     onnx.load_external_data_for_model(model, str(file.parent))
-    return model
+    return ir.serde.deserialize_model(model)
 
 
 @dataclass(slots=True)
-class _Value:
+class _Float:
     """A float32 tensor of the source graph.
 
     Attributes:
         scope: where it is made.
-        held: names of the tensors that hold it in the new graph, by element type.
+        held: the tensors that hold it in the new graph, by element type.
         unfit: it is, or may hold, a constant beyond the 16-bit type's range.
         exact: it is made of integers and constants alone.
-        constant: the initializer it is, if it is one.
-        wanted: the types in which anything reads it.
+        constant: its value, where it is an initializer.
     """
 
-    scope: _Scope
-    held: dict[int, str]
+    scope: ir.Graph
+    held: dict[ir.DataType, ir.Value]
     unfit: bool = False
     exact: bool = False
-    constant: TensorProto | None = None
-    wanted: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Scope:
-    """A graph or a body while it is converted: its tensors, and its nodes so far.
-
-    Attributes:
-        outputs: names its nodes must not lose; a body's outputs go by position and may be renamed.
-    """
-
-    graph: onnx.GraphProto
-    parent: _Scope | None
-    outputs: frozenset[str]
-    values: dict[str, _Value] = field(default_factory=dict)
-    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-
-    def find(self, name: str) -> _Value | None:
-        """The float32 tensor a node of this scope means by ``name``; None for any other tensor."""
-        found = self.values.get(name)
-        return self.parent.find(name) if found is None and self.parent is not None else found
-
-    def type(self, name: str) -> onnx.TypeProto | None:
-        """The type of a tensor a node of this scope reads or makes, where it is known."""
-        found = self.types.get(name)
-        return self.parent.type(name) if found is None and self.parent is not None else found
+    constant: ir.TensorProtocol | None = None
 
 
 class _Converter:
     """One conversion, in place."""
 
     def __init__(
-        self, model: onnx.ModelProto, stage: str, half: int, keep_ops: Sequence[str], keep_nodes: Collection[str]
+        self, main: ir.Graph, stage: str, half: ir.DataType, keep_ops: Sequence[str], keep_nodes: Collection[str]
     ) -> None:
-        self.model, self.stage, self.half = model, stage, half
+        self.main, self.stage, self.half = main, stage, half
         self.halves = self.floats = 0
         self._keep_ops, self._keep_nodes = frozenset(keep_ops), frozenset(keep_nodes)
-        self._opsets = {half_rules.domain(item): item.version for item in model.opset_import}
-        self._names = set(_names(model.graph))
-        self._missing = sorted(set(keep_ops) - {node.op_type for node in _nodes(model.graph)})
+        nodes = list(main.all_nodes())
+        self._nodes = {node.name for node in nodes}
+        self._missing = sorted(set(keep_ops) - {node.op_type for node in nodes})
+        scopes = [main, *main.subgraphs()]
+        self._names = self._nodes | {value.name for node in nodes for value in node.outputs}
+        self._names |= {value.name for scope in scopes for value in (*scope.inputs, *scope.initializers.values())}
+        self._floats: dict[ir.Value, _Float] = {}
+        self._at: dict[ir.Graph, ir.Node] = {}  # the node at work in a graph and in the body it lies in
         self._kept: dict[str, list[str]] = {}  # nodes by the reason they stay float32, but for the usual operators
 
     def convert(self) -> None:
@@ -175,14 +153,13 @@ class _Converter:
         Raises:
             StageError: as for ``half.convert``.
         """
-        named = {node.name for node in _nodes(self.model.graph)}
-        if unknown := sorted(self._keep_nodes - named):
+        if unknown := sorted(self._keep_nodes - self._nodes):
             raise StageError(
                 f"{self.stage}: no node has a name that is to stay float32",
-                found=_listed(unknown),
+                found=listed(unknown),
                 hint="names are those of the exported graph",
             )
-        self._graph(self.model.graph, None, TensorProto.FLOAT, False)
+        self._graph(self.main, FLOAT, False)
         if not self.halves:
             raise StageError(
                 f"{self.stage}: nothing to convert: no node can compute in {_SUFFIXES[self.half]}",
@@ -197,74 +174,72 @@ class _Converter:
 
     def notes(self) -> list[str]:
         """What stayed float32 beyond the usual operators, and what was to stay but is not there."""
-        kept = [f"{_listed(labels)} ({reason})" for reason, labels in self._kept.items()]
+        kept = [f"{listed(labels)} ({reason})" for reason, labels in self._kept.items()]
         notes = ["kept in float32: " + "; ".join(kept)] if kept else []
-        return notes + ([f"no {_listed(self._missing)} in the graph to keep in float32"] if self._missing else [])
+        return notes + ([f"no {listed(self._missing)} in the graph to keep in float32"] if self._missing else [])
 
-    def _graph(self, proto: onnx.GraphProto, parent: _Scope | None, boundary: int, kept: bool) -> None:
+    def _graph(self, scope: ir.Graph, boundary: ir.DataType, kept: bool) -> None:
         """Convert a graph or a body; its float inputs and outputs become ``boundary``; its nodes stay if ``kept``."""
-        outputs = frozenset(item.name for item in proto.output)
-        scope = _Scope(proto, parent, outputs if parent is None else frozenset())
-        scope.types = {item.name: item.type for item in (*proto.value_info, *proto.output, *proto.input)}
-        nodes = [node for node in proto.node if node.output[0] in outputs or not _lifted(node, scope)]
-        for tensor in proto.initializer:
-            scope.types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, None)
-            if tensor.data_type == TensorProto.FLOAT:
-                held = {int(TensorProto.FLOAT): tensor.name}
-                scope.values[tensor.name] = _Value(scope, held, unfit=self._unfit(tensor), constant=tensor)
-        for item in proto.input:
-            if _is_float(item.type):
-                item.type.tensor_type.elem_type = boundary
-                scope.values[item.name] = _Value(scope, {boundary: item.name})
-        for node in nodes:
+        for node in scope:
+            _lift(node, scope)
+        for value in scope.initializers.values():
+            if (tensor := value.const_value) is not None and tensor.dtype == FLOAT:
+                self._floats[value] = _Float(scope, {FLOAT: value}, unfit=self._unfit(tensor), constant=tensor)
+        for value in scope.inputs:
+            if _is_float(value):
+                value.dtype = boundary
+                self._floats[value] = _Float(scope, {boundary: value})
+        for node in tuple(scope):
+            self._at[scope] = node
             self._node(node, scope, kept)
-        for item in proto.output:
-            if scope.find(item.name) is not None:
-                item.name = self._read(item.name, scope, boundary)
-                item.type.tensor_type.elem_type = boundary
-        del proto.node[:]
-        proto.node.extend(scope.nodes)
-        _drop_unread(scope)
+        self._at.pop(scope, None)
+        for place, value in enumerate(scope.outputs):
+            if value in self._floats:
+                scope.outputs[place] = self._read(value, boundary)
+        for name, value in tuple(scope.initializers.items()):
+            # those that are only read in the 16-bit type
+            if value in self._floats and not (value.uses() or value.is_graph_input() or value.is_graph_output()):
+                del scope.initializers[name]
 
-    def _node(self, node: onnx.NodeProto, scope: _Scope, kept: bool) -> None:
-        """Convert a node and its bodies, and add it to the scope; ``kept``: it lies within a node that stays."""
-        inputs = [scope.find(name) for name in node.input]
-        made = [
-            (place, name) for place, name in enumerate(node.output) if name and self._makes_float(node, name, scope)
-        ]
-        unfit = any(value is not None and value.unfit for value in inputs) or any(
-            attribute.t.data_type == TensorProto.FLOAT and self._unfit(attribute.t) for attribute in node.attribute
-        )
-        exact = _of_integers(node, inputs, scope)
-        stays = kept or self._stays(node, scope, unfit) or exact
-        takes, makes = self._types(node, inputs, made, stays)
+    def _node(self, node: ir.Node, scope: ir.Graph, kept: bool) -> None:
+        """Convert a node and its bodies; ``kept``: it lies within a node that stays."""
+        inputs = [None if value is None else self._floats.get(value) for value in node.inputs]
+        made = [(place, value) for place, value in enumerate(node.outputs) if self._makes_float(node, value)]
+        attributes = [item.as_tensor() for item in node.attributes.values() if item.type == ir.AttributeType.TENSOR]
+        unfit = any(value is not None and value.unfit for value in inputs)
+        unfit = unfit or any(tensor.dtype == FLOAT and self._unfit(tensor) for tensor in attributes)
+        exact = _of_integers(node, inputs)
+        stays = kept or self._stays(node, unfit) or exact
+        takes, makes = self._types(node, inputs, bool(made), stays)
         touched = [kind for kind, value in zip(takes, inputs, strict=True) if value is not None]
         touched += [makes[place] for place, _ in made]
         self.halves += self.half in touched
         self.floats += bool(touched) and self.half not in touched
-        node.input[:] = [self._read(name, scope, kind) for name, kind in zip(node.input, takes, strict=True)]
+        for place, (value, kind) in enumerate(zip(node.inputs, takes, strict=True)):
+            if value is not None and value in self._floats:
+                node.replace_input_with(place, self._read(value, kind))
         for body in half_rules.bodies(node):
-            self._graph(body, scope, TensorProto.FLOAT if stays else self.half, stays)
-        scope.nodes.append(node)
-        for place, name in made:
+            self._graph(body, FLOAT if stays else self.half, stays)
+        for place, value in made:
+            value.dtype = makes[place]
             unfit_too = unfit and node.op_type in half_rules.CARRIERS
-            value = scope.values[name] = _Value(scope, {makes[place]: name}, unfit=unfit_too, exact=exact)
-            if makes[place] == self.half and name in scope.outputs:
-                node.output[place] = value.held[self.half] = self._fresh(name, self.half)
-                value.held[TensorProto.FLOAT] = name
-                self._cast(scope, node.output[place], name, TensorProto.FLOAT)
+            self._floats[value] = _Float(scope, {makes[place]: value}, unfit=unfit_too, exact=exact)
+            if makes[place] == self.half and scope is self.main and value.is_graph_output():
+                # a body's outputs go by position and may be renamed
+                name = f"{value.name}"
+                value.name = self._fresh(name, self.half)
+                node.append(self._cast(self._floats[value], FLOAT, name))
 
-    def _makes_float(self, node: onnx.NodeProto, name: str, scope: _Scope) -> bool:
-        kind = scope.types.get(name)
-        if kind is None or (_is_tensor(kind) and not kind.tensor_type.elem_type):
+    def _makes_float(self, node: ir.Node, value: ir.Value) -> bool:
+        if value.name and (value.type is None or value.dtype == ir.DataType.UNDEFINED):
             raise StageError(
                 f"{self.stage}: the type of a tensor is not known",
-                found=f"{name}, an output of {node.name} ({node.op_type})",
+                found=f"{value.name}, an output of {node.name} ({node.op_type})",
                 hint="use precision: fp32; only graphs of standard ONNX operators are converted",
             )
-        return _is_float(kind)
+        return _is_float(value)
 
-    def _stays(self, node: onnx.NodeProto, scope: _Scope, unfit: bool) -> bool:
+    def _stays(self, node: ir.Node, unfit: bool) -> bool:
         """Whether a node stays float32; unusual reasons are written down."""
         reason = ""
         if node.name in self._keep_nodes:
@@ -275,124 +250,86 @@ class _Converter:
             return True
         elif unfit:
             reason = f"values {_SUFFIXES[self.half]} cannot hold"
-        elif half_rules.schema(node, self._opsets) is None:
+        elif half_rules.schema(node, self.main.opset_imports) is None:
             reason = "no standard operator"
         if reason:
-            self._kept.setdefault(reason, []).append(node.name)
+            self._kept.setdefault(reason, []).append(str(node.name))
             return True
-        kinds = [scope.type(name) for name in (*node.input, *node.output)]
-        return any(kind is not None and not _is_tensor(kind) for kind in kinds)  # sequences keep their type
+        kinds = [value.type for value in (*node.inputs, *node.outputs) if value is not None]
+        return any(not isinstance(kind, ir.TensorType | None) for kind in kinds)  # sequences keep their type
 
     def _types(
-        self, node: onnx.NodeProto, inputs: Sequence[_Value | None], made: Sequence[Any], stays: bool
-    ) -> tuple[list[int], list[int]]:
+        self, node: ir.Node, inputs: Sequence[_Float | None], makes_floats: bool, stays: bool
+    ) -> tuple[list[ir.DataType], list[ir.DataType]]:
         """Element types in which a node is to read its inputs and makes its outputs, where those are floats."""
-        free = not made or node.op_type == "Cast"  # then float32 costs nothing where it is there anyway
-        free = free and all(value is None or TensorProto.FLOAT in value.held for value in inputs)
+        free = not makes_floats or node.op_type == "Cast"  # then float32 costs nothing where it is there anyway
+        free = free and all(value is None or FLOAT in value.held for value in inputs)
         bodies = bool(half_rules.bodies(node))
         if stays or bodies or free:
-            kind = self.half if bodies and not stays else int(TensorProto.FLOAT)
-            return [kind] * len(node.input), [kind] * len(node.output)
-        return half_rules.types(node, self._opsets, [value is not None for value in inputs], self.half)
+            kind = self.half if bodies and not stays else FLOAT
+            return [kind] * len(node.inputs), [kind] * len(node.outputs)
+        return half_rules.types(node, self.main.opset_imports, [value is not None for value in inputs], self.half)
 
-    def _read(self, name: str, scope: _Scope, kind: int) -> str:
-        """The tensor that holds ``name`` in a type; it is made where ``name`` itself is made, once."""
-        value = scope.find(name)
-        if value is None:
-            return name
-        value.wanted.add(kind)
-        if kind not in value.held:
-            (source,) = value.held.values()
-            value.held[kind] = self._fresh(name, kind)
-            if value.constant is not None:
-                rounded = numpy_helper.from_array(self._rounded(value.constant), value.held[kind])
-                value.scope.graph.initializer.append(rounded)
+    def _read(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
+        """The tensor that holds a float32 tensor in a type; it is made where the tensor itself is made, once."""
+        found = self._floats[value]
+        if kind not in found.held:
+            name = self._fresh(f"{value.name}", kind)
+            if found.constant is not None:
+                found.held[kind] = ir.val(name, const_value=ir.tensor(self._rounded(found.constant), name=name))
+                found.scope.initializers.add(found.held[kind])
+            elif found.scope in self._at:
+                self._at[found.scope].prepend(self._cast(found, kind, name))
             else:
-                self._cast(value.scope, source, value.held[kind], kind)
-        return value.held[kind]
+                found.scope.append(self._cast(found, kind, name))
+        return found.held[kind]
 
-    def _cast(self, scope: _Scope, source: str, target: str, kind: int) -> None:
-        scope.nodes.append(
-            helper.make_node("Cast", [source], [target], name=self._fresh(f"{source}_to", kind), to=kind)
-        )
+    def _cast(self, value: _Float, kind: ir.DataType, name: str) -> ir.Node:
+        """A cast of a tensor that is held in one type so far."""
+        (source,) = value.held.values()
+        value.held[kind] = made = ir.val(name, kind, source.shape)
+        fresh = self._fresh(f"{source.name}_to", kind)
+        return ir.node("Cast", [source], {"to": int(kind)}, outputs=[made], name=fresh)
 
-    def _fresh(self, name: str, kind: int) -> str:
+    def _fresh(self, name: str, kind: ir.DataType) -> str:
         fresh = f"{name}_{_SUFFIXES[kind]}"
         while fresh in self._names:
             fresh += "_"
         self._names.add(fresh)
         return fresh
 
-    def _unfit(self, tensor: TensorProto) -> bool:
+    def _unfit(self, tensor: ir.TensorProtocol) -> bool:
         """Whether rounding makes a finite value infinite, or leaves nothing of a tensor but zeros."""
-        exact, rounded = numpy_helper.to_array(tensor), self._rounded(tensor)
+        exact, rounded = tensor.numpy(), self._rounded(tensor)
         return bool((np.isfinite(exact) & ~np.isfinite(rounded)).any() or (exact.any() and not rounded.any()))
 
-    def _rounded(self, tensor: TensorProto) -> Array:
+    def _rounded(self, tensor: ir.TensorProtocol) -> Array:
         """A tensor's values in the 16-bit type, to nearest, ties to even."""
         with np.errstate(over="ignore"):  # asked about by _unfit
-            rounded: Array = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(self.half))
+            rounded: Array = tensor.numpy().astype(self.half.numpy())
         return rounded
 
 
-def _lifted(node: onnx.NodeProto, scope: _Scope) -> bool:
+def _lift(node: ir.Node, scope: ir.Graph) -> None:
     """Turn a float Constant into an initializer, so that there is one kind of constants to round."""
-    if node.op_type != "Constant" or not _is_float(scope.types.get(node.output[0], onnx.TypeProto())):
-        return False
-    attribute = node.attribute[0]
-    if attribute.name == "value":
-        array = numpy_helper.to_array(attribute.t)
-    elif attribute.name in ("value_float", "value_floats"):
-        array = np.asarray(helper.get_attribute_value(attribute), np.float32)
-    else:
-        return False
-    scope.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-    return True
+    value = node.outputs[0]
+    if node.op_type != "Constant" or "sparse_value" in node.attributes or value.is_graph_output():
+        return
+    if _is_float(value):
+        constant = ir.val(value.name, const_value=ir.convenience.get_const_tensor(value))
+        scope.initializers.add(constant)
+        value.replace_all_uses_with(constant)
+        scope.remove(node, safe=True)
 
 
-def _of_integers(node: onnx.NodeProto, inputs: Sequence[_Value | None], scope: _Scope) -> bool:
+def _of_integers(node: ir.Node, inputs: Sequence[_Float | None]) -> bool:
     """Whether a node computes sizes, positions, masks or pixels from integers; from 2048 on float16 misses some."""
     floats = [value for value in inputs if value is not None]
     if node.op_type == "Cast" and not floats:
-        kind = scope.type(node.input[0])
-        return kind is None or kind.tensor_type.elem_type not in half_rules.OTHER_FLOATS
+        return node.inputs[0] is None or node.inputs[0].dtype not in half_rules.OTHER_FLOATS
     arithmetic = node.op_type in half_rules.ARITHMETIC and any(value.exact for value in floats)
     return arithmetic and all(value.exact or value.constant is not None for value in floats)
 
 
-def _drop_unread(scope: _Scope) -> None:
-    """Remove float32 constants that are only read in the 16-bit type."""
-    for place in reversed(range(len(scope.graph.initializer))):
-        value = scope.values.get(scope.graph.initializer[place].name)
-        if value is not None and value.constant is not None and TensorProto.FLOAT not in value.wanted:
-            del scope.graph.initializer[place]
-
-
-def _is_tensor(kind: onnx.TypeProto) -> bool:
-    return bool(kind.WhichOneof("value") == "tensor_type")
-
-
-def _is_float(kind: onnx.TypeProto) -> bool:
-    return _is_tensor(kind) and bool(kind.tensor_type.elem_type == TensorProto.FLOAT)
-
-
-def _nodes(proto: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """A graph's nodes, those of bodies included."""
-    for node in proto.node:
-        yield node
-        for body in half_rules.bodies(node):
-            yield from _nodes(body)
-
-
-def _names(proto: onnx.GraphProto) -> Iterator[str]:
-    """Names taken by nodes and tensors, those of bodies included."""
-    yield from (item.name for item in (*proto.input, *proto.initializer))
-    for node in proto.node:
-        yield from (node.name, *node.output)
-        for body in half_rules.bodies(node):
-            yield from _names(body)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _is_float(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.dtype == FLOAT

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-from onnx import TensorProto
+import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 
-_SCHEMA_TYPES = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+FLOAT = ir.DataType.FLOAT
+_SCHEMA_TYPES = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
 
 # What PyTorch's autocast computes in float32 on CUDA (pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to
 # float32"), by its ONNX names: sums lose small terms and overflow, exponentials overflow, normalisations do both. The
@@ -38,32 +39,25 @@ CARRIERS = frozenset({
 ARITHMETIC = CARRIERS | {"Cast", "Ceil", "Cos", "Floor", "Mod", "Round", "Sin"}
 """Operators whose result on integers and constants alone is worth float32, and costs little."""
 
-OTHER_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+OTHER_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 
 
-def domain(item: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
-    """The domain of a node or of imported operators, by one of the two names of the standard one."""
-    return "" if item.domain == "ai.onnx" else str(item.domain)
-
-
-def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs within a Loop, If or Scan node."""
-    graphs = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
-    return graphs + [body for attribute in node.attribute for body in attribute.graphs]
+    return [item.as_graph() for item in node.attributes.values() if item.type == ir.AttributeType.GRAPH]
 
 
-def schema(node: onnx.NodeProto, opsets: Mapping[str, int]) -> Any:
+def schema(node: ir.Node, opsets: Mapping[str, int]) -> Any:
     """ONNX's definition of a node's operator, or None where it has none."""
-    where = domain(node)
-    version = opsets.get(where, 0)
-    if not onnx.defs.has(node.op_type, version, where):
+    version = opsets.get(node.domain) or opsets.get(node.domain or "ai.onnx", 0)  # the standard domain has two names
+    if not onnx.defs.has(node.op_type, version, node.domain):
         return None
-    return onnx.defs.get_schema(node.op_type, version, where)
+    return onnx.defs.get_schema(node.op_type, version, node.domain)
 
 
 def types(
-    node: onnx.NodeProto, opsets: Mapping[str, int], floats: Sequence[bool], half: int
-) -> tuple[list[int], list[int]]:
+    node: ir.Node, opsets: Mapping[str, int], floats: Sequence[bool], half: ir.DataType
+) -> tuple[list[ir.DataType], list[ir.DataType]]:
     """Element types of a node's float inputs and outputs when it computes in 16-bit floats as far as ONNX allows.
 
     An output is 16-bit where its type is that of a 16-bit input; where it is an attribute's, it stays float32.
@@ -78,8 +72,8 @@ def types(
         One element type per input and per output; those of tensors that are no floats mean nothing.
     """
     definition = schema(node, opsets)
-    takes = [int(TensorProto.FLOAT)] * len(node.input)
-    makes = [int(TensorProto.FLOAT)] * len(node.output)
+    takes = [FLOAT] * len(node.inputs)
+    makes = [FLOAT] * len(node.outputs)
     bound = set()  # letters of the definition that stand for the 16-bit type here
     for place, is_float in enumerate(floats):
         formal = definition.inputs[min(place, len(definition.inputs) - 1)]

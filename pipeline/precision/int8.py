@@ -17,7 +17,7 @@ from onnxruntime.quantization import QuantType, quantize_static
 from onnxruntime.quantization.calibrate import save_tensors_data
 
 from pipeline.base import files
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, listed
 from pipeline.base.values import GoldenSamples, Progress
 from pipeline.formats.onnx import graph
 from pipeline.precision import calibration, modelopt, qdq
@@ -317,10 +317,10 @@ def _notes(model: onnx.ModelProto, layers: int, keep_ops: Sequence[str], left_ou
         if reason != _BIAS:  # the rule, and no loss
             by_reason.setdefault(reason, []).append(name)
     if by_reason:
-        kept = (f"{qdq.listed(names)} ({reason})" for reason, names in by_reason.items())
+        kept = (f"{listed(names)} ({reason})" for reason, names in by_reason.items())
         notes.append("kept in fp32: " + "; ".join(kept))
     if missing := [op for op in keep_ops if op not in ops]:
-        notes.append(f"no {qdq.listed(missing)} in the graph to keep in fp32")
+        notes.append(f"no {listed(missing)} in the graph to keep in fp32")
     return notes
 
 

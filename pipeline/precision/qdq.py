@@ -10,14 +10,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, listed
 from pipeline.formats.onnx import graph
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _MIN_OPSET = 13  # the first in which DequantizeLinear takes one scale per channel
 _COPY = "/fp32"  # graph.finish leaves no slash in a name
-_NAMED = 5  # names that a message spells out
 
 
 def prepare(model: onnx.ModelProto, keep_ops: Sequence[str], keep_nodes: Collection[str]) -> None:
@@ -130,7 +129,7 @@ def check(result: onnx.ModelProto, source: onnx.ModelProto, recipe: Literal["U8S
     if faults:
         raise StageError(
             "int8: scales or zero points that the consumer does not take",
-            found="\n".join(faults[:_NAMED]),
+            found=listed(faults, between="\n"),
             hint="leave the nodes around these tensors in fp32: `keep_fp32: {nodes: […]}`",
         )
     found = layers(result)
@@ -156,12 +155,6 @@ def _faults(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto], recipe
             yield f"{node.name}: type {TensorProto.DataType.Name(zero.data_type).lower()}; expected int8"
         if numpy_helper.to_array(zero).any():
             yield f"{node.name}: zero point {numpy_helper.to_array(zero).max()}; expected 0"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _interface(model: onnx.ModelProto) -> list[tuple[str, int]]:

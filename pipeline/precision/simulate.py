@@ -10,14 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
 from pipeline.base.errors import StageError
 from pipeline.formats.onnx import graph
-from pipeline.precision import half_rules
 
-_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _EXACT = "/exact"  # after a tensor's name: its value before rounding; graph.finish leaves no slash in a name
 _ROUNDED = "/rounded"  # and in the 16-bit type
 
@@ -38,53 +36,44 @@ def half(source: Path, out_dir: Path) -> Path:
     Raises:
         StageError: an input or output of the graph itself is 16-bit, or the graph written is not valid ONNX.
     """
-    model = graph.load(source)
-    for item in (*model.graph.input, *model.graph.output):
-        if item.type.tensor_type.elem_type in _HALF:
+    model = ir.from_proto(graph.load(source))
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype in _HALF:
             raise StageError(
                 "simulate: a graph whose own inputs or outputs are 16-bit floats cannot be played in float32",
-                found=item.name,
+                found=str(value.name),
                 where=str(source),
                 hint="declare that tensor as float32",
             )
-    _play(model.graph)
-    graph.save(model, out_dir)
+    for scope in (model.graph, *model.graph.subgraphs()):
+        _play(scope)
+    graph.save(ir.to_proto(model), out_dir)
     return out_dir / graph.FILE
 
 
-def _play(proto: onnx.GraphProto) -> None:
+def _play(scope: ir.Graph) -> None:
     """Rewrite a graph or body in place."""
-    halves = {
-        item.name: item.type.tensor_type.elem_type
-        for item in (*proto.input, *proto.output, *proto.value_info)
-        if item.type.tensor_type.elem_type in _HALF
-    }
-    for item in (*proto.input, *proto.output):
-        if item.name in halves:
-            item.type.tensor_type.elem_type = TensorProto.FLOAT
-    for tensor in proto.initializer:
-        if tensor.data_type in _HALF:
-            exact = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(exact, tensor.name))
-    nodes = []
-    for node in proto.node:
-        nodes.append(node)
-        for body in half_rules.bodies(node):
-            _play(body)
-        for place, name in enumerate(node.output):
-            if name in halves:
-                nodes += _rounding(node, place, name, halves[name])
-    del proto.node[:]
-    proto.node.extend(nodes)
+    for value in (*scope.inputs, *scope.initializers.values()):
+        if value.dtype in _HALF:
+            value.dtype = ir.DataType.FLOAT
+            if value.const_value is not None:
+                value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+    for node in tuple(scope):
+        for value in node.outputs:
+            if value.dtype in _HALF:
+                _round(node, value, value.dtype)
 
 
-def _rounding(node: onnx.NodeProto, place: int, name: str, kind: int) -> list[onnx.NodeProto]:
-    """Casts that round an output of a node; a node that is a cast itself does the first."""
+def _round(node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
+    """Add casts that round an output of a node; a node that is a cast itself does the first."""
+    name = value.name
+    played = ir.val(name, ir.DataType.FLOAT, value.shape)
+    value.replace_all_uses_with(played, replace_graph_outputs=True)
     casts = []
-    rounded = name + _ROUNDED
-    if node.op_type == "Cast":
-        node.output[place] = rounded
-    else:
-        node.output[place] = name + _EXACT
-        casts.append(helper.make_node("Cast", [name + _EXACT], [rounded], name=rounded, to=kind))
-    return [*casts, helper.make_node("Cast", [rounded], [name], name=f"{name}/float", to=TensorProto.FLOAT)]
+    if node.op_type != "Cast":
+        value.name, value.dtype, exact = f"{name}{_EXACT}", ir.DataType.FLOAT, value
+        value = ir.val(None, half, value.shape)
+        casts.append(ir.node("Cast", [exact], {"to": int(half)}, outputs=[value], name=f"{name}{_ROUNDED}"))
+    value.name = f"{name}{_ROUNDED}"
+    casts.append(ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, outputs=[played], name=f"{name}/float"))
+    node.append(casts)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pipeline.base.errors import ConfigError, PipelineError, SmokeError, StageError
+from pipeline.base.errors import ConfigError, PipelineError, SmokeError, StageError, listed
 from pipeline.base.values import Progress, SmokeCheck, SmokeResult
 from pipeline.proof.failures import NoAnswerError, NotTriedError, RefusedError, WrongError
 
@@ -97,8 +97,7 @@ def none_of(differences: Sequence[str]) -> None:
         WrongError: there are some.
     """
     if differences:
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise WrongError("; ".join(differences[:5]) + more)
+        raise WrongError(listed(differences, between="; "))
 
 
 def held(passed: bool, detail: str) -> str:

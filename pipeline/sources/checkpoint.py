@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.base.errors import ConfigError, StageError, first_line
+from pipeline.base.errors import ConfigError, StageError, first_line, listed
 from pipeline.config.schema.model import Checkpoint
 
 State = dict[str, torch.Tensor]
@@ -212,10 +212,7 @@ def _suggestion(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) ->
 
 
 def _keys(content: Mapping[Any, Any]) -> str:
-    names = [str(name) for name in content]
-    return ", ".join(names[:_MOST_LISTED]) + (
-        f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    )
+    return listed([str(name) for name in content], _MOST_LISTED)
 
 
 def _without_prefixes(state: State, expected: Mapping[str, Any]) -> tuple[State, list[str]]:
@@ -232,8 +229,7 @@ def _without_prefixes(state: State, expected: Mapping[str, Any]) -> tuple[State,
 
 
 def _listed(kind: str, names: list[str]) -> str:
-    more = [f"and {len(names) - _MOST_LISTED} more"] if len(names) > _MOST_LISTED else []
-    return "\n  ".join([f"{len(names)} {kind}:", *names[:_MOST_LISTED], *more])
+    return f"{len(names)} {kind}:\n  " + listed(names, _MOST_LISTED, "\n  ")
 
 
 def _refused(error: pickle.UnpicklingError) -> str:

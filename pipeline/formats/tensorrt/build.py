@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import command
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, listed
 from pipeline.base.files import digest_of, disk_errors, sha256_file, sha256_tree, write_atomic
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
@@ -216,10 +216,9 @@ def _wrong_precision(wrong: list[str], table: tuple[layers.Layer, ...], spec: En
         layers.TYPE_OF[spec.precision]
     }
     names = " and ".join(sorted(layers.PRECISION_OF.get(kind, kind) for kind in got)) or "something else"
-    more = [f"and {len(wrong) - _TOLD_LAYERS} more"] if len(wrong) > _TOLD_LAYERS else []
     return StageError(
         f"engine: asked for {spec.precision}, got {names}",
-        found="\n".join([*wrong[:_TOLD_LAYERS], *more]),
+        found=listed(wrong, _TOLD_LAYERS, "\n"),
         hint="the ONNX file is not in that precision: build the variant from the beginning, or name what stays in "
         "fp32 under `keep_fp32`",
         log=log,

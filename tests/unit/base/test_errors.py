@@ -9,6 +9,7 @@ from pipeline.base.errors import (
     SmokeError,
     StageError,
     first_line,
+    listed,
 )
 
 
@@ -46,3 +47,10 @@ def test_exit_codes_are_those_of_the_contract() -> None:
 def test_the_first_line_of_an_error_is_one_with_text_or_its_class() -> None:
     assert first_line(OSError(" \n two words \nmore")) == "two words"
     assert first_line(OSError(" \n")) == "OSError"
+
+
+def test_the_first_of_many_are_listed_and_the_rest_counted() -> None:
+    assert listed(["a", "b"], 2) == "a, b"
+    assert listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert listed(["a", "b", "c"], 2, "\n") == "a\nb\nand 1 more"
+    assert listed(list("abcdef"), between="; ") == "a; b; c; d; e; and 1 more"

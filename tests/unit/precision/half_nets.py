@@ -162,6 +162,10 @@ def convert(source: Path, precision: Any = "fp16", **options: Any) -> tuple[dict
     return values, graph.load(out / graph.FILE)
 
 
+def bodies(holder: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [attribute.g for attribute in holder.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+
+
 def computes_in(model: onnx.ModelProto, name: str) -> int:
     """The type of a node's first output."""
     return next(types(model)[item.output[0]] for item in model.graph.node if item.name == name)

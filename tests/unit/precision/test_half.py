@@ -3,6 +3,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.transformers import float16
@@ -17,6 +18,7 @@ from tests.unit.precision.half_nets import (
     FP16,
     INT64,
     attention,
+    bodies,
     body,
     close,
     computes_in,
@@ -195,7 +197,7 @@ def test_bodies_are_converted_with_what_they_read_from_outside(precision: str, k
     # Exp, ReduceSum and Less of the loop, the constant that is a branch's output, ReduceSum, Greater
     assert values["properties"]["nodes_fp32"] == 6
     loop = next(item for item in model.graph.node if item.op_type == "Loop")
-    (step,) = half_rules.bodies(loop)
+    (step,) = bodies(loop)
     found = types(step)
     assert {name: found[name] for name in ("state", "doubled", "grown")} == {
         "state": kind,
@@ -232,7 +234,7 @@ def test_a_node_kept_in_float32_keeps_its_body(tmp_path: Path) -> None:
     values, model = convert(source, keep_nodes={"n_state_end", "n_t"})
     assert values["notes"] == ["kept in float32: n_state_end, n_t (named)"]
     loop = next(item for item in model.graph.node if item.op_type == "Loop")
-    assert FP16 not in types(half_rules.bodies(loop)[0]).values()
+    assert FP16 not in types(bodies(loop)[0]).values()
     assert types(model)["r"] == FP16  # the loop reads a cast of it
     for x in X:
         assert close(run(model, x=x)[0], run(source, x=x)[0], 2e-3)
@@ -310,7 +312,11 @@ def test_a_tensor_of_unknown_type_is_an_error(tmp_path: Path) -> None:
 
 def test_an_invalid_result_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = conv_net(tmp_path / "a")
-    monkeypatch.setattr(half_rules, "types", lambda node, *_: ([FP16] * len(node.input), [FLOAT] * len(node.output)))
+    monkeypatch.setattr(
+        half_rules,
+        "types",
+        lambda node, *_: ([ir.DataType.FLOAT16] * len(node.inputs), [ir.DataType.FLOAT] * len(node.outputs)),
+    )
     with pytest.raises(StageError, match=r"optimize\[fp16\]: the converted graph is not valid ONNX") as raised:
         convert(source)
     assert "Inferred elem type differs from existing elem type" in raised.value.found

@@ -9,12 +9,13 @@ from onnx import numpy_helper
 
 from pipeline.base.errors import StageError
 from pipeline.formats.onnx import graph
-from pipeline.precision import half, half_rules, simulate
+from pipeline.precision import half, simulate
 from tests.unit.precision.half_nets import (
     BF16,
     FLOAT,
     FP16,
     attention,
+    bodies,
     body,
     close,
     conv_net,
@@ -112,7 +113,7 @@ def test_bodies_are_simulated(precision: str, tmp_path: Path) -> None:
     source = loops(tmp_path / "a")
     path = simulated(source, precision)
     loop = next(item for item in graph.load(path).graph.node if item.op_type == "Loop")
-    found = types(half_rules.bodies(loop)[0])
+    found = types(bodies(loop)[0])
     assert found["state"] == found["doubled"] == FLOAT
     assert found["doubled/rounded"] == {"fp16": FP16, "bf16": BF16}[precision]
     x = np.float32([0.1, 0.3])
