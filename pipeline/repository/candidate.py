@@ -197,6 +197,7 @@ def _record(version: Version, number: int, digests: Mapping[str, str]) -> dict[s
         "version": number,
         "files": dict(digests),
         **({"model_files": own} if own else {}),
+        **({"config_sha256": own[CONFIG]} if CONFIG in own else {}),
         "golden_sha256": files.sha256_file(version.golden),
     }
 
