@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from pipeline.config.schema import Data
 from sklearn.neural_network import MLPClassifier
 
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema import Data
 from pipeline.data import datasets
 
 SIGNATURE = Signature(

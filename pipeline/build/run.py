@@ -13,8 +13,7 @@ from pipeline.base.step import Made, Outcome, Step, Task, call
 from pipeline.base.store import Store
 from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, VariantResult
 from pipeline.build.books import Books, Named
-from pipeline.config import images
-from pipeline.data import samples
+from pipeline.data import images, samples
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.plan import BuildPlan, Row, Variant
 from pipeline.report.terminal import Stage, Terminal

@@ -23,7 +23,6 @@ from pipeline.base.values import (
 from pipeline.build import prove
 from pipeline.build.books import Books, Named
 from pipeline.build.prove import Alive, Expected, Serving, Subject
-from pipeline.config.schema.serving import Serve
 from pipeline.data import samples
 from pipeline.machine import doctor, environment
 from pipeline.machine.tensorrt_flavours import FlavourName
@@ -32,6 +31,7 @@ from pipeline.report.terminal import Terminal
 from pipeline.repository import pins
 from pipeline.repository.manifest import golden_path, read_manifest
 from pipeline.repository.versions import state_dir, version_numbers
+from pipeline.schema.serving import Serve
 from pipeline.servers.triton.models import engines_of, models_of
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 

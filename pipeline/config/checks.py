@@ -25,10 +25,10 @@ from pipeline.config import (
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import chain, inherited
-from pipeline.config.schema import Config
-from pipeline.config.schema.model import Input
 from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import limits
+from pipeline.schema import Config
+from pipeline.schema.model import Input
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
 MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it

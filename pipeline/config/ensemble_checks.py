@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import inherited
-from pipeline.config.schema import Config
 from pipeline.config.subject import Found, Subject
+from pipeline.schema import Config
 
 PARTS = ("preprocess", "postprocess")
 """The models beside the variants are called ``<name>_preprocess`` and ``<name>_postprocess``."""

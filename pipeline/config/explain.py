@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from pipeline.base.files import LOCAL_PATH
 from pipeline.config.document import Document, Key, shown
-from pipeline.config.schema import Config
-from pipeline.config.schema.base import NAME_PATTERN
+from pipeline.schema import Config
+from pipeline.schema.base import NAME_PATTERN
 
 _MANY = 2**31 - 1  # a limit this high is only mentioned to who has passed it
 

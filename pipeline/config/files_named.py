@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.config.document import Key
-from pipeline.config.schema.model import Model, Output
 from pipeline.config.subject import Found, Subject
+from pipeline.schema.model import Model, Output
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.base.errors import ConfigError
-from pipeline.config import images
 from pipeline.config.document import Key
 from pipeline.config.subject import Found, Subject
+from pipeline.data import images
 
 
 def preprocess(subject: Subject) -> Found:

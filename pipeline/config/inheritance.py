@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.schema.variants import Variant
+from pipeline.schema.variants import Variant
 
 Variants = Mapping[str, Variant | Mapping[str, Any]]
 

@@ -16,8 +16,8 @@ from pipeline.base.errors import ConfigError, Problem
 from pipeline.config import checks, document, explain
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import json_schema
-from pipeline.config.schema import Config
-from pipeline.config.schema.model import Data
+from pipeline.schema import Config
+from pipeline.schema.model import Data
 
 __all__ = ["LoadedConfig", "expand", "json_schema", "load"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.document import Key
-from pipeline.config.schema import Config
-from pipeline.config.schema.model import Data, Input, Output
+from pipeline.schema import Config
+from pipeline.schema.model import Data, Input, Output
 
 Found = Iterator[tuple[Key, str]]
 """Problems: the path of the key, and what is wrong there."""

@@ -6,9 +6,9 @@ from pipeline.base.errors import ConfigError
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import inherited
-from pipeline.config.schema.model import TF2ONNX_MAX_OPSET
 from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import LAST_WITH_TENSORFLOW, limits
+from pipeline.schema.model import TF2ONNX_MAX_OPSET
 
 
 def formats(subject: Subject) -> Found:

@@ -13,10 +13,9 @@ import numpy as np
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError, listed
 from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
-from pipeline.config import images
-from pipeline.config.schema.model import Data
-from pipeline.data import image_data, user_code
+from pipeline.data import image_data, images, user_code
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Data
 
 Images = image_data.ImageArrays | image_data.ImageFiles
 

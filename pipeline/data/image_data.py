@@ -12,11 +12,10 @@ import numpy as np
 
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.base.values import Array, Signature
-from pipeline.config import images
-from pipeline.config.schema.model import Data
-from pipeline.data import torchvision_compat
+from pipeline.data import images, torchvision_compat
 from pipeline.images import preprocessing
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.schema.model import Data
 
 _SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _DOWNLOADED = {

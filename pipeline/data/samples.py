@@ -26,10 +26,10 @@ from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, GoldenSamples, Progress, Runtime, Sample, Signature, Tensors
-from pipeline.config.schema.model import Data, Samples
-from pipeline.config.schema.variants import MIN_CALIBRATION_SAMPLES
 from pipeline.data import datasets
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Data, Samples
+from pipeline.schema.variants import MIN_CALIBRATION_SAMPLES
 
 FILE_NAME = "samples.npz"
 _LARGER = "name a larger data set under `calibration.from`"

@@ -13,7 +13,7 @@ from pipeline.base.values import NUMPY_DTYPES, Dim
 if TYPE_CHECKING:
     import onnx
 
-_LETTER = re.compile(r"[A-Z][A-Za-z0-9_]{0,15}")  # config.schema.DimLetter
+_LETTER = re.compile(r"[A-Z][A-Za-z0-9_]{0,15}")  # schema.DimLetter
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 BATCH = "N"
 
@@ -90,7 +90,7 @@ def merged(known: Sequence[Tensor], told: Sequence[Tensor], flag: str, *, by_pos
 
 
 def usable_name(name: str) -> str:
-    """A tensor's name as the YAML can have it (config.schema.NAME_PATTERN)."""
+    """A tensor's name as the YAML can have it (schema.NAME_PATTERN)."""
     return _NOT_IN_A_NAME.sub("_", name).lstrip("_-")[:64] or "tensor"
 
 

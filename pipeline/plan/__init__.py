@@ -11,10 +11,9 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.step import Step
 from pipeline.base.store import TIMING_CACHES
 from pipeline.base.values import Signature
-from pipeline.config import images
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema.model import Data, Input, Output
 from pipeline.config.subject import signature_of
+from pipeline.data import images
 from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
@@ -23,6 +22,7 @@ from pipeline.plan.deployments import EnsemblePlan, PillowPlan, TfServingPlan, T
 from pipeline.plan.steps import calibration_data
 from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
+from pipeline.schema.model import Data, Input, Output
 
 __all__ = [
     "BuildPlan",

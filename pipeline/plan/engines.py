@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.base.errors import Problem
 from pipeline.base.step import Step
 from pipeline.config.inheritance import inherited, owner
-from pipeline.config.schema.variants import Engine
 from pipeline.formats.tensorrt import profiles
 from pipeline.formats.tensorrt.spec import EngineSpec, to_json
 from pipeline.machine import doctor, tensorrt_flavours
@@ -17,6 +16,7 @@ from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
 from pipeline.plan.settings import max_batch_size
 from pipeline.plan.values import EnginePlan, Precision, Subject
+from pipeline.schema.variants import Engine
 
 
 def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:

@@ -10,12 +10,12 @@ from pipeline.base.step import Step
 from pipeline.base.values import Format, Kind, Signature
 from pipeline.config.inheritance import inherited, owner
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema.base import Section
-from pipeline.config.schema.model import TF2ONNX_MAX_OPSET, Data, Source
-from pipeline.config.schema.variants import Calibration, KeepFp32, Repair, Variant
 from pipeline.machine.target import Limits
 from pipeline.plan.values import Consumer, Precision, Reduction, Subject
 from pipeline.proof import parity
+from pipeline.schema.base import Section
+from pipeline.schema.model import TF2ONNX_MAX_OPSET, Data, Source
+from pipeline.schema.variants import Calibration, KeepFp32, Repair, Variant
 from pipeline.sources import planned
 
 DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md

@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol
 from pipeline.base.step import Step
 from pipeline.base.values import Format, Kind, Signature, Tolerance
 from pipeline.config.load import LoadedConfig
-from pipeline.config.schema.variants import Calibration, Repair
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
+from pipeline.schema.variants import Calibration, Repair
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Consumer = Literal["onnxruntime", "tensorrt"]

@@ -11,10 +11,10 @@ import numpy as np
 from pipeline.base.errors import StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
-from pipeline.config.schema.variants import AccuracyGate
 from pipeline.data import samples as golden_samples
 from pipeline.proof.comparison import Comparison, compare
 from pipeline.proof.source_accuracy import has_score_per_target
+from pipeline.schema.variants import AccuracyGate
 
 _LARGEST_BATCH = 64  # a larger one proves nothing new about the file, and the served test runs max_batch_size itself
 _ACCURACY_BATCH = 16

@@ -8,8 +8,8 @@ import torch
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Signature
-from pipeline.config.images import image_layout
-from pipeline.config.schema.model import Augmentation
+from pipeline.data.images import image_layout
+from pipeline.schema.model import Augmentation
 
 Inputs = dict[str, torch.Tensor]
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.base.errors import ConfigError, StageError, first_line, listed
-from pipeline.config.schema.model import Checkpoint
+from pipeline.schema.model import Checkpoint
 
 State = dict[str, torch.Tensor]
 

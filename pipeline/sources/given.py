@@ -8,8 +8,8 @@ from pipeline.base import files, signatures
 from pipeline.base.files import canonical_json
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
-from pipeline.config.schema.model import Checkpoint, Model, Source
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Checkpoint, Model, Source
 
 
 def make(task: Task, progress: Progress) -> Outcome:

@@ -9,9 +9,9 @@ from pipeline.base import signatures
 from pipeline.base.files import canonical_json
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
-from pipeline.config.schema.model import Data, Samples
 from pipeline.data import samples
 from pipeline.proof import source_accuracy
+from pipeline.schema.model import Data, Samples
 from pipeline.sources import opening
 
 

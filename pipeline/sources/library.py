@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from pipeline.base.errors import ConfigError, MissingError, StageError, first_line
-from pipeline.config.schema.model import Model
 from pipeline.data import torchvision_compat, user_code
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Model
 
 CONFIG_FILE = "config.json"
 _REACH_TIMEOUT_S = 8.0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.base.files import canonical_json
 from pipeline.base.step import Task
 from pipeline.base.values import Signature, SourceModel
-from pipeline.config.schema.model import Source
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Source
 
 if TYPE_CHECKING:
     import torch

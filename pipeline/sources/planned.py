@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError
-from pipeline.config.schema.model import Source
 from pipeline.data import datasets, user_code
 from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Source
 
 
 def function(source: Source) -> str:

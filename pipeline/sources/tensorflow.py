@@ -12,11 +12,11 @@ from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, Progress, Signature, SourceModel
-from pipeline.config.schema.model import Keras, KerasTrain, Source
 from pipeline.data import datasets, user_code
 from pipeline.data.user_code import Resolve
 from pipeline.formats.saved_model import messages, process
 from pipeline.formats.saved_model.messages import ModelFile
+from pipeline.schema.model import Keras, KerasTrain, Source
 
 _WEIGHTS = "model.weights.h5"
 _SAVED_MODEL = "saved_model"

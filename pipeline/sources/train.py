@@ -24,8 +24,8 @@ from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress, Signature
 from pipeline.capture.torch_module import NamedModule
-from pipeline.config.schema.model import EarlyStop, Optimizer, Schedule, Source, Train
 from pipeline.data import datasets, user_code
+from pipeline.schema.model import EarlyStop, Optimizer, Schedule, Source, Train
 from pipeline.sources import determinism, library, weights
 from pipeline.sources.augment import Augment
 

@@ -13,7 +13,7 @@ from onnx import helper
 
 from pipeline.base import model_config
 from pipeline.base.values import GoldenSamples, RunningServer, Sample, Signature, SmokeResult, TensorSpec, Tolerance
-from pipeline.config import images
+from pipeline.data import images
 from pipeline.servers.triton import embedded as triton
 from pipeline.servers.triton.proof import checks
 from pipeline.servers.triton.proof.expectation import Expectation

@@ -18,8 +18,8 @@ from PIL import Image
 
 from pipeline.base import files
 from pipeline.capture.quiet import no_deprecation_warnings
-from pipeline.config import images
 from pipeline.config.load import load
+from pipeline.data import images
 from pipeline.images import postprocessing, preprocessing
 from pipeline.plan import signature
 from pipeline.repository.manifest import read_manifest

@@ -7,8 +7,8 @@ from PIL import Image
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema.model import Data
 from pipeline.data import datasets
+from pipeline.schema.model import Data
 
 IMAGE = Signature(
     inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 1, 8, 8), layout="NCHW"),),

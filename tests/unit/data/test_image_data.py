@@ -9,11 +9,10 @@ from PIL import Image
 
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config import images
-from pipeline.config.schema.images import Preprocess
-from pipeline.config.schema.model import Data
-from pipeline.data import image_data, torchvision_compat
+from pipeline.data import image_data, images, torchvision_compat
 from pipeline.images import preprocessing
+from pipeline.schema.images import Preprocess
+from pipeline.schema.model import Data
 
 
 def signature(shape, *, dtype="float32", layout=None, batch="N") -> Signature:

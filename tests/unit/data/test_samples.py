@@ -10,11 +10,10 @@ from numpy.testing import assert_array_equal
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec
-from pipeline.config import images
-from pipeline.config.schema.images import Preprocess
-from pipeline.config.schema.model import Data, Samples
-from pipeline.data import samples
+from pipeline.data import images, samples
 from pipeline.images import preprocessing
+from pipeline.schema.images import Preprocess
+from pipeline.schema.model import Data, Samples
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=("N", "L")),),

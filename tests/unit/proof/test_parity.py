@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples, Sample, Tensors
-from pipeline.config.schema.variants import AccuracyGate
 from pipeline.proof import parity
 from pipeline.proof.comparison import default_tolerance
+from pipeline.schema.variants import AccuracyGate
 
 TOLERANCE = default_tolerance("fp32")
 

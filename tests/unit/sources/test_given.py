@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.capture.quiet import no_deprecation_warnings
-from pipeline.config.schema.model import Source
+from pipeline.schema.model import Source
 from pipeline.sources import onnx as given
 from pipeline.sources import planned
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.base.errors import ConfigError, MissingError, StageError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema.model import Model
+from pipeline.schema.model import Model
 from pipeline.sources import library
 
 from .tiny import Workshop

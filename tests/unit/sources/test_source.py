@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.config.schema.model import Source
+from pipeline.schema.model import Source
 from pipeline.sources import planned
 
 from .tiny import Workshop

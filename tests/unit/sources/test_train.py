@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.config.schema.model import EarlyStop, Schedule
+from pipeline.schema.model import EarlyStop, Schedule
 from pipeline.sources.train import PARTIAL_FILE, learning_rate, stopped
 
 from .tiny import BATCHED, UNBATCHED, Workshop

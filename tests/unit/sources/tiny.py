@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.base import signatures
 from pipeline.base.step import Made, Outcome, Step, Task, call
 from pipeline.base.values import Progress, Signature, SourceModel, TensorSpec
-from pipeline.config.schema.model import Source
+from pipeline.schema.model import Source
 from pipeline.sources import opening, planned
 
 CODE = '''

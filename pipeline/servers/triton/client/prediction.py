@@ -15,7 +15,7 @@ from pipeline.base import model_config
 from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.base.triton_facts import NUMPY_TYPES
 from pipeline.base.values import Array, Tensors, TensorSpec
-from pipeline.config.images import image_layout, plain
+from pipeline.data.images import image_layout, plain
 from pipeline.images import postprocessing, preprocessing
 from pipeline.proof.failures import NoAnswerError, RefusedError
 from pipeline.servers.triton.client.connection import Connection, HttpConnection

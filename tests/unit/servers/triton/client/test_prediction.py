@@ -9,7 +9,7 @@ from numpy import testing
 from pipeline.base import model_config
 from pipeline.base.errors import ConfigError, SmokeError
 from pipeline.base.values import TensorSpec
-from pipeline.config import images
+from pipeline.data import images
 from pipeline.servers.triton.client import prediction
 from pipeline.servers.triton.client.connection import is_loopback
 

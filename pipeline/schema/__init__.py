@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config.schema.base import Name, Section
-from pipeline.config.schema.images import Ensemble, Postprocess, Preprocess
-from pipeline.config.schema.model import Input, Output, Samples, Source
-from pipeline.config.schema.serving import Repository, Serve, TfServing, Triton
-from pipeline.config.schema.torchserve import TorchServe
-from pipeline.config.schema.variants import Gates, Variant
+from pipeline.schema.base import Name, Section
+from pipeline.schema.images import Ensemble, Postprocess, Preprocess
+from pipeline.schema.model import Input, Output, Samples, Source
+from pipeline.schema.serving import Repository, Serve, TfServing, Triton
+from pipeline.schema.torchserve import TorchServe
+from pipeline.schema.variants import Gates, Variant
 
 
 class Config(Section):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config.schema.base import Name, PositiveInt, Section
+from pipeline.schema.base import Name, PositiveInt, Section
 
 
 class TorchServe(Section):

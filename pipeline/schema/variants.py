@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema.base import DimLetter, DimSize, Fraction, Name, Section
-from pipeline.config.schema.model import Data
+from pipeline.schema.base import DimLetter, DimSize, Fraction, Name, Section
+from pipeline.schema.model import Data
 
 MIN_CALIBRATION_SAMPLES = 16  # fewer say too little of a range; what is usual is 128 and more
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config.schema.base import LocalPath, Name, PositiveInt, Section
+from pipeline.schema.base import LocalPath, Name, PositiveInt, Section
 
 
 class Triton(BaseModel):

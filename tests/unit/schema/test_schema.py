@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from pipeline.config.explain import PATTERNS
 from pipeline.config.load import json_schema
-from pipeline.config.schema import Config
-from pipeline.config.schema.model import Checkpoint, Data, Model, Samples, Source
-from pipeline.config.schema.serving import Triton
-from pipeline.config.schema.variants import Engine, Variant
+from pipeline.schema import Config
+from pipeline.schema.model import Checkpoint, Data, Model, Samples, Source
+from pipeline.schema.serving import Triton
+from pipeline.schema.variants import Engine, Variant
 
 GOOD: dict[str, Any] = {
     "name": "net",

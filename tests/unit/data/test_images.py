@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config import images
 from pipeline.config.load import load
-from pipeline.config.schema.images import Postprocess, Preprocess
+from pipeline.data import images
+from pipeline.schema.images import Postprocess, Preprocess
 
 YAML = """\
 name: net

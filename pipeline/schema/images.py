@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.schema.base import DimSize, Fraction, Name, PositiveInt, Section
 from pipeline.images.preprocessing import MOST_PIXELS
+from pipeline.schema.base import DimSize, Fraction, Name, PositiveInt, Section
 
 Size = Annotated[tuple[DimSize, DimSize], Field(description="[height, width] in pixels")]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema.base import (
+from pipeline.schema.base import (
     Callable,
     DimLetter,
     DimSize,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.values import Signature, TensorSpec
-from pipeline.config.schema.images import Postprocess, Preprocess
-from pipeline.config.schema.model import Data
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.schema.images import Postprocess, Preprocess
+from pipeline.schema.model import Data
 
 Size = tuple[int, int]
 
