@@ -78,7 +78,7 @@ def test_neither_torch_nor_the_yaml_is_needed(copied: Built) -> None:
 def test_an_older_version_that_the_policy_names_is_judged_by_its_own_samples(copied: Built, other_digits: Path) -> None:
     """The newest version is of other weights; the policy serves the first, and so does the ensemble."""
     policy = ("--set", "triton.version_policy={specific: {versions: [1]}}")
-    done = copied.again("--variant", "onnx", *policy, "--set", f"source.onnx.file={other_digits}")
+    done = copied.again("--serve", "--variant", "onnx", *policy, "--set", f"source.onnx.file={other_digits}")
     assert done.exit_code == 0, done.output
     assert done.variant("digits_onnx")["version"] == 2
     assert done.variant("digits_onnx")["proof"] == "none"
@@ -153,7 +153,7 @@ def test_a_failing_smoke_test_leaves_the_repository_byte_for_byte(copied: Built)
         return {name: digest for name, digest in found.items() if "lock" not in name}
 
     before = all_files()
-    done = copied.again("--set", "serve.request_timeout_s=0.001", "--set", "triton.max_batch_size=4")
+    done = copied.again("--serve", "--set", "serve.request_timeout_s=0.001", "--set", "triton.max_batch_size=4")
     assert done.exit_code == 5, done.output
     assert "do not publish" not in done.output
     assert all_files() == before
