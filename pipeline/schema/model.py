@@ -125,6 +125,9 @@ class Train(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     augmentation: Augmentation | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of each target that is spread evenly over all classes"
+    )
     early_stop: EarlyStop | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 

@@ -209,7 +209,9 @@ class _Trainer:
         return sum(self._loss(self._augment(_rows(inputs, row)), targets[row], len(rows)) for row in rows.split(1))
 
     def _loss(self, inputs: Inputs, targets: torch.Tensor, share: int) -> float:
-        loss = torch.nn.functional.cross_entropy(self._scores(inputs, self._train.batched), targets) / share
+        scores = self._scores(inputs, self._train.batched)
+        smoothing = self._settings.label_smoothing
+        loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing) / share
         loss.backward()
         return float(loss.detach())
 

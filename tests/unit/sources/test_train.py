@@ -252,3 +252,11 @@ def test_an_operator_without_a_deterministic_form_is_noted(workshop: Workshop) -
     )
     (workshop.folder / "user.py").write_text(text)
     assert workshop.prepare(settings())["notes"] == ["warning: UserWarning: made up"]
+
+
+@pytest.mark.parametrize(("smoothing", "certain"), [(0.0, True), (0.3, False)])
+def test_label_smoothing_asks_for_less_than_certainty(workshop: Workshop, smoothing: float, certain: bool) -> None:
+    """With 30 % spread over three classes no loss is under the entropy of (0.8, 0.1, 0.1)."""
+    values = workshop.prepare(settings(epochs=30, label_smoothing=smoothing))
+    assert values["accuracy"] >= 0.9
+    assert (min(row["loss"] for row in values["history"]) < -0.8 * np.log(0.8) - 0.2 * np.log(0.1)) == certain
