@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pipeline.base.step import Step
-from pipeline.base.values import Format, Kind, Signature, Tolerance
+from pipeline.base.values import Signature, Tolerance
 from pipeline.config.load import LoadedConfig
+from pipeline.formats.table import FORMATS
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
-from pipeline.schema.variants import Calibration, Repair
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Consumer = Literal["onnxruntime", "tensorrt"]
+from pipeline.schema.variants import Calibration, Format, Precision, Repair
 
 
 class Row(Protocol):
@@ -76,7 +74,7 @@ class Reduction:
     """
 
     precision: Literal["fp16", "bf16", "int8"]
-    consumer: Consumer
+    consumer: str
     keep_ops: tuple[str, ...]
     keep_nodes: tuple[str, ...]
     calibration: Calibration | None
@@ -145,7 +143,7 @@ class Variant:
     identifier: str
     key: str
     format: Format
-    kind: Kind
+    kind: str
     precision: Precision
     server: str
     root: Path
@@ -172,8 +170,8 @@ class Variant:
             words.append(
                 f"{self.engine.spec.flavour} for {', '.join(self.engine.spec.gpus) or 'the GPU of this machine'}"
             )
-        if self.format == "libtorch":
-            words.append("C++ program")
+        if FORMATS[self.format].words:
+            words.append(FORMATS[self.format].words)
         return " → ".join(words)
 
     @property
