@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.config.inheritance import chain, inherited
 from pipeline.config.subject import Found, Subject
 from pipeline.formats.table import FORMATS, of_source
 from pipeline.machine.target import limits
+from pipeline.precision.table import PRECISIONS
 from pipeline.schema import Config
 from pipeline.schema.model import Input
 from pipeline.sources import planned
@@ -75,7 +76,7 @@ def _parents(subject: Subject) -> Found:
         elif len(names) > 1 and len(set(names)) == len(names) and names[-1] in variants:
             made, own = inherited(variants, names[1], "format"), variant.get("format")
             row = FORMATS.get(str(own))
-            if row is not None and made in FORMATS and made not in (own, row.built_from):
+            if row is not None and str(made) in FORMATS and made not in (own, row.built_from):
                 yield ("variants", name, "format"), row.misfit.format(own=own, format=made, parent=names[1])
 
 
@@ -89,10 +90,10 @@ def _precisions(subject: Subject) -> Found:
         made_as = inherited(subject.variants, name, "format")
         precision = inherited(subject.variants, name, "precision") or "fp32"
         parent = (inherited(subject.variants, names[1], "precision") if names[1:] else None) or "fp32"
-        if precision != "fp32" and made_as in FORMATS and not FORMATS[made_as].consumer:
+        if precision != "fp32" and str(made_as) in FORMATS and not FORMATS[str(made_as)].consumer:
             yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
-        elif precision == "bf16" and made_as == "onnx":
-            yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
+        elif refusal := _refusal(precision, made_as):
+            yield key, refusal
         elif parent not in ("fp32", precision):
             yield key, f"expected {parent}, the precision of `{names[1]}`, or an fp32 variant under `from`"
         yield from _precision_keys(name, own, precision, made_as)
@@ -100,15 +101,27 @@ def _precisions(subject: Subject) -> Found:
 
 def _precision_keys(name: str, own: Mapping[str, Any], precision: str, made_as: str | None) -> Found:
     """Keys that say how something is done which this variant does not do."""
+    reduced = [known for known, row in PRECISIONS.items() if row.module]
+    calibrated = [known for known in reduced if PRECISIONS[known].quantised]
     owners = (
-        ("calibration", precision == "int8", "precision: int8"),
-        ("keep_fp32", precision != "fp32", "precision: fp16, bf16 or int8"),
-        ("repair", precision != "fp32", "precision: fp16, bf16 or int8"),
+        ("calibration", precision in calibrated, f"precision: {_either(calibrated)}"),
+        ("keep_fp32", precision in reduced, f"precision: {_either(reduced)}"),
+        ("repair", precision in reduced, f"precision: {_either(reduced)}"),
         ("engine", _is_engine(made_as), "format: tensorrt"),
     )
     for key, applies, owner in owners:
         if own.get(key) is not None and not applies:
             yield ("variants", name, key), f"belongs to `{owner}`"
+
+
+def _refusal(precision: str, made_as: str | None) -> str:
+    """Why what runs a format cannot compute in a precision; empty where it can, or one of them is none."""
+    row, made = PRECISIONS.get(str(precision)), FORMATS.get(str(made_as))
+    return row.refusals.get(made.consumer, "") if row is not None and made is not None else ""
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _possible_formats(subject: Subject) -> Found:

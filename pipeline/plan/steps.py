@@ -13,6 +13,7 @@ from pipeline.config.load import LoadedConfig
 from pipeline.formats.format import Export
 from pipeline.formats.table import FORMATS
 from pipeline.plan.values import Reduction, Subject
+from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 from pipeline.schema.base import Section
 from pipeline.schema.model import Data
@@ -99,19 +100,20 @@ def options(subject: Subject, maker: str) -> dict[str, Any]:
 
 def reduction(subject: Subject, key: str, precision: Precision, consumer: str) -> Reduction | None:
     """How a variant's graph is made less precise; None for fp32."""
-    if precision == "fp32":
+    row = PRECISIONS[precision]
+    if not row.module:
         return None
     variants = subject.loaded.config.variants
     keep = inherited(variants, key, "keep_fp32") or KeepFp32()
     repair = inherited(variants, key, "repair")
-    int8 = precision == "int8"
+    calibration = inherited(variants, key, "calibration") or Calibration.model_construct()
     return Reduction(
         precision=precision,
         consumer=consumer,
         keep_ops=keep.ops,
         keep_nodes=keep.nodes,
-        calibration=(inherited(variants, key, "calibration") or Calibration.model_construct()) if int8 else None,
-        reduce_range=int8 and consumer == "onnxruntime" and subject.environment.cpu.saturates_int8,
+        calibration=calibration if row.quantised else None,
+        reduce_range=row.quantised and consumer == "onnxruntime" and subject.environment.cpu.saturates_int8,
         repair=None if repair == "off" else repair or Repair(),
     )
 
@@ -122,7 +124,7 @@ def calibration_data(loaded: LoadedConfig, key: str) -> tuple[Data, bool] | None
     None for a variant that needs none.
     """
     config = loaded.config
-    if inherited(config.variants, key, "precision") != "int8":
+    if not PRECISIONS[inherited(config.variants, key, "precision") or "fp32"].quantised:
         return None
     calibration = inherited(config.variants, key, "calibration")
     if calibration is not None and calibration.from_ is not None:
@@ -173,8 +175,7 @@ def reduce(
     """The step that makes the less precise graph, repairs included; None for fp32."""
     if reduction is None:
         return None
-    chosen = reduction.calibration
-    modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
+    chosen, others = reduction.calibration, PRECISIONS[reduction.precision].tools
     return Step(
         name=f"{reduction.precision}[{identifier}]",
         function="pipeline.precision.reduction:reduce",
@@ -188,7 +189,7 @@ def reduce(
             "repair": reduction.repair.model_dump() if reduction.repair else None,
             "judged": judging if reduction.repair else None,
         },
-        tools=("numpy", "onnx", "onnx-ir", "onnxruntime", *modelopt),
+        tools=("numpy", "onnx", "onnx-ir", "onnxruntime", *others.get(reduction.consumer, ())),
         upstream={
             "export": export,
             "samples": subject.samples,

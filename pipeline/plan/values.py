@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pipeline.base.step import Step
 from pipeline.base.values import Signature, Tolerance
@@ -14,6 +14,7 @@ from pipeline.formats.table import FORMATS
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
+from pipeline.precision.table import PRECISIONS
 from pipeline.schema.variants import Calibration, Format, Precision, Repair
 
 
@@ -73,7 +74,7 @@ class Reduction:
         repair: None for ``repair: off``.
     """
 
-    precision: Literal["fp16", "bf16", "int8"]
+    precision: Precision
     consumer: str
     keep_ops: tuple[str, ...]
     keep_nodes: tuple[str, ...]
@@ -86,10 +87,10 @@ class Reduction:
         """In words, for the plan and the report."""
         if self.calibration is None:
             return f"{self.precision} graph"
-        recipe = "U8S8" if self.consumer == "onnxruntime" else "S8S8"
+        recipe = PRECISIONS[self.precision].recipes[self.consumer]
         reach = ", reduced range" if self.reduce_range else ""
         measured = f"{self.calibration.method} over {self.calibration.samples} samples"
-        return f"int8 {recipe} for {self.consumer}{reach}, {measured}"
+        return f"{self.precision} {recipe} for {self.consumer}{reach}, {measured}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

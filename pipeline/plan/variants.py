@@ -11,7 +11,8 @@ from pipeline.formats.table import BACKENDS, FORMATS
 from pipeline.machine.target import CONTAINER_BACKENDS
 from pipeline.plan import engines, settings, steps
 from pipeline.plan.values import Subject, Variant
-from pipeline.proof import comparison, parity
+from pipeline.precision.table import PRECISIONS
+from pipeline.proof import parity
 from pipeline.schema.variants import Precision
 
 
@@ -37,7 +38,7 @@ def _variant(subject: Subject, key: str) -> Variant:
     row, made = FORMATS[model_format], FORMATS[inherited(variants, maker, "format")]
     gates = variant.gates or config.gates
     precision: Precision = inherited(variants, key, "precision") or "fp32"
-    tolerance = replace(comparison.default_tolerance(precision), **gates.parity.model_dump(exclude_none=True))
+    tolerance = replace(PRECISIONS[precision].tolerance, **gates.parity.model_dump(exclude_none=True))
     max_batch_size = settings.max_batch_size(subject, variant)
     export = steps.export(subject, maker)
     reduction = steps.reduction(subject, key, precision, row.consumer)
