@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from pipeline.config.schema import Data
 from sklearn.neural_network import MLPClassifier
 
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.data import datasets
+from pipeline.schema.model import Data
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="image", dtype="float32", shape=("N", 1, 8, 8), layout="NCHW"),),

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Dim = int | str
-Format = Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"]
-Kind = Literal["onnx", "torchscript", "tensorrt", "tensorrt_rtx", "saved_model"]
-"""What a file is: a format, where engines of the two TensorRT flavours are two, since neither loads the other's."""
 ProofLevel = Literal["none", "inspected", "served"]
 """How far a version was proven: not at all, by what was read in its files, by a real server's answers."""
 
@@ -147,7 +144,7 @@ class Artifact:
     """
 
     path: Path
-    kind: Kind | Literal["mar"]
+    kind: str
     sha256: str
     size_bytes: int
     tool_versions: Mapping[str, str]

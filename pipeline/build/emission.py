@@ -12,10 +12,10 @@ from pipeline.base import files
 from pipeline.base.step import tool_versions
 from pipeline.base.values import Artifact
 from pipeline.build.run import Run
+from pipeline.formats.table import BACKENDS
 from pipeline.plan import Variant
 from pipeline.proof import record
 from pipeline.repository.versions import Version
-from pipeline.servers.triton import config_pbtxt
 
 
 def emit(run: Run) -> None:
@@ -36,7 +36,7 @@ def _emit(run: Run, variant: Variant, artifact: Artifact) -> None:
         file_name, *others = (one.file_name for one in variant.engine.spec.each)
         others += [f"{name}.json" for name in (file_name, *others)]
     else:
-        file_name, others = config_pbtxt.BACKENDS[variant.kind].file_name, []
+        file_name, others = BACKENDS[variant.kind].file_name, []
     with run.stage(f"candidate[{variant.identifier}]", variant.identifier) as stage:
         version = Version(
             model_name=variant.identifier,

@@ -16,7 +16,7 @@ from pipeline.capture import lines
 from pipeline.capture.capture import capture_problem
 from pipeline.capture.examples import Example, Examples
 from pipeline.capture.torch_module import NamedModule
-from pipeline.proof.comparison import compare, default_tolerance
+from pipeline.proof.comparison import FP32, compare
 
 _MANGLED = re.compile(r"___torch_mangle_\d+\.")
 
@@ -94,7 +94,7 @@ def _wrong_values(traced: Any, example: Example, signature: Signature) -> str:
             results = traced(*(tensor.clone() for tensor in example.inputs))
     except RuntimeError as error:
         return f"the trace fails at other sizes ({sizes}): {str(error).strip().splitlines()[-1]}"
-    result = compare(named(results, signature), named(example.outputs, signature), default_tolerance("fp32"))
+    result = compare(named(results, signature), named(example.outputs, signature), FP32)
     return "" if result.passed else f"on other data ({sizes}) the trace does not answer as the model: {result.reason}"
 
 
@@ -115,7 +115,7 @@ def unlike(runtime: Runtime, signature: Signature, pair: Examples) -> tuple[str,
     names = [spec.name for spec in signature.inputs]
     for example in (pair.first, pair.second):
         outputs = runtime.run({name: tensor.numpy() for name, tensor in zip(names, example.inputs, strict=True)})
-        result = compare(outputs, named(example.outputs, signature), default_tolerance("fp32"))
+        result = compare(outputs, named(example.outputs, signature), FP32)
         if not result.passed:
             return ", ".join(f"{letter}={size}" for letter, size in example.sizes.items()), result.reason
     return None

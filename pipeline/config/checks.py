@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import chain, inherited
 from pipeline.config.subject import Found, Subject
+from pipeline.formats.table import FORMATS, of_source
 from pipeline.machine.target import limits
+from pipeline.precision.table import PRECISIONS
 from pipeline.schema import Config
 from pipeline.schema.model import Input
+from pipeline.sources import planned
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
 MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
@@ -72,12 +75,9 @@ def _parents(subject: Subject) -> Found:
             yield (key, f"a circle: {' -> '.join(names)}; one of them needs a `format` of its own, and no `from`")
         elif len(names) > 1 and len(set(names)) == len(names) and names[-1] in variants:
             made, own = inherited(variants, names[1], "format"), variant.get("format")
-            built = (made, own) in (("onnx", "tensorrt"), ("torchscript", "libtorch"))
-            if own is not None and made is not None and own != made and not built:
-                message = f"expected {made}, that of `{names[1]}`; found {own}"
-                if own == "libtorch":
-                    message = f"a libtorch program is made of a torchscript variant; `{names[1]}` is {made}"
-                yield ("variants", name, "format"), message
+            row = FORMATS.get(str(own))
+            if row is not None and str(made) in FORMATS and made not in (own, row.built_from):
+                yield ("variants", name, "format"), row.misfit.format(own=own, format=made, parent=names[1])
 
 
 def _precisions(subject: Subject) -> Found:
@@ -90,10 +90,10 @@ def _precisions(subject: Subject) -> Found:
         made_as = inherited(subject.variants, name, "format")
         precision = inherited(subject.variants, name, "precision") or "fp32"
         parent = (inherited(subject.variants, names[1], "precision") if names[1:] else None) or "fp32"
-        if precision != "fp32" and made_as in ("torchscript", "libtorch", "saved_model"):
+        if precision != "fp32" and str(made_as) in FORMATS and not FORMATS[str(made_as)].consumer:
             yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
-        elif precision == "bf16" and made_as == "onnx":
-            yield key, "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; expected fp16 or int8 here"
+        elif refusal := _refusal(precision, made_as):
+            yield key, refusal
         elif parent not in ("fp32", precision):
             yield key, f"expected {parent}, the precision of `{names[1]}`, or an fp32 variant under `from`"
         yield from _precision_keys(name, own, precision, made_as)
@@ -101,21 +101,43 @@ def _precisions(subject: Subject) -> Found:
 
 def _precision_keys(name: str, own: Mapping[str, Any], precision: str, made_as: str | None) -> Found:
     """Keys that say how something is done which this variant does not do."""
+    reduced = [known for known, row in PRECISIONS.items() if row.module]
+    calibrated = [known for known in reduced if PRECISIONS[known].quantised]
     owners = (
-        ("calibration", precision == "int8", "precision: int8"),
-        ("keep_fp32", precision != "fp32", "precision: fp16, bf16 or int8"),
-        ("repair", precision != "fp32", "precision: fp16, bf16 or int8"),
-        ("engine", made_as == "tensorrt", "format: tensorrt"),
+        ("calibration", precision in calibrated, f"precision: {_either(calibrated)}"),
+        ("keep_fp32", precision in reduced, f"precision: {_either(reduced)}"),
+        ("repair", precision in reduced, f"precision: {_either(reduced)}"),
+        ("engine", _is_engine(made_as), "format: tensorrt"),
     )
     for key, applies, owner in owners:
         if own.get(key) is not None and not applies:
             yield ("variants", name, key), f"belongs to `{owner}`"
 
 
+def _refusal(precision: str, made_as: str | None) -> str:
+    """Why what runs a format cannot compute in a precision; empty where it can, or one of them is none."""
+    row, made = PRECISIONS.get(str(precision)), FORMATS.get(str(made_as))
+    return row.refusals.get(made.consumer, "") if row is not None and made is not None else ""
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def _possible_formats(subject: Subject) -> Found:
+    """What is exported can be made of the source; the schema has seen to it that what is built has a parent."""
+    kind = planned.export_kind(subject.config.source)
     for name, variant in subject.config.variants.items():
-        if variant.from_ is None and variant.format == "torchscript" and subject.maker == "onnx":
-            yield ("variants", name, "format"), "an ONNX file cannot be made into TorchScript; expected onnx"
+        if variant.from_ is not None or variant.format is None:
+            continue
+        row = FORMATS[variant.format]
+        if kind in row.exports:
+            for key, message in row.exports[kind].problems(variant):
+                yield ("variants", name, key), message
+        else:
+            formats, words = " or ".join(of_source(kind)), planned.words(subject.config.source)
+            message = row.refusal.format(source=words, maker=subject.maker, formats=formats)
+            yield ("variants", name, "format"), message
 
 
 def _torchscript_names(subject: Subject) -> Found:
@@ -232,12 +254,17 @@ def _triton_fields(subject: Subject) -> Found:
 def _engine_instances(subject: Subject) -> Found:
     for name in subject.variants:
         groups = _own_fields(subject.variants[name]).get("instance_group")
-        if inherited(subject.variants, name, "format") != "tensorrt" or not isinstance(groups, list):
+        if not _is_engine(inherited(subject.variants, name, "format")) or not isinstance(groups, list):
             continue
         for index, group in enumerate(groups):
             if isinstance(group, dict) and group.get("kind") in NOT_FOR_ENGINES:
                 key: Key = ("variants", name, "triton", "instance_group", index, "kind")
                 yield key, f"an engine runs on a GPU: expected KIND_GPU; found {group['kind']}"
+
+
+def _is_engine(model_format: str | None) -> bool:
+    row = FORMATS.get(str(model_format))
+    return row is not None and row.engine
 
 
 def _own_fields(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,7 +331,6 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     (deployment_checks.torchserve, ("inputs", "outputs", "variants", "torchserve")),
     (program_checks.programs, ("variants", "preprocess", "postprocess", "ensemble")),
-    (tensorflow_checks.formats, ("source", "variants")),
     (tensorflow_checks.batch, ("source", "inputs", "outputs")),
     (tensorflow_checks.tfserving, ("variants", "tfserving")),
     (tensorflow_checks.target, ("variants", "tfserving", "triton")),

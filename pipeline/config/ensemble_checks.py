@@ -6,6 +6,7 @@ from pipeline.config.document import Key
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import inherited
 from pipeline.config.subject import Found, Subject
+from pipeline.formats.table import FORMATS
 from pipeline.schema import Config
 
 PARTS = ("preprocess", "postprocess")
@@ -32,8 +33,7 @@ def answering(subject: Subject) -> Found:
     if named is not None and named not in variants:
         yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
         return
-    other = ("tensorrt", "libtorch")  # which take a GPU, or are no servers
-    graphs = (name for name in variants if inherited(variants, name, "format") not in other)
+    graphs = (name for name in variants if _takes_no_gpu(inherited(variants, name, "format")))
     chosen = named or next(graphs, None)
     if chosen is None:  # a `from` names nothing; that is told elsewhere
         return
@@ -45,6 +45,12 @@ def answering(subject: Subject) -> Found:
             f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0"
             + (" (the shapes do not all start with the same letter)" if subject.batch is None else ""),
         )
+
+
+def _takes_no_gpu(model_format: str | None) -> bool:
+    """Whether Triton serves such a variant on any machine; what is no format is told elsewhere."""
+    row = FORMATS.get(str(model_format))
+    return row is None or (bool(row.backends) and not row.on_gpu)
 
 
 def names(subject: Subject) -> Found:

@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 from pipeline.base.errors import ConfigError
-from pipeline.config.document import Key
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import inherited
 from pipeline.config.subject import Found, Subject
 from pipeline.machine.target import LAST_WITH_TENSORFLOW, limits
-from pipeline.schema.model import TF2ONNX_MAX_OPSET
-
-
-def formats(subject: Subject) -> Found:
-    """SavedModels come from TensorFlow's models, TorchScript does not, and tf2onnx ends at an operator set."""
-    tensorflow = subject.config.source.is_tensorflow
-    for name, variant in subject.config.variants.items():
-        key: Key = ("variants", name, "format")
-        if variant.from_ is not None:
-            continue
-        if variant.format == "saved_model" and not tensorflow:
-            yield key, f"a SavedModel is made of `keras` or `saved_model`; the source is `{subject.maker}`"
-        if variant.format == "torchscript" and tensorflow:
-            yield key, "a TensorFlow model cannot be made into TorchScript; expected saved_model or onnx"
-        if tensorflow and variant.exporter is not None:
-            yield (
-                ("variants", name, "exporter"),
-                "chooses among torch's exporters; a TensorFlow model goes through tf2onnx",
-            )
-        if tensorflow and (variant.opset or 0) > TF2ONNX_MAX_OPSET:
-            yield (
-                ("variants", name, "opset"),
-                f"expected at most {TF2ONNX_MAX_OPSET}, the newest that tf2onnx writes; found {variant.opset}",
-            )
 
 
 def batch(subject: Subject) -> Found:

@@ -7,24 +7,19 @@ from typing import Any
 
 from pipeline.base import signatures
 from pipeline.base.step import Step
-from pipeline.base.values import Format, Kind, Signature
+from pipeline.base.values import Signature
 from pipeline.config.inheritance import inherited, owner
 from pipeline.config.load import LoadedConfig
-from pipeline.machine.target import Limits
-from pipeline.plan.values import Consumer, Precision, Reduction, Subject
+from pipeline.formats.format import Export
+from pipeline.formats.table import FORMATS
+from pipeline.plan.values import Reduction, Subject
+from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 from pipeline.schema.base import Section
-from pipeline.schema.model import TF2ONNX_MAX_OPSET, Data, Source
-from pipeline.schema.variants import Calibration, KeepFp32, Repair, Variant
+from pipeline.schema.model import Data
+from pipeline.schema.variants import Calibration, KeepFp32, Precision, Repair
 from pipeline.sources import planned
-
-DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles; see docs/decisions.md
-TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu")  # the last two are one library; one of them is absent
-_JUDGING = {
-    "torchscript": "pipeline.formats.torchscript.judging:judge",
-    "saved_model": "pipeline.formats.saved_model.judging:judge",
-}
-"""Graphs of ONNX aside."""
+from pipeline.sources.planned import export_kind
 
 
 def source(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, str], tools: tuple[str, ...]) -> Step:
@@ -76,73 +71,49 @@ def _folder(loaded: LoadedConfig) -> Mapping[str, str]:
 
 def export(subject: Subject, maker: str) -> Step:
     """The step that makes the fp32 file of the variant ``maker``."""
-    making, source = subject.loaded.config.variants[maker], subject.loaded.config.source
+    making, source = _export(subject, maker), subject.loaded.config.source
     return Step(
         name=f"export[{subject.loaded.config.name}_{maker}]",
-        function=_export_function(making, source),
+        function=making.function,
         arguments={
             "source": _section(source),
-            "options": options(making, source, subject.limits),
+            "options": options(subject, maker),
             "signature": signatures.to_json(signatures.tensors(subject.signature)),
         },
         unkeyed=_folder(subject.loaded),
-        tools=_export_tools(making, source),
+        tools=making.tools,
         upstream={"source": subject.source, "samples": subject.samples},
     )
 
 
-def _export_function(making: Variant, source: Source) -> str:
-    if source.is_tensorflow:
-        return f"pipeline.sources.exports.tensorflow:{'saved_model' if making.format == 'saved_model' else 'onnx'}"
-    return f"pipeline.sources.exports.{'torchscript' if making.format == 'torchscript' else 'onnx'}:make"
+def _export(subject: Subject, maker: str) -> Export:
+    config = subject.loaded.config
+    making = config.variants[maker].format
+    assert making is not None  # config/checks.py: and the source can be made into it
+    return FORMATS[making].exports[export_kind(config.source)]
 
 
-def _export_tools(making: Variant, source: Source) -> tuple[str, ...]:
-    if source.is_tensorflow:
-        return TENSORFLOW if making.format == "saved_model" else (*TENSORFLOW, "tf2onnx", "onnx", "onnxslim")
-    if making.format == "torchscript":
-        return ("torch",)
-    return ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
+def options(subject: Subject, maker: str) -> dict[str, Any]:
+    """How the variant ``maker`` is exported, every option named."""
+    return _export(subject, maker).options(subject.loaded.config.variants[maker], subject.limits)
 
 
-def options(making: Variant, source: Source, target: Limits) -> dict[str, Any]:
-    """How a file is exported, every option named."""
-    if making.format == "saved_model":
-        return {}
-    if making.format == "torchscript":
-        return {"method": making.method or "auto"}
-    if source.is_tensorflow:
-        return {
-            "exporter": "tf2onnx",
-            "opset": making.opset or min(TF2ONNX_MAX_OPSET, target.max_opset),
-            "simplify": making.simplify is not False,
-            "max_ir_version": target.max_ir_version,
-        }
-    return {
-        "exporter": making.exporter or "auto",
-        "opset": making.opset or min(DEFAULT_OPSET, target.max_opset),
-        "simplify": making.simplify is not False,
-        "max_ir_version": target.max_ir_version,
-        "max_opset": target.max_opset,
-    }
-
-
-def reduction(subject: Subject, key: str, precision: Precision, model_format: Format) -> Reduction | None:
+def reduction(subject: Subject, key: str, precision: Precision, consumer: str) -> Reduction | None:
     """How a variant's graph is made less precise; None for fp32."""
-    if precision == "fp32":
+    row = PRECISIONS[precision]
+    if not row.module:
         return None
     variants = subject.loaded.config.variants
     keep = inherited(variants, key, "keep_fp32") or KeepFp32()
     repair = inherited(variants, key, "repair")
-    consumer: Consumer = "tensorrt" if model_format == "tensorrt" else "onnxruntime"
-    int8 = precision == "int8"
+    calibration = inherited(variants, key, "calibration") or Calibration.model_construct()
     return Reduction(
         precision=precision,
         consumer=consumer,
         keep_ops=keep.ops,
         keep_nodes=keep.nodes,
-        calibration=(inherited(variants, key, "calibration") or Calibration.model_construct()) if int8 else None,
-        reduce_range=int8 and consumer == "onnxruntime" and subject.environment.cpu.saturates_int8,
+        calibration=calibration if row.quantised else None,
+        reduce_range=row.quantised and consumer == "onnxruntime" and subject.environment.cpu.saturates_int8,
         repair=None if repair == "off" else repair or Repair(),
     )
 
@@ -153,7 +124,7 @@ def calibration_data(loaded: LoadedConfig, key: str) -> tuple[Data, bool] | None
     None for a variant that needs none.
     """
     config = loaded.config
-    if inherited(config.variants, key, "precision") != "int8":
+    if not PRECISIONS[inherited(config.variants, key, "precision") or "fp32"].quantised:
         return None
     calibration = inherited(config.variants, key, "calibration")
     if calibration is not None and calibration.from_ is not None:
@@ -204,8 +175,7 @@ def reduce(
     """The step that makes the less precise graph, repairs included; None for fp32."""
     if reduction is None:
         return None
-    chosen = reduction.calibration
-    modelopt = ("nvidia-modelopt",) if chosen is not None and reduction.consumer == "tensorrt" else ()
+    chosen, others = reduction.calibration, PRECISIONS[reduction.precision].tools
     return Step(
         name=f"{reduction.precision}[{identifier}]",
         function="pipeline.precision.reduction:reduce",
@@ -219,7 +189,7 @@ def reduce(
             "repair": reduction.repair.model_dump() if reduction.repair else None,
             "judged": judging if reduction.repair else None,
         },
-        tools=("numpy", "onnx", "onnx-ir", "onnxruntime", *modelopt),
+        tools=("numpy", "onnx", "onnx-ir", "onnxruntime", *others.get(reduction.consumer, ())),
         upstream={
             "export": export,
             "samples": subject.samples,
@@ -236,13 +206,12 @@ def judging(subject: Subject, gates: parity.Gates, reduction: Reduction | None) 
 
 
 def judge(
-    identifier: str, kind: Kind, reduction: Reduction | None, graph: Step, samples: Step, judging: Mapping[str, Any]
+    identifier: str, judge: str, reduction: Reduction | None, graph: Step, samples: Step, judging: Mapping[str, Any]
 ) -> Step:
     """The step that judges a graph."""
-    onnx = "pipeline.precision.judging:judge" if reduction else "pipeline.formats.onnx.judging:judge"
     return Step(
         name=f"parity[{identifier}]",
-        function=_JUDGING.get(kind, onnx),
+        function="pipeline.precision.judging:judge" if reduction else judge,
         arguments=judging,
         tools=("onnxruntime", "torch", "numpy"),
         upstream={"graph": graph, "samples": samples},

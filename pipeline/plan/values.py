@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pipeline.base.step import Step
-from pipeline.base.values import Format, Kind, Signature, Tolerance
+from pipeline.base.values import Signature, Tolerance
 from pipeline.config.load import LoadedConfig
+from pipeline.formats.table import FORMATS
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
-from pipeline.schema.variants import Calibration, Repair
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Consumer = Literal["onnxruntime", "tensorrt"]
+from pipeline.precision.table import PRECISIONS
+from pipeline.schema.variants import Calibration, Format, Precision, Repair
 
 
 class Row(Protocol):
@@ -75,8 +74,8 @@ class Reduction:
         repair: None for ``repair: off``.
     """
 
-    precision: Literal["fp16", "bf16", "int8"]
-    consumer: Consumer
+    precision: Precision
+    consumer: str
     keep_ops: tuple[str, ...]
     keep_nodes: tuple[str, ...]
     calibration: Calibration | None
@@ -88,10 +87,10 @@ class Reduction:
         """In words, for the plan and the report."""
         if self.calibration is None:
             return f"{self.precision} graph"
-        recipe = "U8S8" if self.consumer == "onnxruntime" else "S8S8"
+        recipe = PRECISIONS[self.precision].recipes[self.consumer]
         reach = ", reduced range" if self.reduce_range else ""
         measured = f"{self.calibration.method} over {self.calibration.samples} samples"
-        return f"int8 {recipe} for {self.consumer}{reach}, {measured}"
+        return f"{self.precision} {recipe} for {self.consumer}{reach}, {measured}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +144,7 @@ class Variant:
     identifier: str
     key: str
     format: Format
-    kind: Kind
+    kind: str
     precision: Precision
     server: str
     root: Path
@@ -172,8 +171,8 @@ class Variant:
             words.append(
                 f"{self.engine.spec.flavour} for {', '.join(self.engine.spec.gpus) or 'the GPU of this machine'}"
             )
-        if self.format == "libtorch":
-            words.append("C++ program")
+        if FORMATS[self.format].words:
+            words.append(FORMATS[self.format].words)
         return " → ".join(words)
 
     @property

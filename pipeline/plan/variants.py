@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.values import Format, Kind
 from pipeline.config.inheritance import chain, inherited
-from pipeline.machine.target import LAST_WITH_TENSORFLOW
+from pipeline.formats.table import BACKENDS, FORMATS
+from pipeline.machine.target import CONTAINER_BACKENDS
 from pipeline.plan import engines, settings, steps
-from pipeline.plan.values import Precision, Subject, Variant
-from pipeline.proof import comparison, parity
+from pipeline.plan.values import Subject, Variant
+from pipeline.precision.table import PRECISIONS
+from pipeline.proof import parity
+from pipeline.schema.variants import Precision
 
 
 def resolve(subject: Subject) -> tuple[Variant, ...]:
@@ -33,29 +35,30 @@ def _variant(subject: Subject, key: str) -> Variant:
     identifier = f"{config.name}_{key}"
     maker = chain(variants, key)[-1]
     model_format = inherited(variants, key, "format")
+    row, made = FORMATS[model_format], FORMATS[inherited(variants, maker, "format")]
     gates = variant.gates or config.gates
     precision: Precision = inherited(variants, key, "precision") or "fp32"
-    tolerance = replace(comparison.default_tolerance(precision), **gates.parity.model_dump(exclude_none=True))
+    tolerance = replace(PRECISIONS[precision].tolerance, **gates.parity.model_dump(exclude_none=True))
     max_batch_size = settings.max_batch_size(subject, variant)
     export = steps.export(subject, maker)
-    reduction = steps.reduction(subject, key, precision, model_format)
+    reduction = steps.reduction(subject, key, precision, row.consumer)
     calibration = steps.calibration(subject, key, identifier, reduction)
     limits = parity.Gates(max_batch_size=max_batch_size, tolerance=tolerance, accuracy=gates.limits)
     judging = steps.judging(subject, limits, reduction)
     reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
     graph = reduce or export
-    engine = engines.plan(subject, key, precision, graph, judging) if model_format == "tensorrt" else None
-    kind: Kind = engine.spec.flavour if engine else "torchscript" if model_format == "libtorch" else model_format
+    engine = engines.plan(subject, key, precision, graph, judging) if row.engine else None
+    kind = engine.spec.flavour if engine else row.kind
     return Variant(
         identifier=identifier,
         key=key,
         format=model_format,
         kind=kind,
         precision=precision,
-        server=_server(model_format, subject.limits.release),
+        server=row.server(subject.limits.release),
         root=_root(subject, model_format, kind),
         parent=maker,
-        options=steps.options(variants[maker], config.source, subject.limits),
+        options=steps.options(subject, maker),
         reduction=reduction,
         engine=engine,
         max_batch_size=max_batch_size,
@@ -64,19 +67,13 @@ def _variant(subject: Subject, key: str) -> Variant:
         export=export,
         calibration=calibration,
         reduce=reduce,
-        parity=steps.judge(identifier, kind, reduction, graph, subject.samples, judging),
+        parity=steps.judge(identifier, made.judge, reduction, graph, subject.samples, judging),
     )
 
 
-def _root(subject: Subject, model_format: Format, kind: Kind) -> Path:
+def _root(subject: Subject, model_format: str, kind: str) -> Path:
     """The repository that a variant goes to: the main one holds what a stock container of the target loads."""
-    if model_format == "libtorch":
-        return subject.beside("libtorch")
-    return subject.beside("tensorrt_rtx") if kind == "tensorrt_rtx" else subject.repository
-
-
-def _server(model_format: Format, release: str) -> str:
-    """What serves a format; config/tensorflow_checks.py has seen to it that there is such a thing."""
-    if model_format == "libtorch":
-        return "none"  # a program serves itself
-    return "tfserving" if model_format == "saved_model" and release > LAST_WITH_TENSORFLOW else "triton"
+    if not FORMATS[model_format].backends:
+        return subject.beside(model_format)
+    backend = BACKENDS[kind].name
+    return subject.repository if backend in CONTAINER_BACKENDS else subject.beside(backend)

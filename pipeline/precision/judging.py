@@ -7,7 +7,6 @@ float16 operators computed in float32.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,7 @@ from pipeline.base import signatures
 from pipeline.base.files import canonical_json
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress, Runtime, Signature
-from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.precision import simulate
+from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 
 _JUDGEMENT = "judgement.json"
@@ -53,15 +51,10 @@ def opened(path: Path, signature: Signature, precision: str, consumer: str) -> R
     Args:
         path: the graph.
         signature: its inputs and outputs.
-        precision: ``fp16``, ``bf16`` or ``int8``.
+        precision: of PRECISIONS, and not the one it was exported in.
         consumer: ``onnxruntime`` or ``tensorrt``.
 
     Raises:
         StageError: it does not load.
     """
-    if consumer == "onnxruntime":
-        return OnnxRuntime(path, signature)
-    if precision == "int8":
-        return OnnxRuntime(path, signature, float_qdq=True)
-    with tempfile.TemporaryDirectory() as folder:
-        return OnnxRuntime(simulate.half(path, Path(folder)), signature)
+    return PRECISIONS[precision].graphs.opened(path, signature, consumer)

@@ -10,7 +10,8 @@ from pipeline.base import signatures
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import GoldenSamples, Progress
 from pipeline.data import samples
-from pipeline.precision import half, int8, judging, repair, simulate
+from pipeline.precision import judging, repair
+from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 
 
@@ -24,41 +25,20 @@ def reduce(task: Task, progress: Progress) -> Outcome:
     given, golden = task.arguments, samples.golden(task)
     exported, calibrated = task.upstream["export"].path, task.upstream.get("calibration")
     measured = samples.read(calibrated.directory / samples.FILE_NAME) if calibrated else None
-    played = {"runnable": simulate.half} if measured is None else {}
+    graphs, asked = PRECISIONS[given["precision"]].graphs, frozenset(given["keep_nodes"])
     made = repair.reduce(
         exported,
         task.out_dir,
-        make=lambda folder, kept: _made(given, exported, folder, kept, measured, progress),
+        make=lambda folder, repaired: graphs.make(
+            exported, folder, given, keep_nodes=asked | repaired, measured=measured, progress=progress
+        ),
         judge=lambda path: verdict(given["judged"], path, golden),
         samples=measured or golden,
         budget=repair.Budget(**given["repair"]) if given["repair"] else None,
         progress=progress,
-        **played,
+        runnable=graphs.runnable,
     )
     return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
-
-
-def _made(
-    given: Mapping[str, Any],
-    source: Path,
-    folder: Path,
-    repaired: frozenset[str],
-    measured: GoldenSamples | None,
-    progress: Progress,
-) -> Mapping[str, Any]:
-    kept: dict[str, Any] = {"keep_ops": tuple(given["keep_ops"]), "keep_nodes": {*given["keep_nodes"], *repaired}}
-    if measured is None:
-        return half.convert(source, folder, precision=given["precision"], **kept)
-    return int8.quantize(
-        source,
-        measured,
-        folder,
-        consumer=given["consumer"],
-        reduce_range=given["reduce_range"],
-        progress=progress,
-        **given["calibration"],
-        **kept,
-    )
 
 
 def verdict(judged: Mapping[str, Any], path: Path, golden: GoldenSamples) -> repair.Verdict:

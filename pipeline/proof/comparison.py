@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,8 @@ from pipeline.base.values import Array, Tensors, Tolerance
 _RELATIVE_FLOOR = 0.01  # of the tensor's greatest magnitude: keeps max_rel meaningful next to zeros
 _NOISE = 1e-4  # a tolerance looser than this does not make values noise
 _TINY = float(np.finfo(np.float64).tiny)
-_DEFAULTS: Mapping[str, Tolerance] = {
-    "fp32": Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99),
-    "fp16": Tolerance(max_abs=1e-3, max_rel=1e-2, max_scaled=0.01, min_cosine=0.999, min_top1=0.99),
-    "bf16": Tolerance(max_abs=1e-2, max_rel=5e-2, max_scaled=0.05, min_cosine=0.99, min_top1=0.98),
-    "int8": Tolerance(max_abs=1e-2, max_rel=0.1, max_scaled=0.25, min_cosine=0.97, min_top1=0.97),
-}
-"""Reduced precision errs in proportion to the whole tensor, not to the element: hence max_scaled."""
+FP32 = Tolerance(max_abs=1e-4, max_rel=1e-3, min_cosine=0.9999, min_top1=0.99)
+"""What two computations of one graph in fp32 may differ by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +37,6 @@ class Comparison:
     passed: bool
     worst: str
     reason: str
-
-
-def default_tolerance(precision: str) -> Tolerance:
-    """The limits used where the YAML sets none, by precision."""
-    return _DEFAULTS[precision]
 
 
 def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Comparison:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from pipeline.schema.base import DimLetter, DimSize, Fraction, Name, Section
 from pipeline.schema.model import Data
 
+Format = Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"]
+"""What formats/table.py has a row for."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 MIN_CALIBRATION_SAMPLES = 16  # fewer say too little of a range; what is usual is 128 and more
 
 MAX_WORKSPACE_BYTES = 2**50  # more than any GPU has; TensorRT-RTX 1.7 fails an assertion of its own close to 2**63
@@ -108,6 +111,15 @@ class Engine(Section):
     )
 
 
+_MAKING = {"method": "torchscript", "exporter": "onnx", "opset": "onnx", "simplify": "onnx"}
+"""Keys of how a file is made, and the format each belongs to."""
+_BUILT = {
+    "tensorrt": "an engine is built from an ONNX file: expected `from`, naming an onnx variant",
+    "libtorch": "a C++ program runs a TorchScript file: expected `from`, naming a torchscript variant",
+}
+"""The formats that are made of another variant, and what is said where none is named."""
+
+
 class Variant(Section):
     """One servable form of the model."""
 
@@ -117,10 +129,10 @@ class Variant(Section):
         description="another variant: its file is served with other settings, made into another precision, "
         "built into an engine, or put into a C++ program",
     )
-    format: Literal["onnx", "torchscript", "tensorrt", "saved_model", "libtorch"] | None = Field(
+    format: Format | None = Field(
         None, description="default: the parent's; libtorch is a C++ program around a torchscript variant"
     )
-    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = Field(
+    precision: Precision | None = Field(
         None,
         description="default: the parent's, or fp32; of weights and arithmetic: inputs and outputs keep their types",
     )
@@ -144,16 +156,13 @@ class Variant(Section):
     @model_validator(mode="after")
     def _own_keys(self) -> Variant:
         if self.from_ is None and self.format is None:
-            raise ValueError(
-                "expected `format` (onnx, torchscript, tensorrt, saved_model or libtorch), or `from` another variant"
-            )
-        for key, owner in (("method", "torchscript"), ("exporter", "onnx"), ("opset", "onnx"), ("simplify", "onnx")):
+            *names, last = get_args(Format)
+            raise ValueError(f"expected `format` ({', '.join(names)} or {last}), or `from` another variant")
+        for key, owner in _MAKING.items():
             if getattr(self, key) is not None and self.format != owner:
                 raise ValueError(f"`{key}` belongs to `format: {owner}`")
             if getattr(self, key) is not None and self.from_ is not None:
                 raise ValueError(f"`{key}` is set where the file is made, not on a variant with `from`")
-        if self.format == "tensorrt" and self.from_ is None:
-            raise ValueError("an engine is built from an ONNX file: expected `from`, naming an onnx variant")
-        if self.format == "libtorch" and self.from_ is None:
-            raise ValueError("a C++ program runs a TorchScript file: expected `from`, naming a torchscript variant")
+        if self.from_ is None and self.format in _BUILT:
+            raise ValueError(_BUILT[self.format])
         return self

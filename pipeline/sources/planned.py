@@ -16,6 +16,17 @@ def function(source: Source) -> str:
     return "pipeline.sources.train:make" if source.train is not None else "pipeline.sources.given:make"
 
 
+def export_kind(source: Source) -> str:
+    """What formats are exported from; the kind of ``SourceModel`` that it opens as."""
+    found = next(name for name, given in source if given is not None)
+    return "torch" if found in ("train", "checkpoint", "model") else found
+
+
+def words(source: Source) -> str:
+    """What it is called in a message."""
+    return {"onnx": "an ONNX file", "torch": "a torch model"}.get(export_kind(source), "a TensorFlow model")
+
+
 def digests(source: Source, resolve: Resolve) -> dict[str, str]:
     """SHA-256 of every file the source reads, user code included; imports nothing heavy.
 

@@ -18,7 +18,8 @@ from pipeline.formats.tensorrt.build import build
 from pipeline.formats.tensorrt.runtime import TensorRtRuntime
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine.tensorrt_flavours import FlavourName
-from pipeline.proof.comparison import compare, default_tolerance
+from pipeline.precision.table import PRECISIONS
+from pipeline.proof.comparison import FP32, compare
 from tests.integration.engine_graphs import IMAGES, TOKENS, engine_spec, image_net, saved
 from tests.models.make_models import masked_sum_onnx, row_sum_onnx
 
@@ -74,7 +75,7 @@ def test_every_precision_at_several_batch_sizes(flavour: FlavourName, gpu: str, 
     engine = TensorRtRuntime(made(source, asked(flavour, gpu, precision)), IMAGES, flavour)
     reference = OnnxRuntime(source, IMAGES, float_qdq=precision == "int8")
     random = np.random.default_rng(0)
-    tolerance = default_tolerance(precision)  # fp32's own: the builder is told not to round to TF32
+    tolerance = PRECISIONS[precision].tolerance  # fp32's own: the builder is told not to round to TF32
     for size in (1, 3, 8, 1):
         inputs = {"x": random.normal(size=(size, 3, 16, 16)).astype(np.float32)}
         result = compare(engine.run(inputs), reference.run(inputs), tolerance)
@@ -88,7 +89,7 @@ def test_two_profiles_serve_two_ranges(flavour: FlavourName, gpu: str, tmp_path:
     engine, reference = TensorRtRuntime(made(source, spec), TOKENS, flavour), OnnxRuntime(source, TOKENS)
     for rows, length in ((1, 1), (8, 64), (3, 16), (8, 17), (2, 5)):
         inputs = {"x": np.random.default_rng(length).normal(size=(rows, length, 8)).astype(np.float32)}
-        result = compare(engine.run(inputs), reference.run(inputs), default_tolerance("fp32"))
+        result = compare(engine.run(inputs), reference.run(inputs), FP32)
         assert result.passed, f"{rows} x {length}: {result.reason}"
     with pytest.raises(StageError, match="no optimization profile takes a sample"):
         engine.run({"x": np.zeros((1, 65, 8), np.float32)})
@@ -101,7 +102,7 @@ def test_integers_in_and_out(flavour: FlavourName, gpu: str, tmp_path: Path) -> 
     for rows, length in ((1, 3), (8, 40)):
         random = np.random.default_rng(length)
         inputs = {"ids": random.integers(0, 2**40, (rows, length)), "mask": random.integers(0, 2, (rows, length))}
-        result = compare(engine.run(inputs), reference.run(inputs), default_tolerance("fp32"))
+        result = compare(engine.run(inputs), reference.run(inputs), FP32)
         assert result.passed, result.reason
 
 
@@ -149,7 +150,7 @@ def test_settings_that_only_classic_tensorrt_has(
     engine = TensorRtRuntime(made(source, asked(classic, gpu, "fp16", **options)), IMAGES, classic)
     inputs = {"x": np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)}
     reference = OnnxRuntime(source, IMAGES).run(inputs)
-    assert compare(engine.run(inputs), reference, default_tolerance("fp16")).passed
+    assert compare(engine.run(inputs), reference, PRECISIONS["fp16"].tolerance).passed
 
 
 def test_the_timing_cache_is_kept_and_used_again(classic: FlavourName, gpu: str, tmp_path: Path) -> None:

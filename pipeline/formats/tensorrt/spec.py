@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pipeline.base import signatures
 from pipeline.base.values import Signature
 from pipeline.machine.tensorrt_flavours import FlavourName
+from pipeline.schema.variants import Precision
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
 Shape = tuple[int, ...]
 

@@ -10,17 +10,8 @@ import numpy as np
 
 from pipeline.base import model_config, triton_facts
 from pipeline.base.errors import ConfigError
-from pipeline.base.triton_facts import Backend
-from pipeline.base.values import Kind, Sample, Signature, TensorSpec
-
-BACKENDS: Mapping[Kind, Backend] = {
-    "onnx": triton_facts.BACKENDS["onnxruntime"],
-    "torchscript": triton_facts.BACKENDS["pytorch"],
-    "saved_model": triton_facts.BACKENDS["tensorflow"],
-    "tensorrt": triton_facts.BACKENDS["tensorrt"],
-    "tensorrt_rtx": triton_facts.BACKENDS["tensorrt_rtx"],
-}
-"""What serves each kind of file."""
+from pipeline.base.values import Sample, Signature, TensorSpec
+from pipeline.formats.table import BACKENDS
 
 _DATA_TYPES = {dtype: name for name, dtype in triton_facts.NUMPY_TYPES.items()}
 _SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
@@ -47,7 +38,7 @@ class ModelFiles:
 def describe(
     *,
     model_name: str,
-    kind: Kind,
+    kind: str,
     signature: Signature,
     max_batch_size: int,
     fields: Mapping[str, Any],

@@ -20,7 +20,7 @@ from pipeline.build.steps import Steps
 from pipeline.config.load import load
 from pipeline.formats.tensorrt.failures import absent
 from pipeline.machine.tensorrt_flavours import flavour
-from pipeline.proof.comparison import default_tolerance
+from pipeline.proof.comparison import FP32
 from pipeline.proof.parity import Judgement
 from pipeline.report.terminal import Terminal
 
@@ -59,7 +59,7 @@ class Canned:
 def judged(*, passed: bool) -> Outcome:
     found = ParityResult(
         max_abs=0.1, max_rel=0.1, cosine=1.0, top1_agreement=None, samples=1, batch_sizes=(1,),
-        tolerance=default_tolerance("fp32"), passed=passed, reason="" if passed else "too far off",
+        tolerance=FP32, passed=passed, reason="" if passed else "too far off",
     )  # fmt: skip
     return Outcome(values=asdict(Judgement(parity=found, accuracy=None)))
 

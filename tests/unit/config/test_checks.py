@@ -324,3 +324,12 @@ def test_rules_are_checked_beside_wrong_values(tmp_path: Path) -> None:
         "9:31: variants.onnx.opset: expected an integer >= 11 and <= 30; found 1",
         "10:13: variants.b.from: a circle: b -> c -> b; one of them needs a `format` of its own, and no `from`",
     ]
+
+
+@pytest.mark.parametrize("key", ["format", "precision"])
+@pytest.mark.parametrize("value", ["[onnx]", "{a: b}", "7"])
+def test_what_is_no_name_at_all_is_told(tmp_path: Path, key: str, value: str) -> None:
+    """The rules between keys look at the YAML as written, whatever stands there."""
+    made = value if key == "format" else f"onnx, precision: {value}"
+    problems = _check(tmp_path, ("{format: onnx}", f"{{format: {made}}}\n  b: {{from: onnx, format: onnx}}"))
+    assert any(f"variants.onnx.{key}: expected" in problem for problem in problems), problems

@@ -52,6 +52,15 @@ def test_an_engine_is_built_from_the_judged_graph(tmp_path: Path) -> None:
     assert later.engine.spec.profiles[0]["x"].max == (2, 4)
 
 
+def test_a_graph_of_fp32_is_judged_as_it_is_whatever_is_built_from_it(tmp_path: Path) -> None:
+    text = PRECISIONS.replace("  ts:", "  rtx: {from: onnx, format: tensorrt, engine: {flavour: tensorrt_rtx}}\n  ts:")
+    for flavour in ("tensorrt", "tensorrt_rtx"):
+        made = by_key(plan(tmp_path, text=text.replace("tensorrt_rtx", flavour)))
+        assert made["rtx"].kind == flavour
+        assert made["rtx"].parity.function == "pipeline.formats.onnx.judging:judge"
+    assert made["ts"].parity.function == "pipeline.formats.torchscript.judging:judge"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_default_gpus_of_an_engine_can_compute_what_stays_fp32(tmp_path: Path, precision: str) -> None:
     overrides = ("variants.trt_fp16.engine={flavour: tensorrt_rtx}", f"variants.trt_fp16.precision={precision}")

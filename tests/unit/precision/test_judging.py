@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.base.values import Signature
+from pipeline.formats.table import FORMATS
 from pipeline.plan import steps
-from pipeline.plan.values import Consumer, Precision, Reduction
-from pipeline.precision import judging
+from pipeline.plan.values import Reduction
+from pipeline.precision import half_graphs, int8_graphs, judging, simulate
+from pipeline.schema.variants import Precision
 from tests.unit.base.test_store import step
 
 SIGNATURE = Signature(inputs=(), outputs=(), batch=None)
@@ -19,8 +21,9 @@ SIGNATURE = Signature(inputs=(), outputs=(), batch=None)
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     calls: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(judging, "OnnxRuntime", lambda path, _, **how: calls.append((path.name, how)))
-    monkeypatch.setattr(judging.simulate, "half", lambda path, folder: folder / f"rounded-{path.name}")
+    for module in (half_graphs, int8_graphs):
+        monkeypatch.setattr(module, "OnnxRuntime", lambda path, _, **how: calls.append((path.name, how)))
+    monkeypatch.setattr(simulate, "half", lambda path, folder: folder / f"rounded-{path.name}")
     return calls
 
 
@@ -39,14 +42,14 @@ def test_a_graph_bound_for_tensorrt_is_judged_with_its_rounding(opened, precisio
     assert opened == [expected]
 
 
-@pytest.mark.parametrize("kind", ["onnx", "tensorrt", "tensorrt_rtx"])
-def test_a_graph_of_fp32_is_judged_as_it_is_whatever_is_made_of_it(kind: Any) -> None:
-    whole = steps.judge("m_x", kind, None, step(), step(), {})
+def test_a_graph_of_fp32_is_judged_as_it_is_whatever_is_made_of_it() -> None:
+    onnx = FORMATS["onnx"].judge
+    whole = steps.judge("m_x", onnx, None, step(), step(), {})
     assert whole.function == "pipeline.formats.onnx.judging:judge"
-    assert steps.judge("m_x", kind, _reduction("fp16", "tensorrt"), step(), step(), {}).module == judging.__name__
+    assert steps.judge("m_x", onnx, _reduction("fp16", "tensorrt"), step(), step(), {}).module == judging.__name__
 
 
-def _reduction(precision: Precision, consumer: Consumer) -> Reduction:
+def _reduction(precision: Precision, consumer: str) -> Reduction:
     assert precision != "fp32"
     return Reduction(
         precision=precision,

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from pipeline.base.values import Tolerance
-from pipeline.proof.comparison import compare, default_tolerance
+from pipeline.proof.comparison import FP32, compare
 
-TOLERANCE = default_tolerance("fp32")
+TOLERANCE = FP32
 LOOSE = Tolerance(max_abs=1e9, max_rel=0.0, min_cosine=-1.0, min_top1=0.0)
 
 

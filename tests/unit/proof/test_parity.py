@@ -8,10 +8,10 @@ import pytest
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples, Sample, Tensors
 from pipeline.proof import parity
-from pipeline.proof.comparison import default_tolerance
+from pipeline.proof.comparison import FP32
 from pipeline.schema.variants import AccuracyGate
 
-TOLERANCE = default_tolerance("fp32")
+TOLERANCE = FP32
 
 
 class Fake:

@@ -13,7 +13,7 @@ from pipeline.base.values import Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.onnx import export as onnx_export
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.proof.comparison import compare, default_tolerance
+from pipeline.proof.comparison import FP32, compare
 from tests.unit.formats import tiny
 
 OPTIONS: dict[str, Any] = {"exporter": "auto", "opset": 20, "max_opset": 21, "max_ir_version": 10, "simplify": True}
@@ -36,7 +36,7 @@ def shapes(file: Path) -> dict[str, list[int | str]]:
 def assert_answers(case: tiny.Case, file: Path) -> None:
     runtime = OnnxRuntime(file, case.signature)
     for sample in case.golden.samples:
-        result = compare(runtime.run(sample.inputs), sample.outputs, default_tolerance("fp32"))
+        result = compare(runtime.run(sample.inputs), sample.outputs, FP32)
         assert result.passed, result.reason
 
 

@@ -10,7 +10,7 @@ from pipeline.base.values import Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.torchscript import export as torchscript
 from pipeline.formats.torchscript.runtime import TorchScriptRuntime
-from pipeline.proof.comparison import compare, default_tolerance
+from pipeline.proof.comparison import FP32, compare
 from tests.unit.formats import tiny
 
 
@@ -22,7 +22,7 @@ def assert_answers(case: tiny.Case, file: Path) -> None:
     """The file gives the source model's answer to each golden sample."""
     runtime = TorchScriptRuntime(file, case.signature)
     for sample in case.golden.samples:
-        result = compare(runtime.run(sample.inputs), sample.outputs, default_tolerance("fp32"))
+        result = compare(runtime.run(sample.inputs), sample.outputs, FP32)
         assert result.passed, result.reason
 
 

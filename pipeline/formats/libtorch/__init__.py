@@ -1,0 +1,1 @@
+"""A C++ program around a TorchScript file; its sources are in servers/libtorch."""
