@@ -319,7 +319,7 @@ class SourceModel:
         runtime: answers with the signature's names and dtypes.
     """
 
-    kind: Literal["torch", "torchscript", "onnx", "keras", "saved_model"]
+    kind: str
     module: Any
     path: Path | None
     runtime: Runtime

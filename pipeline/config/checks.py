@@ -31,7 +31,7 @@ from pipeline.machine.target import limits
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema import Config
 from pipeline.schema.model import Input
-from pipeline.sources import planned
+from pipeline.sources import table as sources
 
 MAX_TENSOR_BYTES = 2 * 2**30  # protobuf's limit on one message: no gRPC request can hold a larger tensor
 MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging folders add to it
@@ -126,17 +126,17 @@ def _either(names: Sequence[str]) -> str:
 
 def _possible_formats(subject: Subject) -> Found:
     """What is exported can be made of the source; the schema has seen to it that what is built has a parent."""
-    kind = planned.export_kind(subject.config.source)
+    origin = sources.of(subject.config.source)
     for name, variant in subject.config.variants.items():
         if variant.from_ is not None or variant.format is None:
             continue
         row = FORMATS[variant.format]
-        if kind in row.exports:
-            for key, message in row.exports[kind].problems(variant):
+        if origin.kind in row.exports:
+            for key, message in row.exports[origin.kind].problems(variant):
                 yield ("variants", name, key), message
         else:
-            formats, words = " or ".join(of_source(kind)), planned.words(subject.config.source)
-            message = row.refusal.format(source=words, maker=subject.maker, formats=formats)
+            formats = " or ".join(of_source(origin.kind))
+            message = row.refusal.format(source=origin.words, maker=subject.maker, formats=formats)
             yield ("variants", name, "format"), message
 
 

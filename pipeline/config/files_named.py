@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pipeline.config.document import Key
 from pipeline.config.subject import Found, Subject
-from pipeline.schema.model import Model, Output
+from pipeline.schema.model import Output
+from pipeline.sources import table as sources
+from pipeline.sources.reads import code_file
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file
 
@@ -48,26 +50,8 @@ def _unusable_ones(subject: Subject, named: Iterable[tuple[Key, str, bool]]) -> 
 
 def _of_source(subject: Subject) -> Named:
     source = subject.config.source
-    if source.train is not None:
-        yield from _of_model(source.train.model, ("source", "train", "model"))
-    if source.checkpoint is not None:
-        yield ("source", "checkpoint", "file"), source.checkpoint.file, False
-        yield from _of_model(source.checkpoint.model, ("source", "checkpoint", "model"))
-    yield from _of_model(source.model, ("source", "model"))
-    if source.keras is not None and source.keras.file is not None:
-        yield ("source", "keras", "file"), source.keras.file, False
-    if source.keras is not None and source.keras.train is not None:
-        yield from _of_callable(source.keras.train.callable, ("source", "keras", "train"))
-    if source.saved_model is not None:
-        yield ("source", "saved_model", "directory"), source.saved_model.directory, True
-    for kind, file in (("onnx", source.onnx), ("torchscript", source.torchscript)):
-        if file is not None:
-            yield ("source", kind, "file"), file.file, False
-
-
-def _of_model(model: Model | None, key: Key) -> Named:
-    if model is not None:
-        yield from _of_callable(model.callable, key)
+    for path, name, folder in sources.of(source).files(source):
+        yield ("source", *path), name, folder
 
 
 def _of_data(subject: Subject, section: str) -> Named:
@@ -78,13 +62,8 @@ def _of_data(subject: Subject, section: str) -> Named:
             yield (*key, "images"), data.images, True
         if data.arrays is not None:
             yield (*key, "arrays"), data.arrays, False
-        yield from _of_callable(data.callable, key)
-
-
-def _of_callable(named: str | None, key: Key) -> Named:
-    file = (named or "").partition(":")[0]
-    if file.endswith(".py"):
-        yield (*key, "callable"), file, False
+        for path, name, folder in code_file(data.callable, ()):
+            yield (*key, *path), name, folder
 
 
 def _unusable(path: Path, *, folder: bool) -> str:

@@ -43,10 +43,9 @@ class Subject:
         """Every data section, with its path."""
         config = self.config
         rows: list[tuple[Key, Data]] = []
-        if config.source.train is not None:
-            rows.append((("source", "train", "data"), config.source.train.data))
-        if config.source.keras is not None and config.source.keras.train is not None:
-            rows.append((("source", "keras", "train", "data"), config.source.keras.train.data))
+        if config.source.training is not None:
+            path = () if config.source.train is not None else (self.maker,)
+            rows.append((("source", *path, "train", "data"), config.source.training.data))
         if isinstance(config.samples.from_, Data):
             rows.append((("samples", "from"), config.samples.from_))
         return rows + [
@@ -79,7 +78,7 @@ class Subject:
     @property
     def maker(self) -> str:
         """The key under ``source`` that is given."""
-        return next(name for name, given in self.config.source if given is not None)
+        return self.config.source.key
 
 
 def signature_of(

@@ -23,6 +23,7 @@ from pipeline.plan.steps import calibration_data
 from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
 from pipeline.plan.variants import resolve
 from pipeline.schema.model import Data, Input, Output
+from pipeline.sources import table as sources
 
 __all__ = [
     "BuildPlan",
@@ -171,7 +172,7 @@ def make(
         repository=repository,
     )
     variants = resolve(subject)
-    lacks_tensorflow = doctor.lacks_tensorflow(environment) if config.source.is_tensorflow else ()
+    lacks = sources.of(config.source).lacks(environment)
     return BuildPlan(
         loaded=loaded,
         signature=model_signature,
@@ -184,7 +185,7 @@ def make(
         tfserving=deployments.tfserving(subject, variants, keys),
         repository=repository,
         work_dir=work_dir,
-        missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks_tensorflow),
+        missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks),
         missing_to_serve=doctor.lacks_to_serve(environment, container=config.serve.engine == "container"),
     )
 
@@ -214,13 +215,8 @@ def with_source_labels(plan: BuildPlan, labels: tuple[str, ...]) -> Signature:
 
 def _libraries(loaded: LoadedConfig) -> tuple[str, ...]:
     source = loaded.config.source
-    models = [
-        source.train.model if source.train else None,
-        source.checkpoint.model if source.checkpoint else None,
-        source.model,
-    ]
     datasets = [loaded.train_data, loaded.samples_data]
-    names = {model.library for model in models if model and model.library}
+    names = {source.built.library} if source.built and source.built.library else set()
     if any(data and data.dataset in ("mnist", "cifar10") for data in datasets):
         names.add("torchvision")
     return tuple(sorted(names))

@@ -19,7 +19,7 @@ from pipeline.schema.base import Section
 from pipeline.schema.model import Data
 from pipeline.schema.variants import Calibration, KeepFp32, Precision, Repair
 from pipeline.sources import planned
-from pipeline.sources.planned import export_kind
+from pipeline.sources import table as sources
 
 
 def source(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, str], tools: tuple[str, ...]) -> Step:
@@ -90,7 +90,7 @@ def _export(subject: Subject, maker: str) -> Export:
     config = subject.loaded.config
     making = config.variants[maker].format
     assert making is not None  # config/checks.py: and the source can be made into it
-    return FORMATS[making].exports[export_kind(config.source)]
+    return FORMATS[making].exports[sources.of(config.source).kind]
 
 
 def options(subject: Subject, maker: str) -> dict[str, Any]:

@@ -205,8 +205,13 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        exactly_one(self, ("train", "checkpoint", "model", "onnx", "torchscript", "keras", "saved_model"))
+        exactly_one(self, tuple(type(self).model_fields))
         return self
+
+    @property
+    def key(self) -> str:
+        """The one that is given; sources/table.py has a row for each."""
+        return next(name for name, given in self if given is not None)
 
     @property
     def training(self) -> Train | KerasTrain | None:
@@ -218,11 +223,6 @@ class Source(Section):
         """The torch module that is built here, to be trained or to take weights; None where a file holds it whole."""
         owner = self.train or self.checkpoint
         return owner.model if owner is not None else self.model
-
-    @property
-    def is_tensorflow(self) -> bool:
-        """Whether TensorFlow is what opens it."""
-        return self.keras is not None or self.saved_model is not None
 
 
 class Input(Section):

@@ -17,8 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError, first_line, listed
-from pipeline.schema.model import Checkpoint
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress, Signature, SourceModel
+from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Checkpoint, Source
+from pipeline.sources import determinism, library, weights
 
 State = dict[str, torch.Tensor]
 
@@ -31,6 +36,47 @@ _PICKLE_RISK = (
     "unpickling runs whatever code the file holds; if you trust where it comes from, set `allow_pickle: true`, "
     "else ask for a state_dict (torch.save(model.state_dict(), path)) or safetensors"
 )
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step: load the weights into the architecture, or keep the whole module.
+
+    Raises:
+        ConfigError: a file or name is wrong.
+        MissingError: a library is absent, or the disk is full.
+        StageError: the file is damaged or does not fit.
+    """
+    settings = Source.model_validate_json(files.canonical_json(task.arguments["source"])).checkpoint
+    resolve, notes = Path(task.arguments["folder"]).joinpath, list[str]()
+    assert settings is not None
+    progress("loading the checkpoint", None)
+    with files.disk_errors(task.out_dir, "source"):
+        _prepare(settings, resolve, task.out_dir, notes)
+    return Outcome(notes=tuple(notes), values={"kind": "torch", "labels": [], "accuracy": None})
+
+
+def _prepare(settings: Checkpoint, resolve: Resolve, out_dir: Path, notes: list[str]) -> None:
+    path = resolve(settings.file)
+    content = read(path, settings)
+    if settings.model is None:
+        keep_module(content, path, out_dir / PICKLED)
+        return
+    state = state_of(content, path)
+    with determinism.reproducible(determinism.INITIAL_SEED, notes):
+        module = library.build(settings.model, resolve).module
+    notes += apply(module, state, settings)
+    weights.save(module, out_dir)
+    if settings.model.library == "transformers":
+        library.keep_config(module, out_dir)
+
+
+def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
+    """The architecture with the weights that the step left, or the whole module."""
+    settings = source.checkpoint
+    assert settings is not None
+    if settings.model is not None:
+        return library.opened(source, signature=signature, resolve=resolve, directory=directory)
+    return library.as_source(open_module(directory / PICKLED, resolve(settings.file).parent), signature)
 
 
 def read(path: Path, checkpoint: Checkpoint) -> Any:

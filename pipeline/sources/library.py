@@ -16,10 +16,15 @@ from typing import Any
 
 import torch
 
+from pipeline.base import files
 from pipeline.base.errors import ConfigError, MissingError, StageError, first_line
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress, Signature, SourceModel
+from pipeline.capture.torch_module import NamedModule, TorchRuntime
 from pipeline.data import torchvision_compat, user_code
 from pipeline.data.user_code import Resolve
-from pipeline.schema.model import Model
+from pipeline.schema.model import Model, Source
+from pipeline.sources import determinism, weights
 
 CONFIG_FILE = "config.json"
 _REACH_TIMEOUT_S = 8.0
@@ -31,6 +36,49 @@ class Built:
 
     module: torch.nn.Module
     labels: tuple[str, ...] = ()
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step: build the module and keep its weights.
+
+    Raises:
+        ConfigError: as ``build``.
+        MissingError: likewise, or the disk is full.
+        StageError: user code failed, or the weights cannot be saved.
+    """
+    source, notes = Source.model_validate_json(files.canonical_json(task.arguments["source"])), list[str]()
+    model = source.model
+    assert model is not None
+    progress("building the model", None)
+    with files.disk_errors(task.out_dir, "source"):
+        with determinism.reproducible(determinism.INITIAL_SEED, notes):
+            built = build(model, Path(task.arguments["folder"]).joinpath)
+            weights.save(built.module, task.out_dir)
+        if model.library == "transformers":
+            keep_config(built.module, task.out_dir)
+    if model.library is not None and model.weights is None:
+        notes.append("no `weights`: the model has random ones")
+    return Outcome(notes=tuple(notes), values={"kind": "torch", "labels": list(built.labels), "accuracy": None})
+
+
+def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
+    """The same architecture with the weights that the step left.
+
+    Raises:
+        StageError: they do not fit.
+    """
+    assert source.built is not None
+    with determinism.reproducible(determinism.INITIAL_SEED, []):
+        module = rebuild(source.built, resolve, directory)
+    weights.load(module, directory)
+    return as_source(module, signature)
+
+
+def as_source(module: torch.nn.Module, signature: Signature) -> SourceModel:
+    """A torch module as what everything is made from and judged by."""
+    module = module.eval()
+    runtime = TorchRuntime(NamedModule(module, signature), signature)
+    return SourceModel(kind="torch", module=module, path=None, runtime=runtime)
 
 
 def build(model: Model, resolve: Resolve) -> Built:

@@ -8,12 +8,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import files, ports
+from pipeline.base import files, ports, signatures
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.base.values import Signature
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress, Signature, SourceModel
+from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Source
+from pipeline.sources.reads import Named, file_digest
 
 FILE_NAME = "model.onnx"
 _LOCATION_KEY = b"\x0a\x08location\x12"
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``prepare``."""
+    given = Source.model_validate_json(files.canonical_json(task.arguments["source"])).onnx
+    assert given is not None
+    path = Path(task.arguments["folder"]) / given.file
+    with files.disk_errors(task.out_dir, "source"):
+        prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
+    return Outcome(values={"kind": "onnx", "labels": [], "accuracy": None})
+
+
+def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
+    """The copy that the step left."""
+    from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+
+    path = directory / FILE_NAME
+    return SourceModel(kind="onnx", module=None, path=path, runtime=OnnxRuntime(path, signature))
+
+
+def named(source: Source) -> Iterator[Named]:
+    """The file."""
+    assert source.onnx is not None
+    yield ("onnx", "file"), source.onnx.file, False
+
+
+def digests(source: Source, resolve: Resolve) -> dict[str, str]:
+    """Of the file, and of its external data; imports nothing heavy.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    assert source.onnx is not None
+    own = file_digest(source.onnx.file, resolve)
+    external = external_files(resolve(source.onnx.file))
+    return own | {f"external data {path.name}": files.sha256_file(path) for path in external}
 
 
 def external_files(path: Path) -> list[Path]:

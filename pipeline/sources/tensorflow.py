@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.data.user_code import Resolve
 from pipeline.formats.saved_model import messages, process
 from pipeline.formats.saved_model.messages import ModelFile
 from pipeline.schema.model import Keras, KerasTrain, Source
+from pipeline.sources.reads import Named, code_file
 
 _WEIGHTS = "model.weights.h5"
 _SAVED_MODEL = "saved_model"
@@ -89,7 +91,7 @@ def _copied(source: Source, resolve: Resolve, out_dir: Path) -> Path:
     return path
 
 
-def open_source(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
+def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
     """Open what ``prepare`` left in ``directory``.
 
     Raises:
@@ -99,6 +101,16 @@ def open_source(source: Source, *, signature: Signature, resolve: Resolve, direc
     model = _model_file(source, resolve, directory)
     runtime = process.RemoteRuntime(model, signature)
     return SourceModel(kind="saved_model" if source.saved_model else "keras", module=model, path=None, runtime=runtime)
+
+
+def named(source: Source) -> Iterator[Named]:
+    """The files that the YAML's section names."""
+    if source.saved_model is not None:
+        yield ("saved_model", "directory"), source.saved_model.directory, True
+    elif source.keras is not None and source.keras.file is not None:
+        yield ("keras", "file"), source.keras.file, False
+    elif source.keras is not None and source.keras.train is not None:
+        yield from code_file(source.keras.train.callable, ("keras", "train"))
 
 
 def digests(source: Source, resolve: Resolve) -> dict[str, str]:

@@ -8,12 +8,34 @@ from typing import Any
 
 import torch
 
-from pipeline.base import files
+from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError, first_line
-from pipeline.base.values import Signature
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
+from pipeline.capture.torch_module import NamedModule, TorchRuntime
+from pipeline.data.user_code import Resolve
+from pipeline.schema.model import Source
 
 FILE_NAME = "model.pt"
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``prepare``."""
+    given = Source.model_validate_json(files.canonical_json(task.arguments["source"])).torchscript
+    assert given is not None
+    path = Path(task.arguments["folder"]) / given.file
+    with files.disk_errors(task.out_dir, "source"):
+        notes = prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
+    return Outcome(notes=tuple(notes), values={"kind": "torchscript", "labels": [], "accuracy": None})
+
+
+def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
+    """The copy that the step left."""
+    path = directory / FILE_NAME
+    module = load(path)
+    runtime = TorchRuntime(NamedModule(module, signature), signature)
+    return SourceModel(kind="torchscript", module=module, path=path, runtime=runtime)
 
 
 def prepare(path: Path, signature: Signature, out_dir: Path) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
-from pipeline.base.values import Progress, Signature
+from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.capture.torch_module import NamedModule
 from pipeline.data import datasets, user_code
 from pipeline.schema.model import EarlyStop, Optimizer, Schedule, Source, Train
@@ -79,6 +79,11 @@ def make(task: Task, progress: Progress) -> Outcome:
             notes=notes,
         )
     return Outcome(notes=tuple(notes), values={"kind": "torch", **values})
+
+
+def opened(source: Source, *, signature: Signature, resolve: user_code.Resolve, directory: Path) -> SourceModel:
+    """The module with the weights that training left."""
+    return library.opened(source, signature=signature, resolve=resolve, directory=directory)
 
 
 def train(
