@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.base import files
 from pipeline.base.errors import StageError
 from pipeline.build.run import Run
-from pipeline.plan import EnsemblePlan, Row
+from pipeline.plan import EnsemblePlan, Row, TfServingPlan, TorchServePlan
 from pipeline.repository import candidate as candidates
 from pipeline.repository import publish as publishing
 from pipeline.repository.candidate import Candidate
@@ -26,7 +26,7 @@ def opened(run: Run) -> Iterator[None]:
     """
     models: dict[Path, list[str]] = {}
     for row in run.plan.rows:
-        if row.published:
+        if row.published and not _is_lost(run, row):
             models.setdefault(row.root, []).extend(row.published)
     note = run.plan.work_dir / LEFTOVERS / run.run_id
     with contextlib.ExitStack() as stack:
@@ -46,6 +46,13 @@ def opened(run: Run) -> Iterator[None]:
             yield
         finally:
             _forget_unpublished(run)
+
+
+def _is_lost(run: Run, row: Row) -> bool:
+    """Whether there will be nothing to emit: a variant was not made, or the one that a deployment is made of."""
+    source = row.variant if isinstance(row, EnsemblePlan | TorchServePlan | TfServingPlan) else row
+    made = run.results[source.key]
+    return bool(made.error or made.skipped)
 
 
 def _forget_unpublished(run: Run) -> None:
