@@ -141,9 +141,14 @@ Function = Callable[[Task, Progress], Outcome]
 
 
 def call(task: Task, progress: Progress) -> Outcome:
-    """Run a step's function in this process."""
+    """Run a step's function in this process.
+
+    Raises:
+        MissingError: the disk is full or not writable; else what the function raises.
+    """
     function: Function = pkgutil.resolve_name(task.step.function)
-    return function(task, progress)
+    with files.disk_errors(task.out_dir, task.step.name):
+        return function(task, progress)
 
 
 def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
