@@ -28,6 +28,9 @@ def opened(run: Run) -> Iterator[None]:
     for row in run.plan.rows:
         if row.published and not _is_lost(run, row):
             models.setdefault(row.root, []).extend(row.published)
+    if not models:  # nothing was made
+        yield
+        return
     note = run.plan.work_dir / LEFTOVERS / run.run_id
     with contextlib.ExitStack() as stack:
         with run.stage("candidate", run.plan.loaded.config.name) as stage:
