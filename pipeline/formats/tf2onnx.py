@@ -8,10 +8,21 @@ from typing import Any
 
 import onnx
 
+from pipeline.base import signatures
 from pipeline.base.errors import StageError
-from pipeline.base.values import Signature, SourceModel
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Progress, Signature, SourceModel
+from pipeline.formats import opening
 from pipeline.formats.onnx import graph, interface
 from pipeline.formats.saved_model import messages, process
+
+
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``export``."""
+    signature = signatures.from_json(task.arguments["signature"])
+    source = opening.opened(task, signature)
+    made = export(source, signature=signature, out_dir=task.out_dir, **task.arguments["options"])
+    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
 
 
 def export(

@@ -10,9 +10,9 @@ from pipeline.base.files import canonical_json
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
 from pipeline.data import samples
+from pipeline.formats import opening
 from pipeline.proof import source_accuracy
 from pipeline.schema.model import Data, Samples
-from pipeline.sources import opening
 
 
 def make(task: Task, progress: Progress) -> Outcome:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from pipeline.base.step import Outcome, Task
-from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.data.user_code import Resolve
 from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
@@ -18,26 +13,12 @@ from pipeline.sources import onnx, reads, tensorflow
 from pipeline.sources.reads import Named
 
 
-class Maker(Protocol):
-    """What a source's module has."""
-
-    def make(self, task: Task, progress: Progress) -> Outcome:
-        """The step. Arguments: ``source``, as in the YAML, and ``signature``. Unkeyed: ``folder`` of the YAML.
-
-        Returns:
-            The values ``kind``, ``labels`` and ``accuracy`` (held-out, or None), and what else is known of it.
-        """
-
-    def opened(self, source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
-        """Open what the step left in ``directory``."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """One key under ``source``.
 
     Attributes:
-        module: full name of the module that makes and opens it.
+        module: full name of the module that makes and opens it: a ``formats.opening.Maker``.
         kind: what the opened model is: what formats are exported from.
         words: what it is called in a message.
         files: the files it names.
@@ -53,12 +34,6 @@ class Origin:
     digests: Callable[[Source, Resolve], dict[str, str]]
     tools: Callable[[Source], tuple[str, ...]]
     lacks: Callable[[Environment], tuple[str, ...]] = lambda environment: ()
-
-    @property
-    def maker(self) -> Maker:
-        """Its module."""
-        found: Maker = pkgutil.resolve_name(self.module)
-        return found
 
 
 def _torch(module: str) -> Origin:

@@ -41,12 +41,12 @@ def _tf2onnx_problems(making: Variant) -> Iterator[tuple[str, str]]:
 
 
 _OF_TORCH = Export(
-    function="pipeline.sources.exports.onnx:make",
+    function="pipeline.formats.onnx.exporting:make",
     tools=("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
     options=_options,
 )
 _OF_TENSORFLOW = Export(
-    function="pipeline.sources.exports.tensorflow:onnx",
+    function="pipeline.formats.tf2onnx:make",
     tools=("keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "onnx", "onnxslim"),
     options=_tf2onnx_options,
     problems=_tf2onnx_problems,

@@ -7,7 +7,7 @@ from pipeline.formats.format import Export, Format
 from pipeline.machine.target import LAST_WITH_TENSORFLOW
 
 _EXPORT = Export(
-    function="pipeline.sources.exports.tensorflow:saved_model",
+    function="pipeline.formats.saved_model.exporting:make",
     tools=("keras", "tensorflow", "tensorflow-cpu"),  # the last two are one library; one of them is absent
 )
 FORMAT = Format(

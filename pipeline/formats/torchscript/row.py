@@ -14,7 +14,7 @@ def _options(making: Variant, target: Limits) -> dict[str, Any]:
     return {"method": making.method or "auto"}
 
 
-_EXPORT = Export(function="pipeline.sources.exports.torchscript:make", tools=("torch",), options=_options)
+_EXPORT = Export(function="pipeline.formats.torchscript.exporting:make", tools=("torch",), options=_options)
 FORMAT = Format(
     kind="torchscript",
     backends={"torchscript": triton_facts.BACKENDS["pytorch"]},

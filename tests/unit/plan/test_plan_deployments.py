@@ -104,4 +104,5 @@ def test_tensorflows_models_go_through_tf2onnx(tmp_path: Path) -> None:
     assert onnx.options == {"exporter": "tf2onnx", "opset": 18, "simplify": True, "max_ir_version": 10}
     assert "tf2onnx" in onnx.export.tools
     assert "tf2onnx" not in saved.export.tools
-    assert (onnx.export.module, saved.export.module) == ("pipeline.sources.exports.tensorflow",) * 2
+    assert onnx.export.module == "pipeline.formats.tf2onnx"
+    assert saved.export.module == "pipeline.formats.saved_model.exporting"

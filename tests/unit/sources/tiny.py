@@ -1,13 +1,15 @@
 """Small user models and data for the source's tests."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import signatures
 from pipeline.base.step import Made, Outcome, Step, Task, call
 from pipeline.base.values import Progress, Signature, SourceModel, TensorSpec
+from pipeline.formats import opening
 from pipeline.schema.model import Source
-from pipeline.sources import opening, planned
+from pipeline.sources import planned
 
 CODE = '''
 import numpy as np
@@ -110,4 +112,5 @@ class Workshop:
 
     def open(self, settings: dict[str, Any], signature: Signature = BATCHED) -> SourceModel:
         """Open what prepare left."""
-        return opening.opened(task(self.folder, settings, signature), signature)
+        made = task(self.folder, settings, signature)
+        return opening.opened(replace(made, step=replace(made.step, upstream={"source": made.step})), signature)

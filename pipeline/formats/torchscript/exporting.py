@@ -1,4 +1,4 @@
-"""A torch module, TorchScript or a given ONNX file -> ONNX."""
+"""A torch module or TorchScript -> TorchScript."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pipeline.base import signatures
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress
 from pipeline.data import samples
-from pipeline.formats.onnx import export
-from pipeline.sources import opening
+from pipeline.formats import opening
+from pipeline.formats.torchscript import export
 
 
 def make(task: Task, progress: Progress) -> Outcome:

@@ -1,0 +1,42 @@
+"""The tables of formats, precisions and sources: rows and the schema's unions agree, and what rows name is there."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import get_args
+
+import pytest
+
+from pipeline.formats.table import FORMATS
+from pipeline.precision.table import PRECISIONS
+from pipeline.schema.model import Source
+from pipeline.schema.variants import Format, Precision
+from pipeline.sources.table import SOURCES
+
+STEPS = sorted(
+    {export.function for row in FORMATS.values() for export in row.exports.values()}
+    | {row.judge for row in FORMATS.values() if row.judge}
+    | {f"{row.module}:{name}" for row in SOURCES.values() for name in ("make", "opened")}
+    | {f"{row.module}:{name}" for row in PRECISIONS.values() if row.module for name in ("make", "runnable", "opened")}
+)
+
+
+def test_every_name_that_the_schema_takes_has_a_row() -> None:
+    assert set(FORMATS) == set(get_args(Format))
+    assert set(PRECISIONS) == set(get_args(Precision))
+    assert set(SOURCES) == set(Source.model_fields)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_row_names_is_there(name: str) -> None:
+    assert callable(pkgutil.resolve_name(name))
+
+
+def test_a_format_is_exported_and_judged_or_built_from_one_that_is() -> None:
+    kinds = {row.kind for row in SOURCES.values()}
+    for name, row in FORMATS.items():
+        if row.built_from:
+            assert FORMATS[row.built_from].judge, name
+        else:
+            assert row.judge, name
+            assert row.refusal or kinds <= set(row.exports), name
