@@ -1,10 +1,15 @@
-"""The tables of formats, precisions and sources: rows and the schema's unions agree, and what rows name is there."""
+"""The tables of formats, precisions and sources: rows, the schema's unions and what rows name agree.
+
+That rows of one table do not know each other is held here, by the tables: a new row is in no list of modules.
+"""
 
 from __future__ import annotations
 
+import itertools
 import pkgutil
 from typing import get_args
 
+import grimp
 import pytest
 
 from pipeline.formats.table import FORMATS
@@ -19,6 +24,8 @@ STEPS = sorted(
     | {f"{row.module}:{name}" for row in SOURCES.values() for name in ("make", "opened")}
     | {f"{row.module}:{name}" for row in PRECISIONS.values() if row.module for name in ("make", "runnable", "opened")}
 )
+NETWORKS = "pipeline.sources.library"
+"""What gives networks by name, to the sources that put weights into one too."""
 
 
 def test_every_name_that_the_schema_takes_has_a_row() -> None:
@@ -40,3 +47,21 @@ def test_a_format_is_exported_and_judged_or_built_from_one_that_is() -> None:
         else:
             assert row.judge, name
             assert row.refusal or kinds <= set(row.exports), name
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("pipeline", cache_dir=None)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        pytest.param([f"pipeline.formats.{name}" for name in FORMATS], id="formats"),
+        pytest.param(sorted({row.module for row in SOURCES.values()} - {NETWORKS}), id="sources"),
+    ],
+)
+def test_rows_do_not_know_each_other(imports: grimp.ImportGraph, modules: list[str]) -> None:
+    assert len(modules) > 3
+    for one, other in itertools.permutations(modules, 2):
+        assert imports.find_shortest_chain(one, other, as_packages=True) is None
