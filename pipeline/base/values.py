@@ -317,12 +317,14 @@ class SourceModel:
             tf.messages.ModelFile for ``keras`` and ``saved_model``, which are opened in a process of their own.
         path: the file as given, for ``onnx`` and ``torchscript``.
         runtime: answers with the signature's names and dtypes.
+        notes: how the signature's names were matched with the model's, after the runs so far.
     """
 
     kind: str
     module: Any
     path: Path | None
     runtime: Runtime
+    notes: Callable[[], tuple[str, ...]] = tuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

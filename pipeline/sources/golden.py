@@ -30,12 +30,13 @@ def make(task: Task, progress: Progress) -> Outcome:
     signature = signatures.from_json(given["signature"])
     signature = signatures.labelled(signature, given["source_labels"], labels)
     signatures.check_labels(signature, given["label_places"])
+    model = opening.opened(task, signature)
     made = samples.make(
         Samples.model_validate_json(canonical_json(given["samples"])),
         Data.model_validate_json(canonical_json(data)) if data else None,
         signature=signature,
         resolve=Path(given["folder"]).joinpath,
-        runtime=opening.opened(task, signature).runtime,
+        runtime=model.runtime,
         seed=given["seed"],
         out_dir=task.out_dir,
     )
@@ -47,4 +48,5 @@ def make(task: Task, progress: Progress) -> Outcome:
         trained=data is not None,
         held_out=None if source["accuracy"] is None else (source["accuracy"], source["test_samples"]),
     )
-    return replace(made, values={**made.values, "source": asdict(judged) if judged else None})
+    notes = (*model.notes(), *made.notes)
+    return replace(made, notes=notes, values={**made.values, "source": asdict(judged) if judged else None})

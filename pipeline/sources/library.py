@@ -78,7 +78,7 @@ def as_source(module: torch.nn.Module, signature: Signature) -> SourceModel:
     """A torch module as what everything is made from and judged by."""
     module = module.eval()
     runtime = TorchRuntime(NamedModule(module, signature), signature)
-    return SourceModel(kind="torch", module=module, path=None, runtime=runtime)
+    return SourceModel(kind="torch", module=module, path=None, runtime=runtime, notes=lambda: runtime.notes)
 
 
 def build(model: Model, resolve: Resolve) -> Built:

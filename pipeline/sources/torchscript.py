@@ -26,8 +26,8 @@ def make(task: Task, progress: Progress) -> Outcome:
     assert given is not None
     path = Path(task.arguments["folder"]) / given.file
     with files.disk_errors(task.out_dir, "source"):
-        notes = prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
-    return Outcome(notes=tuple(notes), values={"kind": "torchscript", "labels": [], "accuracy": None})
+        prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
+    return Outcome(values={"kind": "torchscript", "labels": [], "accuracy": None})
 
 
 def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
@@ -35,14 +35,11 @@ def opened(source: Source, *, signature: Signature, resolve: Resolve, directory:
     path = directory / FILE_NAME
     module = load(path)
     runtime = TorchRuntime(NamedModule(module, signature), signature)
-    return SourceModel(kind="torchscript", module=module, path=path, runtime=runtime)
+    return SourceModel(kind="torchscript", module=module, path=path, runtime=runtime, notes=lambda: runtime.notes)
 
 
-def prepare(path: Path, signature: Signature, out_dir: Path) -> list[str]:
+def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
     """Check a file of ``torch.jit.save`` and copy it into ``out_dir``.
-
-    Returns:
-        Notes: arguments whose names are not the YAML's and are taken by position.
 
     Raises:
         ConfigError: no such file.
@@ -63,9 +60,6 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> list[str]:
         )
     with files.disk_errors(out_dir, "source: copying the TorchScript file"):
         shutil.copyfile(path, out_dir / FILE_NAME)
-    if set(names) == set(wanted) and names != wanted:
-        return [f"the file's arguments {', '.join(names)} are taken in the YAML's order: {', '.join(wanted)}"]
-    return []
 
 
 def load(path: Path) -> Any:

@@ -143,8 +143,14 @@ def test_torchscript_is_copied_as_given(workshop: Workshop) -> None:
     answer = opened.runtime.run({"a": np.full(3, 5, np.float32), "b": np.full(3, 2, np.float32)})
     assert answer["y"].tolist() == [3.0] * 3
     assert opened.kind == "torchscript"
-    swapped = workshop.prepare(SCRIPT, two("right", "left"))["notes"]
-    assert swapped == ["the file's arguments left, right are taken in the YAML's order: right, left"]
+
+
+def test_torchscript_takes_its_arguments_by_name_in_whatever_order(workshop: Workshop) -> None:
+    save_script(workshop.folder / "m.pt")
+    workshop.prepare(SCRIPT, two("right", "left"))
+    opened = workshop.open(SCRIPT, two("right", "left"))
+    answer = opened.runtime.run({"left": np.full(3, 5, np.float32), "right": np.full(3, 2, np.float32)})
+    assert answer["y"].tolist() == [3.0] * 3
 
 
 def test_torchscript_of_another_arity(workshop: Workshop) -> None:
