@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import model_config
-from pipeline.base.errors import SmokeError
-from pipeline.base.values import ProofLevel, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline.base.errors import SmokeError, StageError
+from pipeline.base.values import GoldenSamples, ProofLevel, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.build.books import Books, Named
 from pipeline.formats.tensorrt import plan_file
 from pipeline.machine.tensorrt_flavours import FlavourName
+from pipeline.proof import record
 from pipeline.repository import versions
 from pipeline.repository.manifest import corruption, read_manifest
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 Expected = Expectation | ImagesExpectation
+Known = record.ModelRecord | record.ImagesRecord
 Alive = Callable[[], None]
 
 
@@ -68,6 +70,112 @@ class Subject:
         """The versions that its configuration serves."""
         numbers = versions.version_numbers(self.entry.root / self.entry.model_name)
         return model_config.served_versions(self.config, numbers)
+
+
+At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
+"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
+for by number and those that it reaches."""
+
+
+def subject(
+    row: Named,
+    entry: RepositoryEntry,
+    known: Known,
+    *,
+    members: Mapping[str, int],
+    config: Any,
+    golden: Callable[[str, int], GoldenSamples | None],
+    flavour: FlavourName,
+    obstacle: str,
+) -> Subject:
+    """A row, and what is right of it.
+
+    Args:
+        row: its row of the report.
+        entry: the version that is to be proven.
+        known: what is right of its answers, besides golden samples.
+        members: the models it asks, with the versions it reaches.
+        config: the ModelConfig message that is to be served.
+        golden: those of a model's version; None where what is right is not known.
+        flavour: of the engine, where it is one or asks one.
+        obstacle: why it cannot be served here, or empty.
+    """
+
+    def expected(served: Sequence[int], alive: Alive) -> Expected:
+        if isinstance(known, record.ModelRecord):
+            return Expectation(
+                model=row.identifier,
+                signature=known.signature,
+                max_batch_size=known.max_batch_size,
+                versions={number: golden(row.identifier, number) for number in served},
+                tolerance=known.tolerance,
+                config=config,
+                alive=alive,
+            )
+        number = members[known.answering]
+        right = golden(known.answering, number)
+        if right is None:
+            raise StageError(
+                f"smoke[{row.identifier}]: version {number} of {known.answering}, which answers in it, was "
+                "not written by this tool: what is right is not known"
+            )
+        return ImagesExpectation(
+            model=row.identifier,
+            members=tuple(members),
+            versions=served,
+            config=config,
+            golden=right,
+            scores=known.scores,
+            before=known.before,
+            after=known.after,
+            tolerance=known.tolerance,
+            alive=alive,
+        )
+
+    answering = known.answering if isinstance(known, record.ImagesRecord) else ""
+    parts = tuple(name for name in members if name != answering)
+    return Subject(
+        row=row,
+        entry=entry,
+        members=members,
+        parts=parts,
+        config=config,
+        expected=expected,
+        flavour=flavour,
+        obstacle=obstacle,
+    )
+
+
+def prove_at(
+    books: Books, serving: Serving, row: Named, server: RunningServer, made: At, *, engine: bool, ensemble: bool
+) -> None:
+    """Smoke-test a row on a server that is running already.
+
+    Args:
+        books: the run's.
+        serving: how it is asked.
+        row: its row of the report.
+        server: the running one.
+        made: what is right of it there.
+        engine: it needs a GPU, which that server may not have.
+        ensemble: it asks others.
+
+    Raises:
+        SmokeError: the server does not answer, or not what it should.
+    """
+    from pipeline.servers.triton.client import readiness
+
+    url = server.http_url
+    if engine and (reason := readiness.not_loaded(url, row.identifier)):
+        books.update(row, skipped=f"{url} does not serve it: {reason}; an engine needs a server with a GPU")
+        return
+    served = readiness.ready_versions(url, row.identifier)
+    named = readiness.asked_versions(url, row.identifier) if ensemble else {}
+    reached = {
+        name: number if number > 0 else max(readiness.ready_versions(url, name)) for name, number in named.items()
+    }
+    smoke(books, serving, made(served, named, reached), server, lambda: None, served)
+    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
 
 
 def prove(books: Books, serving: Serving, subjects: Sequence[Subject]) -> None:
@@ -221,12 +329,9 @@ def _measure(books: Books, serving: Serving, server: RunningServer, proven: Sequ
         ]
         results = measure.in_rounds(subjects, stage.progress)
         for (subject, _), result in zip(proven, results, strict=True):
-            if isinstance(result, SmokeError):
-                text = " ".join(f"{result.what}: {result.found}".removesuffix(": ").split())
-                books.update(subject.row, unmeasured=text)
-            else:
-                memory_bytes = _resident_bytes(subject, server.pid)
-                books.update(subject.row, measurement=replace(result, memory_bytes=memory_bytes))
+            if not isinstance(result, SmokeError):
+                result = replace(result, memory_bytes=_resident_bytes(subject, server.pid))
+            books.measured(subject.row, result)
         lost = sum(isinstance(result, SmokeError) for result in results)
         stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
 

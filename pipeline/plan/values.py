@@ -16,6 +16,7 @@ from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema.variants import Calibration, Format, Precision, Repair
+from pipeline.servers.server import Settings
 
 
 class Row(Protocol):
@@ -42,7 +43,7 @@ class Row(Protocol):
 
     @property
     def server(self) -> str:
-        """What serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``."""
+        """What serves it, by its name in servers/table.py."""
 
     @property
     def root(self) -> Path:
@@ -59,6 +60,10 @@ class Row(Protocol):
     @property
     def how(self) -> str:
         """How it is made, in words."""
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that answers: itself, or the one that a deployment is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +181,11 @@ class Variant:
         return " → ".join(words)
 
     @property
+    def variant(self) -> Variant:
+        """Itself."""
+        return self
+
+    @property
     def published(self) -> tuple[str, ...]:
         """Its model directory; what TF-Serving alone serves is published by its deployment."""
         return () if self.server == "tfserving" else (self.identifier,)
@@ -191,6 +201,58 @@ class Variant:
     def graph(self) -> Step:
         """The step that makes the graph, or the TorchScript file, that is judged."""
         return self.reduce or self.export
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentPlan:
+    """What is made of a variant: an ensemble around it, or what another server takes.
+
+    Attributes:
+        identifier: ``<name>.<server>``; an ensemble's is its Triton model name, ``<name>``.
+        model: the YAML's ``name``, and its own where it is served.
+        server: its row in servers/table.py.
+        format: the kind of deployment.
+        variant: the one that it is made of.
+        parts: models of its own that come before and after the variant; empty for what is one model.
+        settings: the server's own, from the YAML, with all options resolved.
+        steps: what is got for it before it is emitted.
+        lacking_to_make: what this machine lacks to make it, each with its remedy.
+        lacking_to_serve: what it lacks to prove it; without a proof that does not matter.
+    """
+
+    identifier: str
+    model: str
+    server: str
+    format: str
+    root: Path
+    variant: Variant
+    parts: tuple[str, ...]
+    settings: Settings
+    max_batch_size: int
+    how: str
+    steps: tuple[Step, ...]
+    lacking_to_make: tuple[str, ...]
+    lacking_to_serve: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """No variant's."""
+        return self.identifier
+
+    @property
+    def precision(self) -> str:
+        """Of the variant that answers."""
+        return self.variant.precision
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Its own directories: the parts first, when there are some, and last what asks them."""
+        return (*self.parts, self.model)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The models that it asks, in order, where it is an ensemble."""
+        return (*self.parts[:1], self.variant.identifier, *self.parts[1:]) if self.parts else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,7 @@
+"""A C++ program, which serves itself: nothing but its variant is made for it."""
+
+from __future__ import annotations
+
+from pipeline.servers.server import Server
+
+SERVER = Server(variants="pipeline.servers.libtorch.emission:sources", prove="pipeline.servers.libtorch.suite:compiled")

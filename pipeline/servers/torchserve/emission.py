@@ -1,0 +1,61 @@
+"""A version for TorchServe: ``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.base import files
+from pipeline.base.step import tool_versions
+from pipeline.base.values import Artifact
+from pipeline.machine.environment import TORCHSERVE
+from pipeline.repository.versions import Version
+from pipeline.schema.torchserve import TorchServe
+from pipeline.servers.torchserve import store
+from pipeline.servers.work import Emission, Given, Making
+
+
+def archive(given: Given, making: Making) -> Iterator[Emission]:
+    """The archive, and config.properties beside its store."""
+    settings, scores, labelled = given.settings, given.scores, given.signature.outputs
+    assert isinstance(settings, TorchServe)
+    assert settings.batch_size is not None
+    folder, properties = making.folder.absolute() / "model_store", making.folder / "config.properties"
+    folder.mkdir()
+    config = store.model_config(
+        given.signature,
+        batch_size=settings.batch_size,
+        max_batch_delay_ms=settings.max_batch_delay_ms,
+        workers=settings.workers,
+        response_timeout_s=settings.response_timeout_s,
+        startup_timeout_s=round(given.serve.start_timeout_s),
+        scores=scores,
+    )
+    labels = scores[1].labels if scores else next((spec.labels for spec in labelled if spec.labels), ())
+    path = store.archive(folder, name=given.model, module=making.artifact.path, config=config, labels=labels)
+    properties.write_text(store.properties(given.model), encoding="utf-8")
+    artifact = Artifact(
+        path=path,
+        kind="mar",
+        sha256=files.sha256_file(path),
+        size_bytes=path.stat().st_size,
+        tool_versions=tool_versions(TORCHSERVE),
+    )
+    version = Version(
+        model_name=given.model,
+        file_name="model_store",
+        artifact=folder,
+        beside={"config.properties": properties},
+        model_files={},
+        golden=given.golden_path,
+        manifest={
+            **making.origin,
+            "variant": given.variant.key,
+            "format": artifact.kind,
+            "precision": given.variant.precision,
+            "sha256": artifact.sha256,
+            "properties": {"module_sha256": making.artifact.sha256},
+            "tool_versions": dict(artifact.tool_versions),
+            "source": {"sha256": making.manifest["source"]["sha256"]},
+        },
+    )
+    yield Emission(version=version, artifact=artifact)
