@@ -16,7 +16,7 @@ from pipeline.plan import DeploymentPlan, Row
 from pipeline.report.terminal import Stage
 from pipeline.repository.manifest import manifest_check
 from pipeline.servers.table import SERVERS
-from pipeline.servers.work import Prove, Proving, Suite
+from pipeline.servers.work import Prove, Suite
 
 
 def prove(run: Run) -> None:
@@ -31,24 +31,18 @@ def prove(run: Run) -> None:
 def _prove(run: Run, row: Row, entry: RepositoryEntry, launched: Prove) -> None:
     if isinstance(row, DeploymentPlan):
         require(row, row.lacking_to_serve)
-    proving = Proving(
-        entry=entry,
-        intact=manifest_check(entry),
-        directory=run.directory,
-        work_dir=run.plan.work_dir,
-        samples=run.plan.samples,
-    )
+    intact = manifest_check(entry)
     with contextlib.ExitStack() as stack:
-        suite = _launched(run, row, launched(run.given(row), proving), stack)
+        suite = _launched(run, row, launched(run.given(row), entry, intact), stack)
         run.note(row, *suite.notes)
         run.update(row, unmeasured=suite.unmeasured)
         if suite.check is None:
-            if proving.intact.outcome == "failed":
-                run.judge(row, SmokeResult(model=row.identifier, checks=(proving.intact,)))
+            if intact.outcome == "failed":
+                run.judge(row, SmokeResult(model=row.identifier, checks=(intact,)))
             return
         with run.stage(f"{suite.stage}[{row.identifier}]", row.identifier) as stage:
             result = suite.check(stage.progress, partial(_done, run, stage))
-            result = replace(result, checks=(proving.intact, *result.checks))
+            result = replace(result, checks=(intact, *result.checks))
             stage.result = f"{len(result.checks)} checks"
             run.judge(row, result, log=suite.log)
         run.prove(entry, suite.level)

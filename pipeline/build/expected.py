@@ -14,7 +14,7 @@ from pipeline.build.prove import Serving, Subject
 from pipeline.build.run import Run
 from pipeline.data import samples
 from pipeline.plan import DeploymentPlan, Row, Variant
-from pipeline.proof.record import ModelRecord
+from pipeline.proof.record import ImagesRecord, ModelRecord
 from pipeline.repository import pins
 from pipeline.repository.manifest import golden_path, read_manifest
 from pipeline.repository.versions import CONFIG, version_numbers
@@ -90,17 +90,17 @@ def _made(run: Run, row: Row, entry: RepositoryEntry, reached: Mapping[str, int]
         answering = run.results[variant.key].entry
         newest = answering.version if answering is not None else reached.get(variant.identifier)
         members = {name: reached.get(name, 0) for name in row.members}
-        known: prove.Known = emission.known(run.given(row))
+        known: ModelRecord | ImagesRecord = emission.known(run.given(row))
     else:
         newest, members = entry.version, {}
         known = ModelRecord(signature=run.signature, max_batch_size=variant.max_batch_size, tolerance=variant.tolerance)
-    return prove.subject(
-        row,
-        entry,
-        known,
+    return Subject(
+        row=row,
+        entry=entry,
+        known=known,
+        golden=partial(_golden, run, entry.root, newest, run.golden if members else None),
         members=members,
         config=config,
-        golden=partial(_golden, run, entry.root, newest, run.golden if members else None),
         flavour=variant.engine.spec.flavour if variant.engine else "tensorrt",
         obstacle=_obstacle(run, variant),
     )
@@ -126,9 +126,8 @@ def prove_at(run: Run, server: RunningServer) -> None:
             run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in served_rows(run):
         with run.guarded(row, "smoke"):
-            ensembled = isinstance(row, DeploymentPlan)
-            engine = row.variant.engine is not None
-            prove.prove_at(run, serving(run), row, server, partial(_at, run, row), engine=engine, ensemble=ensembled)
+            is_engine = row.variant.engine is not None
+            prove.prove_at(run, serving(run), row, server, partial(_at, run, row), engine=is_engine)
 
 
 def _at(run: Run, row: Row, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:

@@ -20,7 +20,6 @@ from pipeline.repository.manifest import corruption, read_manifest
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 Expected = Expectation | ImagesExpectation
-Known = record.ModelRecord | record.ImagesRecord
 Alive = Callable[[], None]
 
 
@@ -48,20 +47,20 @@ class Subject:
     Attributes:
         row: its row of the report.
         entry: the version that is to be proven, in the root that is served.
+        known: what is right of its answers, besides golden samples.
+        golden: those of a model's version; None where what is right is not known.
         members: the models it asks, with the versions it reaches; empty for a plain model.
-        parts: those of them that nothing else proves.
         config: the ModelConfig message that is to be served.
-        expected: what is right, given the versions that are served and what raises when the server has ended.
         flavour: of the engine, where it is one or asks one.
         obstacle: why it cannot be served here, or empty.
     """
 
     row: Named
     entry: RepositoryEntry
+    known: record.ModelRecord | record.ImagesRecord
+    golden: Callable[[str, int], GoldenSamples | None]
     members: Mapping[str, int]
-    parts: tuple[str, ...]
     config: Any
-    expected: Callable[[Sequence[int], Alive], Expected]
     flavour: FlavourName = "tensorrt"
     obstacle: str = ""
 
@@ -71,60 +70,44 @@ class Subject:
         numbers = versions.version_numbers(self.entry.root / self.entry.model_name)
         return model_config.served_versions(self.config, numbers)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The models it asks that nothing else proves."""
+        known = self.known
+        return tuple(
+            name for name in self.members if isinstance(known, record.ImagesRecord) and name != known.answering
+        )
 
-At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
-"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
-for by number and those that it reaches."""
+    def expected(self, served: Sequence[int], alive: Alive) -> Expected:
+        """What is right, given the versions that are served and what raises when the server has ended.
 
-
-def subject(
-    row: Named,
-    entry: RepositoryEntry,
-    known: Known,
-    *,
-    members: Mapping[str, int],
-    config: Any,
-    golden: Callable[[str, int], GoldenSamples | None],
-    flavour: FlavourName,
-    obstacle: str,
-) -> Subject:
-    """A row, and what is right of it.
-
-    Args:
-        row: its row of the report.
-        entry: the version that is to be proven.
-        known: what is right of its answers, besides golden samples.
-        members: the models it asks, with the versions it reaches.
-        config: the ModelConfig message that is to be served.
-        golden: those of a model's version; None where what is right is not known.
-        flavour: of the engine, where it is one or asks one.
-        obstacle: why it cannot be served here, or empty.
-    """
-
-    def expected(served: Sequence[int], alive: Alive) -> Expected:
+        Raises:
+            StageError: what is right is not known.
+        """
+        known, model = self.known, self.row.identifier
         if isinstance(known, record.ModelRecord):
             return Expectation(
-                model=row.identifier,
+                model=model,
                 signature=known.signature,
                 max_batch_size=known.max_batch_size,
-                versions={number: golden(row.identifier, number) for number in served},
+                versions={number: self.golden(model, number) for number in served},
                 tolerance=known.tolerance,
-                config=config,
+                config=self.config,
                 alive=alive,
             )
-        number = members[known.answering]
-        right = golden(known.answering, number)
-        if right is None:
+        number = self.members[known.answering]
+        golden = self.golden(known.answering, number)
+        if golden is None:
             raise StageError(
-                f"smoke[{row.identifier}]: version {number} of {known.answering}, which answers in it, was "
-                "not written by this tool: what is right is not known"
+                f"smoke[{model}]: version {number} of {known.answering}, which answers in it, was not written by this "
+                "tool: what is right is not known"
             )
         return ImagesExpectation(
-            model=row.identifier,
-            members=tuple(members),
+            model=model,
+            members=tuple(self.members),
             versions=served,
-            config=config,
-            golden=right,
+            config=self.config,
+            golden=golden,
             scores=known.scores,
             before=known.before,
             after=known.after,
@@ -132,23 +115,13 @@ def subject(
             alive=alive,
         )
 
-    answering = known.answering if isinstance(known, record.ImagesRecord) else ""
-    parts = tuple(name for name in members if name != answering)
-    return Subject(
-        row=row,
-        entry=entry,
-        members=members,
-        parts=parts,
-        config=config,
-        expected=expected,
-        flavour=flavour,
-        obstacle=obstacle,
-    )
+
+At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
+"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
+for by number and those that it reaches."""
 
 
-def prove_at(
-    books: Books, serving: Serving, row: Named, server: RunningServer, made: At, *, engine: bool, ensemble: bool
-) -> None:
+def prove_at(books: Books, serving: Serving, row: Named, server: RunningServer, subject: At, *, engine: bool) -> None:
     """Smoke-test a row on a server that is running already.
 
     Args:
@@ -156,9 +129,8 @@ def prove_at(
         serving: how it is asked.
         row: its row of the report.
         server: the running one.
-        made: what is right of it there.
+        subject: what is right of it there.
         engine: it needs a GPU, which that server may not have.
-        ensemble: it asks others.
 
     Raises:
         SmokeError: the server does not answer, or not what it should.
@@ -170,11 +142,11 @@ def prove_at(
         books.update(row, skipped=f"{url} does not serve it: {reason}; an engine needs a server with a GPU")
         return
     served = readiness.ready_versions(url, row.identifier)
-    named = readiness.asked_versions(url, row.identifier) if ensemble else {}
+    named = readiness.asked_versions(url, row.identifier)
     reached = {
         name: number if number > 0 else max(readiness.ready_versions(url, name)) for name, number in named.items()
     }
-    smoke(books, serving, made(served, named, reached), server, lambda: None, served)
+    smoke(books, serving, subject(served, named, reached), server, lambda: None, served)
     books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
 
 

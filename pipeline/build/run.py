@@ -142,21 +142,32 @@ class Run(Books):
 
     def given(self, row: Row) -> Given:
         """What a row's server is given of it; the golden samples are done."""
-        deployed = row if isinstance(row, DeploymentPlan) else None
+        deployed, variant = row if isinstance(row, DeploymentPlan) else None, row.variant
         return Given(
             identifier=row.identifier,
             model=self.plan.loaded.config.name,
             published=row.published,
             members=deployed.members if deployed else (),
-            variant=row.variant,
             settings=deployed.settings if deployed else None,
-            serve=self.plan.loaded.config.serve,
-            limits=self.plan.limits,
+            variant=variant.key,
+            answering=variant.identifier,
+            kind=variant.kind,
+            precision=variant.precision,
+            engine=variant.engine.spec if variant.engine else None,
+            engine_files=variant.engine.file_names if variant.engine else {},
+            max_batch_size=variant.max_batch_size,
+            fields=variant.fields,
+            tolerance=variant.tolerance,
             signature=self.signature,
             scores=self.postprocessing,
             golden=self.golden,
             golden_path=self.golden_path,
+            samples=self.plan.samples,
+            serve=self.plan.loaded.config.serve,
+            limits=self.plan.limits,
             where=self.plan.loaded.where,
+            directory=self.directory,
+            work_dir=self.plan.work_dir,
         )
 
     @property

@@ -187,9 +187,8 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
         return
     for row in known:
         with books.guarded(row, "smoke"):
-            is_engine, ensembled = bool(_obstacle(books, row)), bool(row.config.ensemble_scheduling.step)
-            made = partial(_at, row)
-            prove.prove_at(books, _serving(books), row, remote, made, engine=is_engine, ensemble=ensembled)
+            is_engine = bool(_obstacle(books, row))
+            prove.prove_at(books, _serving(books), row, remote, partial(_at, row), engine=is_engine)
 
 
 def _serving(books: Proof) -> Serving:
@@ -226,13 +225,13 @@ def _subject(row: Standing, reached: Mapping[str, int], obstacle: str) -> Subjec
     Raises:
         StageError: an older build of this tool wrote them, or the golden samples are lost.
     """
-    return prove.subject(
-        row,
-        RepositoryEntry(root=row.root, model_name=row.name, version=max(row.manifests), created=False),
-        record.read(row.newest, row.name),
+    return Subject(
+        row=row,
+        entry=RepositoryEntry(root=row.root, model_name=row.name, version=max(row.manifests), created=False),
+        known=record.read(row.newest, row.name),
+        golden=partial(_golden, row.root),
         members=reached,
         config=row.config,
-        golden=partial(_golden, row.root),
         flavour=_RTX if row.config.backend == _RTX else "tensorrt",
         obstacle=obstacle,
     )

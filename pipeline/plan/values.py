@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.base.step import Step
 from pipeline.base.values import Signature, Tolerance
@@ -17,53 +17,7 @@ from pipeline.machine.target import Limits
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema.variants import Calibration, Format, Precision, Repair
 from pipeline.servers.server import Settings
-
-
-class Row(Protocol):
-    """What has a line of its own in the report: a variant, or a deployment made of some."""
-
-    @property
-    def key(self) -> str:
-        """Unique in a build: a variant's key, or a deployment's identifier."""
-
-    @property
-    def identifier(self) -> str:
-        """What it is called where it is served; names its log.
-
-        A deployment's is the model's own name, or has a full stop in it: never a variant's.
-        """
-
-    @property
-    def format(self) -> str:
-        """A variant's format, or the kind of deployment."""
-
-    @property
-    def precision(self) -> str:
-        """Of what answers."""
-
-    @property
-    def server(self) -> str:
-        """What serves it, by its name in servers/table.py."""
-
-    @property
-    def root(self) -> Path:
-        """The repository that it is published in."""
-
-    @property
-    def published(self) -> tuple[str, ...]:
-        """The model directories there that are its own, in the order they are published in."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most samples that are run at once; 0 where none are joined."""
-
-    @property
-    def how(self) -> str:
-        """How it is made, in words."""
-
-    @property
-    def variant(self) -> Variant:
-        """The variant that answers: itself, or the one that a deployment is made of."""
+from pipeline.servers.table import SERVERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +141,8 @@ class Variant:
 
     @property
     def published(self) -> tuple[str, ...]:
-        """Its model directory; what TF-Serving alone serves is published by its deployment."""
-        return () if self.server == "tfserving" else (self.identifier,)
+        """Its model directory; what is not served as it is, is published by its deployment."""
+        return (self.identifier,) if SERVERS[self.server].variants else ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -253,6 +207,11 @@ class DeploymentPlan:
     def members(self) -> tuple[str, ...]:
         """The models that it asks, in order, where it is an ensemble."""
         return (*self.parts[:1], self.variant.identifier, *self.parts[1:]) if self.parts else ()
+
+
+Row = Variant | DeploymentPlan
+"""What has a line of its own in the report. The identifier of a deployment is the model's own name, or has a full stop
+in it: never a variant's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

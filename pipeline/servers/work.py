@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.base.errors import MissingError, SmokeError
 from pipeline.base.step import Made, Step
@@ -30,85 +30,55 @@ from pipeline.schema.serving import Serve
 from pipeline.servers.server import Settings
 
 
-class Engine(Protocol):
-    """A variant's engine."""
-
-    @property
-    def spec(self) -> EngineSpec:
-        """What was built."""
-
-    @property
-    def file_names(self) -> Mapping[str, str]:
-        """Its file by compute capability, as Triton writes it: ``{"8.0": "model_sm80.plan"}``."""
-
-
-class Answering(Protocol):
-    """The variant that answers, as it was planned."""
-
-    @property
-    def key(self) -> str:
-        """Its key under ``variants``."""
-
-    @property
-    def identifier(self) -> str:
-        """``<name>_<key>``."""
-
-    @property
-    def kind(self) -> str:
-        """What its file is."""
-
-    @property
-    def precision(self) -> str:
-        """Of its weights and arithmetic."""
-
-    @property
-    def engine(self) -> Engine | None:
-        """Where it is one."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """0 where none are joined."""
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """ModelConfig fields from the YAML."""
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """How close its answers must be."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a server is given of a row: what is served, and what is right of its answers.
+    """What a server is given of a row: what is served, by which settings, and what is right of its answers.
 
     Attributes:
         identifier: the row's.
         model: the YAML's ``name``.
         published: the row's model directories.
         members: the models that it asks, where it is an ensemble.
-        variant: the one whose file it is.
         settings: of a deployment, else None.
-        serve: how servers are launched and asked.
-        limits: of the target.
+        variant: key of the variant that answers.
+        answering: its identifier.
+        kind: what its file is.
+        engine: where it is one.
+        engine_files: that file by compute capability, as Triton writes it.
+        max_batch_size: the variant's.
+        fields: ModelConfig fields from the YAML.
         scores: the output that labels are made of, and how; None where the YAML has no `postprocess`.
         golden_path: the file of ``golden``.
+        samples: the step that made it.
         where: place of a key in the YAML.
+        directory: for logs and what is printed.
+        work_dir: the build's.
     """
 
     identifier: str
     model: str
     published: tuple[str, ...]
     members: tuple[str, ...]
-    variant: Answering
     settings: Settings | None
-    serve: Serve
-    limits: Limits
+    variant: str
+    answering: str
+    kind: str
+    precision: str
+    engine: EngineSpec | None
+    engine_files: Mapping[str, str]
+    max_batch_size: int
+    fields: Mapping[str, Any]
+    tolerance: Tolerance
     signature: Signature
     scores: tuple[str, Postprocessing] | None
     golden: GoldenSamples
     golden_path: Path
+    samples: Step
+    serve: Serve
+    limits: Limits
     where: Callable[..., str]
+    directory: Path
+    work_dir: Path
 
     @property
     def labelling(self) -> tuple[str, Postprocessing]:
@@ -146,7 +116,6 @@ class Emission:
     """A version for the candidate.
 
     Attributes:
-        version: what it holds.
         artifact: what the report tells of its file; None for what is judged by its answers alone.
         loose: files of it that have other bytes in an equal version of another build.
         notes: what a person should know.
@@ -156,31 +125,6 @@ class Emission:
     artifact: Artifact | None
     loose: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-Versions = Callable[[Given, Making], Iterator[Emission]]
-"""What is published of a row: each is in the candidate before the next is asked for, and the last is the row's own."""
-Complete = Callable[[Path], str]
-"""Writes what a root holds beside its models, and says how it is launched."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proving:
-    """What a proof is given besides.
-
-    Attributes:
-        entry: the version that is to be proven.
-        intact: whether its files are those of its manifest.
-        directory: for logs and what is printed.
-        work_dir: the build's.
-        samples: the step that made the golden samples.
-    """
-
-    entry: RepositoryEntry
-    intact: SmokeCheck
-    directory: Path
-    work_dir: Path
-    samples: Step
 
 
 Done = Callable[[Step, Path], Made]
@@ -212,5 +156,9 @@ class Suite:
     notes: tuple[str, ...] = ()
 
 
-Prove = Callable[[Given, Proving], AbstractContextManager[Suite]]
-"""Launches what is needed for a proof, until the block is left."""
+Versions = Callable[[Given, Making], Iterator[Emission]]
+"""What is published of a row: each is in the candidate before the next is asked for, and the last is the row's own."""
+Complete = Callable[[Path], str]
+"""Writes what a root holds beside its models, and says how it is launched."""
+Prove = Callable[[Given, RepositoryEntry, SmokeCheck], AbstractContextManager[Suite]]
+"""Launches what the proof of a version needs, until the block is left; told whether its files are its manifest's."""

@@ -18,7 +18,7 @@ from pipeline.base.values import RunningServer
 from pipeline.cli import commands
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
 from pipeline.servers.tfserving import client
-from pipeline.servers.tfserving import emission as deploying
+from pipeline.servers.tfserving import deployment as deploying
 from pipeline.servers.tfserving import server as tfserving
 from pipeline.servers.tfserving.checks import metadata
 from tests.integration.conftest import ROOT, Built, run

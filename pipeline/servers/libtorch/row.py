@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from pipeline.servers.server import Server
 
-SERVER = Server(variants="pipeline.servers.libtorch.emission:sources", prove="pipeline.servers.libtorch.suite:compiled")
+SERVER = Server(
+    variants="pipeline.servers.libtorch.deployment:sources", prove="pipeline.servers.libtorch.deployment:compiled"
+)

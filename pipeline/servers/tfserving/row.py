@@ -14,7 +14,7 @@ SERVER = Server(
         misfit="expected a variant of format saved_model; `{name}` is none",
         alone="not in Triton's repository: {release} has no TensorFlow backend",
     ),
-    deployed="pipeline.servers.tfserving.emission:saved_model",
-    complete="pipeline.servers.tfserving.emission:complete",
-    prove="pipeline.servers.tfserving.suite:opened",
+    deployed="pipeline.servers.tfserving.deployment:saved_model",
+    complete="pipeline.servers.tfserving.deployment:complete",
+    prove="pipeline.servers.tfserving.deployment:opened",
 )

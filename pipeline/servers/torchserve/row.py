@@ -50,7 +50,7 @@ SERVER = Server(
         misfit="expected a torchscript variant; `{name}` is {format}",
         problems=_problems,
     ),
-    deployed="pipeline.servers.torchserve.emission:archive",
+    deployed="pipeline.servers.torchserve.deployment:archive",
     launches=True,
-    prove="pipeline.servers.torchserve.suite:launched",
+    prove="pipeline.servers.torchserve.deployment:launched",
 )

@@ -24,9 +24,9 @@ _SUFFIXES = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"RI": ".webp"}
 
 def variant(given: Given, making: Making) -> Iterator[Emission]:
     """The variant itself: its file, or its engines with what is told of each."""
-    artifact, engine = making.artifact, given.variant.engine
-    engines = [one.file_name for one in engine.spec.each] if engine else []
-    file_name, *others = engines or [BACKENDS[given.variant.kind].file_name]
+    artifact = making.artifact
+    engines = [one.file_name for one in given.engine.each] if given.engine else []
+    file_name, *others = engines or [BACKENDS[given.kind].file_name]
     others += [f"{name}.json" for name in engines]
     version = Version(
         model_name=given.identifier,
@@ -43,16 +43,15 @@ def variant(given: Given, making: Making) -> Iterator[Emission]:
 
 def described(given: Given) -> config_pbtxt.ModelFiles:
     """The variant's config.pbtxt and the files beside it."""
-    variant, engine = given.variant, given.variant.engine
     return config_pbtxt.describe(
-        model_name=variant.identifier,
-        kind=variant.kind,
+        model_name=given.answering,
+        kind=given.kind,
         signature=given.signature,
-        max_batch_size=variant.max_batch_size,
-        fields=variant.fields,
+        max_batch_size=given.max_batch_size,
+        fields=given.fields,
         warmup=given.golden.samples[0],
-        engines=engine.file_names if engine else None,
-        profiles=len(engine.spec.profiles) if engine else 1,
+        engines=given.engine_files,
+        profiles=len(given.engine.profiles) if given.engine else 1,
     )
 
 
@@ -88,14 +87,14 @@ def model_files(given: Given, name: str, versions: Mapping[str, int]) -> config_
         name: which of its models.
         versions: the members' that the ensemble asks.
     """
-    before, _, after = steps = _steps(given)
-    (output, _), answering, limit = given.labelling, described(given).config, given.variant.max_batch_size
+    before, member, after = given.members
+    (output, _), answering, limit = given.labelling, described(given).config, given.max_batch_size
     if name == before:
         return configs.preprocess(before, variant=answering, max_batch_size=limit)
     if name == after:
         return configs.postprocess(after, variant=answering, scores=output, max_batch_size=limit)
     return configs.ensemble(
-        name, steps=steps, versions=versions, variant=answering, scores=output, max_batch_size=limit
+        name, steps=(before, member, after), versions=versions, variant=answering, scores=output, max_batch_size=limit
     )
 
 
@@ -103,15 +102,9 @@ def known(given: Given) -> record.ImagesRecord:
     """What is right of an ensemble's answers, besides the golden samples."""
     (scores, after), before = given.labelling, given.signature.image
     assert before is not None
-    variant = given.variant
     return record.ImagesRecord(
-        answering=variant.identifier, scores=scores, before=before, after=after, tolerance=variant.tolerance
+        answering=given.answering, scores=scores, before=before, after=after, tolerance=given.tolerance
     )
-
-
-def _steps(given: Given) -> tuple[str, str, str]:
-    before, answering, after = given.members
-    return before, answering, after
 
 
 def _pillow(given: Given, prepared: Sequence[tuple[Step, Made | MissingError]]) -> tuple[dict[str, Path], list[str]]:
@@ -206,7 +199,7 @@ def _version(
         golden=given.golden_path,
         manifest={
             **making.origin,
-            "ensemble": {"variant": given.variant.key, "steps": list(given.members), "scores": given.labelling[0]},
+            "ensemble": {"variant": given.variant, "steps": list(given.members), "scores": given.labelling[0]},
             "target": {"release": limits.release, "python": limits.python},
             "sha256": files.sha256_file(content[main]),
             "size_bytes": sum(files.size_bytes(source) for source in content.values()),

@@ -1,17 +1,18 @@
-"""A version for TorchServe: ``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and its settings."""
+"""A version for TorchServe, and its proof: ``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and its settings."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from pipeline.base import files
 from pipeline.base.step import tool_versions
-from pipeline.base.values import Artifact
+from pipeline.base.values import Artifact, RepositoryEntry, SmokeCheck
 from pipeline.machine.environment import TORCHSERVE
 from pipeline.repository.versions import Version
 from pipeline.schema.torchserve import TorchServe
-from pipeline.servers.torchserve import store
-from pipeline.servers.work import Emission, Given, Making
+from pipeline.servers.torchserve import checks, server, store
+from pipeline.servers.work import Emission, Given, Making, Suite
 
 
 def archive(given: Given, making: Making) -> Iterator[Emission]:
@@ -49,9 +50,9 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
         golden=given.golden_path,
         manifest={
             **making.origin,
-            "variant": given.variant.key,
+            "variant": given.variant,
             "format": artifact.kind,
-            "precision": given.variant.precision,
+            "precision": given.precision,
             "sha256": artifact.sha256,
             "properties": {"module_sha256": making.artifact.sha256},
             "tool_versions": dict(artifact.tool_versions),
@@ -59,3 +60,36 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
         },
     )
     yield Emission(version=version, artifact=artifact)
+
+
+@contextlib.contextmanager
+def launched(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
+    """The real TorchServe on a version's store, to be asked everything."""
+    settings, serve, log_path = given.settings, given.serve, given.directory / f"{given.identifier}.server.log"
+    assert isinstance(settings, TorchServe)
+    assert settings.batch_size is not None
+    with server.launched(
+        entry.version_dir, [given.model], log_path=log_path, start_timeout_s=serve.start_timeout_s
+    ) as served:
+        expectation = checks.TorchServeExpectation(
+            model=given.model,
+            signature=given.signature,
+            golden=given.golden,
+            batch_size=settings.batch_size,
+            max_batch_delay_ms=settings.max_batch_delay_ms,
+            workers=settings.workers,
+            tolerance=given.tolerance,
+            scores=given.scores,
+            alive=served.check_alive,
+        )
+        timeout_s = serve.request_timeout_s
+        yield Suite(
+            check=lambda progress, done: checks.run(
+                served.server, served.management_url, expectation, request_timeout_s=timeout_s, progress=progress
+            ),
+            measure=lambda progress: checks.measured(
+                served.server, expectation, request_timeout_s=timeout_s, progress=progress
+            ),
+            at=served.server.http_url,
+            log=log_path,
+        )

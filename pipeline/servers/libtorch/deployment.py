@@ -1,7 +1,4 @@
-"""The proof of a program: compiled and run on the golden images; where that cannot be done, the notes say why.
-
-It is a cached step: the same sources, model, samples and tools are not compiled again.
-"""
+"""A C++ program's version, and its proof: ``<root>/<name>_<key>/<N>/`` holds the TorchScript file, its source, a README."""
 
 from __future__ import annotations
 
@@ -17,33 +14,60 @@ from pipeline.base.values import Progress, RepositoryEntry, SmokeCheck, SmokeRes
 from pipeline.machine import doctor, environment
 from pipeline.machine.environment import Environment
 from pipeline.repository.manifest import read_manifest
-from pipeline.servers.libtorch import proving as compiling
-from pipeline.servers.work import Done, Given, Proving, Suite
+from pipeline.repository.versions import Version
+from pipeline.servers.libtorch import program, proving
+from pipeline.servers.work import Done, Emission, Given, Making, Suite
 
 _MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
 _UNMEASURED = "it is a program, which prints its own times"
 
 
+def sources(given: Given, making: Making) -> Iterator[Emission]:
+    """The variant's TorchScript file, with the program around it."""
+    output, answers = given.labelling
+    torch_version = tool_versions(("torch",))["torch"].partition("+")[0]
+    written: dict[str, Path] = {}
+    found = program.sources(given.identifier, given.signature, output, answers, torch_version=torch_version)
+    for name, content in found.items():
+        written[name] = making.folder / name
+        written[name].write_bytes(content)
+    version = Version(
+        model_name=given.identifier,
+        file_name=program.MODEL_FILE,
+        artifact=making.artifact.path,
+        beside=written,
+        model_files={},
+        golden=given.golden_path,
+        manifest=making.manifest,
+    )
+    yield Emission(version=version, artifact=making.artifact)
+
+
 @contextlib.contextmanager
-def compiled(given: Given, proving: Proving) -> Iterator[Suite]:
-    """A program whose files are those of its manifest, with what compiles it."""
-    here, obstacle = environment.probe(proving.work_dir), ""
+def compiled(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
+    """What compiles a program and runs it on the golden images; where that cannot be done, the notes say why.
+
+    It is a cached step: the same sources, model, samples and tools are not compiled again.
+    """
+    here, obstacle = environment.probe(given.work_dir), ""
     if lacking := doctor.lacks_to_compile(here):
         obstacle = "; ".join(lacking)
     elif not all(sample.image for sample in given.golden.samples):
         obstacle = "the golden samples are no image files"
-    if proving.intact.outcome == "failed":
+    if intact.outcome == "failed":
         yield Suite(check=None, unmeasured=_UNMEASURED)
     elif obstacle:
         yield Suite(check=None, unmeasured=_UNMEASURED, notes=(f"emitted, not compiled here: {obstacle}",))
     else:
-        log = proving.directory / f"{given.identifier}.program.log"
-        check = partial(_check, given, proving, here, log)
+        log = given.directory / f"{given.identifier}.program.log"
+        check = partial(_check, given, entry, here, log)
         yield Suite(check=check, unmeasured=_UNMEASURED, stage="program", log=log)
 
 
-def _check(given: Given, proving: Proving, here: Environment, log: Path, progress: Progress, done: Done) -> SmokeResult:
-    (output, answers), limit = given.labelling, given.variant.max_batch_size
+def _check(
+    given: Given, entry: RepositoryEntry, here: Environment, log: Path, progress: Progress, done: Done
+) -> SmokeResult:
+    (output, answers), limit = given.labelling, given.max_batch_size
     tools = _tools(here)
     step = Step(
         name=f"program[{given.identifier}]",
@@ -53,22 +77,22 @@ def _check(given: Given, proving: Proving, here: Environment, log: Path, progres
             "signature": signatures.to_json(given.signature),
             "output": output,
             "answers": answers.to_json(),
-            "tolerance": asdict(given.variant.tolerance),
+            "tolerance": asdict(given.tolerance),
             "batch_sizes": sorted({1, min(max(limit, 1), _MOST_BATCHED)}),
             "tools": tools,
         },
         unkeyed={
-            "source": str(proving.entry.version_dir),
-            "work": str(proving.directory / f"{given.identifier}.program"),
-            **compiling.paths(here.cpp),
+            "source": str(entry.version_dir),
+            "work": str(given.directory / f"{given.identifier}.program"),
+            **proving.paths(here.cpp),
         },
-        inputs=_recorded(proving.entry),
+        inputs=_recorded(entry),
         tools=("numpy", "torch"),
-        upstream={"samples": proving.samples},
+        upstream={"samples": given.samples},
     )
     try:
         made = done(step, log)
-    except compiling.FailedError as failure:
+    except proving.FailedError as failure:
         return failure.result
     compiled = SmokeCheck(name="compiled", protocol="-", outcome="passed", detail=", ".join(tools.values()))
     return SmokeResult(model=given.identifier, checks=(compiled, *(SmokeCheck(**row) for row in made.values["checks"])))
