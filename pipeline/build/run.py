@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline import plan as planning
 from pipeline.base import signatures
@@ -17,7 +18,7 @@ from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, Vari
 from pipeline.build.books import Books, Named
 from pipeline.data import images, samples
 from pipeline.images.postprocessing import Postprocessing
-from pipeline.plan import BuildPlan, DeploymentPlan, Row
+from pipeline.plan import BuildPlan, Row
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import versions
 from pipeline.repository.candidate import Candidate
@@ -140,24 +141,10 @@ class Run(Books):
         section = self.plan.loaded.config.postprocess
         return images.postprocessing(section, self.signature) if section else None
 
-    def given(self, row: Row) -> Given:
+    def given(self, row: Row) -> Given[Any]:
         """What a row's server is given of it; the golden samples are done."""
-        deployed, variant = row if isinstance(row, DeploymentPlan) else None, row.variant
         return Given(
-            identifier=row.identifier,
-            model=self.plan.loaded.config.name,
-            published=row.published,
-            members=deployed.members if deployed else (),
-            settings=deployed.settings if deployed else None,
-            variant=variant.key,
-            answering=variant.identifier,
-            kind=variant.kind,
-            precision=variant.precision,
-            engine=variant.engine.spec if variant.engine else None,
-            engine_files=variant.engine.file_names if variant.engine else {},
-            max_batch_size=variant.max_batch_size,
-            fields=variant.fields,
-            tolerance=variant.tolerance,
+            row=row,
             signature=self.signature,
             scores=self.postprocessing,
             golden=self.golden,

@@ -19,9 +19,10 @@ from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
 from pipeline.plan import deployments, steps
 from pipeline.plan.steps import calibration_data
-from pipeline.plan.values import DeploymentPlan, EnginePlan, Reduction, Row, Subject, Variant
+from pipeline.plan.subject import Subject
 from pipeline.plan.variants import resolve
 from pipeline.schema.model import Data, Input, Output
+from pipeline.servers.planned import DeploymentPlan, EnginePlan, Reduction, Row, Variant
 from pipeline.sources import table as sources
 
 __all__ = [

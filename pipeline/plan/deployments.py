@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.plan.values import DeploymentPlan, Subject, Variant
+from pipeline.plan.subject import Subject
 from pipeline.servers import table
+from pipeline.servers.planned import DeploymentPlan, Variant
 from pipeline.servers.server import Deployment, Settings
 
 

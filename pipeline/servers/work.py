@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pipeline.base.errors import MissingError, SmokeError
 from pipeline.base.step import Made, Step
@@ -20,55 +20,32 @@ from pipeline.base.values import (
     Signature,
     SmokeCheck,
     SmokeResult,
-    Tolerance,
 )
-from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.machine.target import Limits
 from pipeline.repository.versions import Version
 from pipeline.schema.serving import Serve
-from pipeline.servers.server import Settings
+from pipeline.servers.planned import Row
+
+R_co = TypeVar("R_co", bound=Row, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What a server is given of a row: what is served, by which settings, and what is right of its answers.
+class Given(Generic[R_co]):
+    """What a server is given of a row: what is served, and what is right of its answers.
 
     Attributes:
-        identifier: the row's.
-        model: the YAML's ``name``.
-        published: the row's model directories.
-        members: the models that it asks, where it is an ensemble.
-        settings: of a deployment, else None.
-        variant: key of the variant that answers.
-        answering: its identifier.
-        kind: what its file is.
-        engine: where it is one.
-        engine_files: that file by compute capability, as Triton writes it.
-        max_batch_size: the variant's.
-        fields: ModelConfig fields from the YAML.
+        row: as it was planned.
         scores: the output that labels are made of, and how; None where the YAML has no `postprocess`.
         golden_path: the file of ``golden``.
         samples: the step that made it.
+        serve: how servers are launched and asked.
         where: place of a key in the YAML.
         directory: for logs and what is printed.
         work_dir: the build's.
     """
 
-    identifier: str
-    model: str
-    published: tuple[str, ...]
-    members: tuple[str, ...]
-    settings: Settings | None
-    variant: str
-    answering: str
-    kind: str
-    precision: str
-    engine: EngineSpec | None
-    engine_files: Mapping[str, str]
-    max_batch_size: int
-    fields: Mapping[str, Any]
-    tolerance: Tolerance
+    row: R_co
     signature: Signature
     scores: tuple[str, Postprocessing] | None
     golden: GoldenSamples
@@ -156,9 +133,9 @@ class Suite:
     notes: tuple[str, ...] = ()
 
 
-Versions = Callable[[Given, Making], Iterator[Emission]]
+Versions = Callable[[Given[Row], Making], Iterator[Emission]]
 """What is published of a row: each is in the candidate before the next is asked for, and the last is the row's own."""
 Complete = Callable[[Path], str]
 """Writes what a root holds beside its models, and says how it is launched."""
-Prove = Callable[[Given, RepositoryEntry, SmokeCheck], AbstractContextManager[Suite]]
+Prove = Callable[[Given[Row], RepositoryEntry, SmokeCheck], AbstractContextManager[Suite]]
 """Launches what the proof of a version needs, until the block is left; told whether its files are its manifest's."""

@@ -1,4 +1,4 @@
-"""A C++ program's version, and its proof: ``<root>/<name>_<key>/<N>/`` holds the TorchScript file, its source, a README."""
+"""A C++ program, and its proof: ``<root>/<name>_<key>/<N>/`` holds the TorchScript file, its source and a README."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from pipeline.machine.environment import Environment
 from pipeline.repository.manifest import read_manifest
 from pipeline.repository.versions import Version
 from pipeline.servers.libtorch import program, proving
+from pipeline.servers.planned import Variant
 from pipeline.servers.work import Done, Emission, Given, Making, Suite
 
 _MOST_BATCHED = 32  # a batch of the proof; the model's limit may be far above what a quick proof needs
 _UNMEASURED = "it is a program, which prints its own times"
 
 
-def sources(given: Given, making: Making) -> Iterator[Emission]:
+def sources(given: Given[Variant], making: Making) -> Iterator[Emission]:
     """The variant's TorchScript file, with the program around it."""
     output, answers = given.labelling
     torch_version = tool_versions(("torch",))["torch"].partition("+")[0]
     written: dict[str, Path] = {}
-    found = program.sources(given.identifier, given.signature, output, answers, torch_version=torch_version)
+    found = program.sources(given.row.identifier, given.signature, output, answers, torch_version=torch_version)
     for name, content in found.items():
         written[name] = making.folder / name
         written[name].write_bytes(content)
     version = Version(
-        model_name=given.identifier,
+        model_name=given.row.identifier,
         file_name=program.MODEL_FILE,
         artifact=making.artifact.path,
         beside=written,
@@ -44,7 +45,7 @@ def sources(given: Given, making: Making) -> Iterator[Emission]:
 
 
 @contextlib.contextmanager
-def compiled(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
+def compiled(given: Given[Variant], entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
     """What compiles a program and runs it on the golden images; where that cannot be done, the notes say why.
 
     It is a cached step: the same sources, model, samples and tools are not compiled again.
@@ -59,31 +60,31 @@ def compiled(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterat
     elif obstacle:
         yield Suite(check=None, unmeasured=_UNMEASURED, notes=(f"emitted, not compiled here: {obstacle}",))
     else:
-        log = given.directory / f"{given.identifier}.program.log"
+        log = given.directory / f"{given.row.identifier}.program.log"
         check = partial(_check, given, entry, here, log)
         yield Suite(check=check, unmeasured=_UNMEASURED, stage="program", log=log)
 
 
 def _check(
-    given: Given, entry: RepositoryEntry, here: Environment, log: Path, progress: Progress, done: Done
+    given: Given[Variant], entry: RepositoryEntry, here: Environment, log: Path, progress: Progress, done: Done
 ) -> SmokeResult:
-    (output, answers), limit = given.labelling, given.max_batch_size
+    (output, answers), limit = given.labelling, given.row.max_batch_size
     tools = _tools(here)
     step = Step(
-        name=f"program[{given.identifier}]",
+        name=f"program[{given.row.identifier}]",
         function="pipeline.servers.libtorch.proving:prove",
         arguments={
-            "program": given.identifier,
+            "program": given.row.identifier,
             "signature": signatures.to_json(given.signature),
             "output": output,
             "answers": answers.to_json(),
-            "tolerance": asdict(given.tolerance),
+            "tolerance": asdict(given.row.tolerance),
             "batch_sizes": sorted({1, min(max(limit, 1), _MOST_BATCHED)}),
             "tools": tools,
         },
         unkeyed={
             "source": str(entry.version_dir),
-            "work": str(given.directory / f"{given.identifier}.program"),
+            "work": str(given.directory / f"{given.row.identifier}.program"),
             **proving.paths(here.cpp),
         },
         inputs=_recorded(entry),
@@ -95,7 +96,9 @@ def _check(
     except proving.FailedError as failure:
         return failure.result
     compiled = SmokeCheck(name="compiled", protocol="-", outcome="passed", detail=", ".join(tools.values()))
-    return SmokeResult(model=given.identifier, checks=(compiled, *(SmokeCheck(**row) for row in made.values["checks"])))
+    return SmokeResult(
+        model=given.row.identifier, checks=(compiled, *(SmokeCheck(**row) for row in made.values["checks"]))
+    )
 
 
 def _recorded(entry: RepositoryEntry) -> dict[str, str]:

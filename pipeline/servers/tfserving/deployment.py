@@ -1,4 +1,4 @@
-"""A version for TensorFlow Serving, ``<root>/<name>/<N>/``, what the tree holds beside its models, and the proof of both."""
+"""A version for TensorFlow Serving, ``<root>/<name>/<N>/``, what the tree holds besides, and the proof of both."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.base.values import Progress, RepositoryEntry, SmokeCheck, SmokeRes
 from pipeline.formats.saved_model import tfserving_messages
 from pipeline.proof.ledger import Ledger
 from pipeline.repository.versions import LOCK_TIMEOUT_S, Version, global_lock, version_numbers
+from pipeline.servers.planned import DeploymentPlan
 from pipeline.servers.tfserving import checks, server
 from pipeline.servers.work import Done, Emission, Given, Making, Suite
 
@@ -20,10 +21,10 @@ SCRIPT = "serve.sh"
 _LOOKS_EVERY_S = 60  # at models.config: a model that a later build adds is then served without a restart
 
 
-def saved_model(given: Given, making: Making) -> Iterator[Emission]:
+def saved_model(given: Given[DeploymentPlan], making: Making) -> Iterator[Emission]:
     """The variant's SavedModel as it is."""
     version = Version(
-        model_name=given.model,
+        model_name=given.row.model,
         file_name="",
         artifact=making.artifact.path,
         model_files={},
@@ -62,7 +63,7 @@ def _script() -> str:
 
 
 @contextlib.contextmanager
-def opened(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
+def opened(given: Given[DeploymentPlan], entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
     """What holds a version against the golden samples and TF-Serving's own messages.
 
     With ``serve.engine: container`` TensorFlow Serving itself is launched and asked over REST and gRPC; else
@@ -75,23 +76,23 @@ def opened(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator
     yield Suite(check=partial(_check, given, entry), level="inspected", notes=(note,))
 
 
-def _check(given: Given, entry: RepositoryEntry, progress: Progress, done: Done) -> SmokeResult:
+def _check(given: Given[DeploymentPlan], entry: RepositoryEntry, progress: Progress, done: Done) -> SmokeResult:
     ledger = Ledger()
     suite = checks.Suite(
         checks.TfServingExpectation(
             root=entry.root,
-            model=given.model,
+            model=given.row.model,
             version=entry.version,
             signature=given.signature,
             golden=given.golden,
-            max_batch_size=given.max_batch_size,
-            tolerance=given.tolerance,
-            metadata_path=given.directory / f"{given.identifier}.metadata.json",
+            max_batch_size=given.row.max_batch_size,
+            tolerance=given.row.variant.tolerance,
+            metadata_path=given.directory / f"{given.row.identifier}.metadata.json",
         )
     )
-    result = ledger.run(given.identifier, suite.offline(), progress)
+    result = ledger.run(given.row.identifier, suite.offline(), progress)
     if given.serve.engine == "container":
-        log_path, timeout_s = given.directory / f"{given.identifier}.server.log", given.serve.start_timeout_s
-        with server.launch(entry.root, given.model, log_path=log_path, start_timeout_s=timeout_s) as running:
-            result = ledger.run(given.identifier, suite.served(running), progress)
+        log_path, timeout_s = given.directory / f"{given.row.identifier}.server.log", given.serve.start_timeout_s
+        with server.launch(entry.root, given.row.model, log_path=log_path, start_timeout_s=timeout_s) as running:
+            result = ledger.run(given.row.identifier, suite.served(running), progress)
     return result

@@ -1,4 +1,7 @@
-"""A version for TorchServe, and its proof: ``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and its settings."""
+"""A version for TorchServe, and its proof.
+
+``<root>.torchserve/<name>/<N>/`` holds ``model_store/<name>.mar`` and ``config.properties``.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from pipeline.base.values import Artifact, RepositoryEntry, SmokeCheck
 from pipeline.machine.environment import TORCHSERVE
 from pipeline.repository.versions import Version
 from pipeline.schema.torchserve import TorchServe
+from pipeline.servers.planned import DeploymentPlan
 from pipeline.servers.torchserve import checks, server, store
 from pipeline.servers.work import Emission, Given, Making, Suite
 
 
-def archive(given: Given, making: Making) -> Iterator[Emission]:
+def archive(given: Given[DeploymentPlan], making: Making) -> Iterator[Emission]:
     """The archive, and config.properties beside its store."""
-    settings, scores, labelled = given.settings, given.scores, given.signature.outputs
+    settings, scores, labelled = given.row.settings, given.scores, given.signature.outputs
     assert isinstance(settings, TorchServe)
     assert settings.batch_size is not None
     folder, properties = making.folder.absolute() / "model_store", making.folder / "config.properties"
@@ -32,8 +36,8 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
         scores=scores,
     )
     labels = scores[1].labels if scores else next((spec.labels for spec in labelled if spec.labels), ())
-    path = store.archive(folder, name=given.model, module=making.artifact.path, config=config, labels=labels)
-    properties.write_text(store.properties(given.model), encoding="utf-8")
+    path = store.archive(folder, name=given.row.model, module=making.artifact.path, config=config, labels=labels)
+    properties.write_text(store.properties(given.row.model), encoding="utf-8")
     artifact = Artifact(
         path=path,
         kind="mar",
@@ -42,7 +46,7 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
         tool_versions=tool_versions(TORCHSERVE),
     )
     version = Version(
-        model_name=given.model,
+        model_name=given.row.model,
         file_name="model_store",
         artifact=folder,
         beside={"config.properties": properties},
@@ -50,9 +54,9 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
         golden=given.golden_path,
         manifest={
             **making.origin,
-            "variant": given.variant,
+            "variant": given.row.variant.key,
             "format": artifact.kind,
-            "precision": given.precision,
+            "precision": given.row.precision,
             "sha256": artifact.sha256,
             "properties": {"module_sha256": making.artifact.sha256},
             "tool_versions": dict(artifact.tool_versions),
@@ -63,22 +67,22 @@ def archive(given: Given, making: Making) -> Iterator[Emission]:
 
 
 @contextlib.contextmanager
-def launched(given: Given, entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
+def launched(given: Given[DeploymentPlan], entry: RepositoryEntry, intact: SmokeCheck) -> Iterator[Suite]:
     """The real TorchServe on a version's store, to be asked everything."""
-    settings, serve, log_path = given.settings, given.serve, given.directory / f"{given.identifier}.server.log"
+    settings, serve, log_path = given.row.settings, given.serve, given.directory / f"{given.row.identifier}.server.log"
     assert isinstance(settings, TorchServe)
     assert settings.batch_size is not None
     with server.launched(
-        entry.version_dir, [given.model], log_path=log_path, start_timeout_s=serve.start_timeout_s
+        entry.version_dir, [given.row.model], log_path=log_path, start_timeout_s=serve.start_timeout_s
     ) as served:
         expectation = checks.TorchServeExpectation(
-            model=given.model,
+            model=given.row.model,
             signature=given.signature,
             golden=given.golden,
             batch_size=settings.batch_size,
             max_batch_delay_ms=settings.max_batch_delay_ms,
             workers=settings.workers,
-            tolerance=given.tolerance,
+            tolerance=given.row.variant.tolerance,
             scores=given.scores,
             alive=served.check_alive,
         )

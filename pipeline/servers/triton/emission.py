@@ -14,6 +14,7 @@ from pipeline.images import postprocessing, preprocessing
 from pipeline.proof import record
 from pipeline.repository import pins
 from pipeline.repository.versions import Version
+from pipeline.servers.planned import DeploymentPlan, Row, Variant
 from pipeline.servers.triton import config_pbtxt, pillow
 from pipeline.servers.triton import ensemble as configs
 from pipeline.servers.work import Emission, Given, Making
@@ -22,14 +23,14 @@ PYTHON_MODELS = Path(configs.__file__).parent / "python_models"
 _SUFFIXES = {b"\x89P": ".png", b"\xff\xd8": ".jpg", b"RI": ".webp"}
 
 
-def variant(given: Given, making: Making) -> Iterator[Emission]:
+def variant(given: Given[Variant], making: Making) -> Iterator[Emission]:
     """The variant itself: its file, or its engines with what is told of each."""
-    artifact = making.artifact
-    engines = [one.file_name for one in given.engine.each] if given.engine else []
-    file_name, *others = engines or [BACKENDS[given.kind].file_name]
+    row, artifact = given.row, making.artifact
+    engines = [one.file_name for one in row.engine.spec.each] if row.engine else []
+    file_name, *others = engines or [BACKENDS[row.kind].file_name]
     others += [f"{name}.json" for name in engines]
     version = Version(
-        model_name=given.identifier,
+        model_name=row.identifier,
         file_name=file_name,
         artifact=artifact.path,
         beside={name: artifact.path.with_name(name) for name in others},
@@ -41,34 +42,35 @@ def variant(given: Given, making: Making) -> Iterator[Emission]:
     yield Emission(version=version, artifact=artifact, loose=tuple(engines))
 
 
-def described(given: Given) -> config_pbtxt.ModelFiles:
+def described(given: Given[Row]) -> config_pbtxt.ModelFiles:
     """The variant's config.pbtxt and the files beside it."""
+    row, engine = given.row.variant, given.row.variant.engine
     return config_pbtxt.describe(
-        model_name=given.answering,
-        kind=given.kind,
+        model_name=row.identifier,
+        kind=row.kind,
         signature=given.signature,
-        max_batch_size=given.max_batch_size,
-        fields=given.fields,
+        max_batch_size=row.max_batch_size,
+        fields=row.fields,
         warmup=given.golden.samples[0],
-        engines=given.engine_files,
-        profiles=len(given.engine.profiles) if given.engine else 1,
+        engines=engine.file_names if engine else None,
+        profiles=len(engine.spec.profiles) if engine else 1,
     )
 
 
 # ---- the ensemble -------------------------------------------------------------------------------------------------
 
 
-def ensemble(given: Given, making: Making) -> Iterator[Emission]:
+def ensemble(given: Given[DeploymentPlan], making: Making) -> Iterator[Emission]:
     """Preprocessing, postprocessing, and the ensemble, which names the versions of what it asks."""
     vendored, notes = _pillow(given, making.prepared)
     contents = _contents(given, making.folder, vendored)
     asked: Mapping[str, int] = {}
-    for name in given.published:
-        if name == given.model:
+    for name in given.row.published:
+        if name == given.row.model:
             asked = _asked(given, making.root)
             wiring = {
                 "takes": "image files",
-                "steps": list(given.members),
+                "steps": list(given.row.members),
                 "scores": given.labelling[0],
                 "gives": "labels as JSON text",
                 "versions": dict(asked),
@@ -79,7 +81,7 @@ def ensemble(given: Given, making: Making) -> Iterator[Emission]:
         notes.clear()  # once
 
 
-def model_files(given: Given, name: str, versions: Mapping[str, int]) -> config_pbtxt.ModelFiles:
+def model_files(given: Given[DeploymentPlan], name: str, versions: Mapping[str, int]) -> config_pbtxt.ModelFiles:
     """The configuration of the preprocessing model, the postprocessing model or the ensemble.
 
     Args:
@@ -87,8 +89,8 @@ def model_files(given: Given, name: str, versions: Mapping[str, int]) -> config_
         name: which of its models.
         versions: the members' that the ensemble asks.
     """
-    before, member, after = given.members
-    (output, _), answering, limit = given.labelling, described(given).config, given.max_batch_size
+    before, member, after = given.row.members
+    (output, _), answering, limit = given.labelling, described(given).config, given.row.max_batch_size
     if name == before:
         return configs.preprocess(before, variant=answering, max_batch_size=limit)
     if name == after:
@@ -98,16 +100,22 @@ def model_files(given: Given, name: str, versions: Mapping[str, int]) -> config_
     )
 
 
-def known(given: Given) -> record.ImagesRecord:
+def known(given: Given[DeploymentPlan]) -> record.ImagesRecord:
     """What is right of an ensemble's answers, besides the golden samples."""
     (scores, after), before = given.labelling, given.signature.image
     assert before is not None
     return record.ImagesRecord(
-        answering=given.answering, scores=scores, before=before, after=after, tolerance=given.tolerance
+        answering=given.row.variant.identifier,
+        scores=scores,
+        before=before,
+        after=after,
+        tolerance=given.row.variant.tolerance,
     )
 
 
-def _pillow(given: Given, prepared: Sequence[tuple[Step, Made | MissingError]]) -> tuple[dict[str, Path], list[str]]:
+def _pillow(
+    given: Given[DeploymentPlan], prepared: Sequence[tuple[Step, Made | MissingError]]
+) -> tuple[dict[str, Path], list[str]]:
     """Pillow's folders by their places in the version directory, and what a person should know of them."""
     found: dict[str, Path] = {}
     notes, limits = [], given.limits
@@ -133,16 +141,16 @@ def _pillow(given: Given, prepared: Sequence[tuple[Step, Made | MissingError]]) 
     return found, notes
 
 
-def _asked(given: Given, root: Path) -> dict[str, int]:
+def _asked(given: Given[DeploymentPlan], root: Path) -> dict[str, int]:
     """The version of each member that the ensemble will reach: the newest one that is served in the candidate.
 
     Raises:
         StageError: a member's version_policy serves none.
     """
-    found = {name: pins.reached_version(root / name) for name in given.members}
+    found = {name: pins.reached_version(root / name) for name in given.row.members}
     if lacking := [name for name, number in found.items() if number is None]:
         raise StageError(
-            f"ensemble[{given.model}]: {lacking[0]} serves no version that it could ask",
+            f"ensemble[{given.row.model}]: {lacking[0]} serves no version that it could ask",
             found="its version_policy names none of the versions there are",
             where=given.where("triton", "version_policy"),
             hint="name one that exists, or leave `version_policy` out",
@@ -150,27 +158,27 @@ def _asked(given: Given, root: Path) -> dict[str, int]:
     return {name: number for name, number in found.items() if number is not None}
 
 
-def _contents(given: Given, folder: Path, vendored: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+def _contents(given: Given[DeploymentPlan], folder: Path, vendored: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
     """What each model's version directory holds, by path there; texts are written below ``folder``."""
     (_, after), before = given.labelling, given.signature.image
     assert before is not None
     # Not in config.pbtxt, which all versions share. And an ensemble's directory may not be empty: git, S3 and OCI
     # registries would lose it, so it has its wiring, which is added when the versions of its members are known.
     texts = {
-        given.members[0]: {"settings.json": before.to_json(), "vendor/pillow.txt": _wanted()},
-        given.members[2]: {"settings.json": after.to_json()},
-        given.model: {},
+        given.row.members[0]: {"settings.json": before.to_json(), "vendor/pillow.txt": _wanted()},
+        given.row.members[2]: {"settings.json": after.to_json()},
+        given.row.model: {},
     }
     contents = {name: _written(folder / name, own) for name, own in texts.items()}
-    for name, module in ((given.members[0], preprocessing), (given.members[2], postprocessing)):
+    for name, module in ((given.row.members[0], preprocessing), (given.row.members[2], postprocessing)):
         code = Path(str(module.__file__))
         model = PYTHON_MODELS / name.rpartition("_")[2] / "model.py"
         contents[name] |= {"model.py": model, code.name: code}
-    contents[given.members[0]] |= vendored
+    contents[given.row.members[0]] |= vendored
     if image := given.golden.samples[0].image:
         example = folder / f"example{_SUFFIXES.get(image[:2], '')}"
         example.write_bytes(image)
-        contents[given.model][example.name] = example
+        contents[given.row.model][example.name] = example
     return contents
 
 
@@ -186,7 +194,7 @@ def _written(folder: Path, texts: Mapping[str, str]) -> dict[str, Path]:
 
 
 def _version(
-    given: Given, making: Making, name: str, content: Mapping[str, Path], model: config_pbtxt.ModelFiles
+    given: Given[DeploymentPlan], making: Making, name: str, content: Mapping[str, Path], model: config_pbtxt.ModelFiles
 ) -> Version:
     main = "model.py" if "model.py" in content else "wiring.json"
     limits = given.limits
@@ -199,11 +207,15 @@ def _version(
         golden=given.golden_path,
         manifest={
             **making.origin,
-            "ensemble": {"variant": given.variant, "steps": list(given.members), "scores": given.labelling[0]},
+            "ensemble": {
+                "variant": given.row.variant.key,
+                "steps": list(given.row.members),
+                "scores": given.labelling[0],
+            },
             "target": {"release": limits.release, "python": limits.python},
             "sha256": files.sha256_file(content[main]),
             "size_bytes": sum(files.size_bytes(source) for source in content.values()),
             "tool_versions": tool_versions(("pillow", "numpy")),
-            **({"serving": record.of_images(known(given))} if name == given.model else {}),
+            **({"serving": record.of_images(known(given))} if name == given.row.model else {}),
         },
     )

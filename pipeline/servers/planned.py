@@ -1,4 +1,4 @@
-"""What a plan says of a variant, and what all variants share."""
+"""What a build makes and servers serve, as it is planned: variants, and what is made of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.step import Step
-from pipeline.base.values import Signature, Tolerance
-from pipeline.config.load import LoadedConfig
+from pipeline.base.values import Tolerance
 from pipeline.formats.table import FORMATS
 from pipeline.formats.tensorrt.spec import EngineSpec
-from pipeline.machine.environment import Environment
-from pipeline.machine.target import Limits
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema.variants import Calibration, Format, Precision, Repair
 from pipeline.servers.server import Settings
-from pipeline.servers.table import SERVERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +84,7 @@ class Variant:
         kind: what its file is; a C++ program's is the TorchScript file in it.
         server: what serves it: ``triton``, ``tfserving`` alone, or ``none`` for a program, which serves itself.
         root: the repository that it is published in.
+        published: its model directory there; none where only a deployment is made of it.
         parent: key of the variant whose export it starts from; its own key when it exports itself.
         options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
         reduction: how the exported graph is made less precise, or None for fp32.
@@ -107,6 +104,7 @@ class Variant:
     precision: Precision
     server: str
     root: Path
+    published: tuple[str, ...]
     parent: str
     options: Mapping[str, Any]
     reduction: Reduction | None
@@ -138,11 +136,6 @@ class Variant:
     def variant(self) -> Variant:
         """Itself."""
         return self
-
-    @property
-    def published(self) -> tuple[str, ...]:
-        """Its model directory; what is not served as it is, is published by its deployment."""
-        return (self.identifier,) if SERVERS[self.server].variants else ()
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -212,28 +205,3 @@ class DeploymentPlan:
 Row = Variant | DeploymentPlan
 """What has a line of its own in the report. The identifier of a deployment is the model's own name, or has a full stop
 in it: never a variant's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What all variants of a configuration share.
-
-    Attributes:
-        calibration_digests: by variant key, the files that its calibration data is read from.
-        timing_cache: folder of TensorRT's timing caches.
-        repository: Triton's root.
-    """
-
-    loaded: LoadedConfig
-    signature: Signature
-    limits: Limits
-    environment: Environment
-    source: Step
-    samples: Step
-    calibration_digests: Mapping[str, Mapping[str, str]]
-    timing_cache: Path
-    repository: Path
-
-    def beside(self, suffix: str) -> Path:
-        """A root of its own for what Triton does not serve: ``<repository>.<suffix>``."""
-        return self.repository.with_name(f"{self.repository.name}.{suffix}")
