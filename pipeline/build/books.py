@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from pipeline.base.errors import MissingError, PipelineError, SmokeError
-from pipeline.base.values import ProofLevel, RepositoryEntry, SmokeResult, VariantResult
+from pipeline.base.values import Measurement, ProofLevel, RepositoryEntry, SmokeResult, VariantResult
 from pipeline.machine import environment
 from pipeline.report.log import StageLog
 from pipeline.report.summary import BuildReport
@@ -111,6 +111,13 @@ class Books:
                 hint="; ".join([hint, *self.consequence(row)]),
                 log=str(log) if log else "",
             )
+
+    def measured(self, row: Named, found: Measurement | SmokeError) -> None:
+        """Keep how fast a row answers; a server that gives out under that is said, and is no failure of the row."""
+        if isinstance(found, SmokeError):
+            self.update(row, unmeasured=" ".join(f"{found.what}: {found.found}".removesuffix(": ").split()))
+        else:
+            self.update(row, measurement=found)
 
     def prove(self, entry: RepositoryEntry, level: ProofLevel) -> None:
         """Keep how far a version was proven."""

@@ -11,8 +11,7 @@ from pipeline.base import files
 from pipeline.base.errors import MissingError, PipelineError
 from pipeline.base.step import Made, Step
 from pipeline.base.values import RunningServer
-from pipeline.build import deployments as deploy
-from pipeline.build import emission, expected, publication, source_gate, standing
+from pipeline.build import elsewhere, emission, expected, publication, source_gate, standing
 from pipeline.build import variant as making
 from pipeline.build.books import Books
 from pipeline.build.executors.local import Local
@@ -89,12 +88,11 @@ def build(loaded: LoadedConfig, options: Options, terminal: Terminal) -> BuildRe
         stages.make(serve=options.serve)
         with publication.opened(stages.run):
             emission.emit(stages.run)
-            deploy.emit(stages.run)
             if options.serve:
                 expected.prove_rows(stages.run)
-                deploy.prove(stages.run)
+                elsewhere.prove(stages.run)
             publication.publish(stages.run)
-        deploy.published(stages.run)
+        emission.published(stages.run)
 
     return _reported(stages.run, work)
 
@@ -113,7 +111,7 @@ def smoke(loaded: LoadedConfig, options: Options, terminal: Terminal, remote: Ru
             for row in stages.run.plan.rows:
                 stages.run.adopt(row)
             expected.prove_rows(stages.run)
-            deploy.prove(stages.run)
+            elsewhere.prove(stages.run)
             stages.run.record_levels(stages.run.plan.rows)
         else:
             expected.prove_at(stages.run, remote)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import model_config
-from pipeline.base.errors import SmokeError
-from pipeline.base.values import ProofLevel, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
+from pipeline.base.errors import SmokeError, StageError
+from pipeline.base.values import GoldenSamples, ProofLevel, RepositoryEntry, RunningServer, SmokeCheck, SmokeResult
 from pipeline.build.books import Books, Named
 from pipeline.formats.tensorrt import plan_file
 from pipeline.machine.tensorrt_flavours import FlavourName
+from pipeline.proof import record
 from pipeline.repository import versions
 from pipeline.repository.manifest import corruption, read_manifest
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
@@ -46,20 +47,20 @@ class Subject:
     Attributes:
         row: its row of the report.
         entry: the version that is to be proven, in the root that is served.
+        known: what is right of its answers, besides golden samples.
+        golden: those of a model's version; None where what is right is not known.
         members: the models it asks, with the versions it reaches; empty for a plain model.
-        parts: those of them that nothing else proves.
         config: the ModelConfig message that is to be served.
-        expected: what is right, given the versions that are served and what raises when the server has ended.
         flavour: of the engine, where it is one or asks one.
         obstacle: why it cannot be served here, or empty.
     """
 
     row: Named
     entry: RepositoryEntry
+    known: record.ModelRecord | record.ImagesRecord
+    golden: Callable[[str, int], GoldenSamples | None]
     members: Mapping[str, int]
-    parts: tuple[str, ...]
     config: Any
-    expected: Callable[[Sequence[int], Alive], Expected]
     flavour: FlavourName = "tensorrt"
     obstacle: str = ""
 
@@ -68,6 +69,85 @@ class Subject:
         """The versions that its configuration serves."""
         numbers = versions.version_numbers(self.entry.root / self.entry.model_name)
         return model_config.served_versions(self.config, numbers)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The models it asks that nothing else proves."""
+        known = self.known
+        return tuple(
+            name for name in self.members if isinstance(known, record.ImagesRecord) and name != known.answering
+        )
+
+    def expected(self, served: Sequence[int], alive: Alive) -> Expected:
+        """What is right, given the versions that are served and what raises when the server has ended.
+
+        Raises:
+            StageError: what is right is not known.
+        """
+        known, model = self.known, self.row.identifier
+        if isinstance(known, record.ModelRecord):
+            return Expectation(
+                model=model,
+                signature=known.signature,
+                max_batch_size=known.max_batch_size,
+                versions={number: self.golden(model, number) for number in served},
+                tolerance=known.tolerance,
+                config=self.config,
+                alive=alive,
+            )
+        number = self.members[known.answering]
+        golden = self.golden(known.answering, number)
+        if golden is None:
+            raise StageError(
+                f"smoke[{model}]: version {number} of {known.answering}, which answers in it, was not written by this "
+                "tool: what is right is not known"
+            )
+        return ImagesExpectation(
+            model=model,
+            members=tuple(self.members),
+            versions=served,
+            config=self.config,
+            golden=golden,
+            scores=known.scores,
+            before=known.before,
+            after=known.after,
+            tolerance=known.tolerance,
+            alive=alive,
+        )
+
+
+At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
+"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
+for by number and those that it reaches."""
+
+
+def prove_at(books: Books, serving: Serving, row: Named, server: RunningServer, subject: At, *, engine: bool) -> None:
+    """Smoke-test a row on a server that is running already.
+
+    Args:
+        books: the run's.
+        serving: how it is asked.
+        row: its row of the report.
+        server: the running one.
+        subject: what is right of it there.
+        engine: it needs a GPU, which that server may not have.
+
+    Raises:
+        SmokeError: the server does not answer, or not what it should.
+    """
+    from pipeline.servers.triton.client import readiness
+
+    url = server.http_url
+    if engine and (reason := readiness.not_loaded(url, row.identifier)):
+        books.update(row, skipped=f"{url} does not serve it: {reason}; an engine needs a server with a GPU")
+        return
+    served = readiness.ready_versions(url, row.identifier)
+    named = readiness.asked_versions(url, row.identifier)
+    reached = {
+        name: number if number > 0 else max(readiness.ready_versions(url, name)) for name, number in named.items()
+    }
+    smoke(books, serving, subject(served, named, reached), server, lambda: None, served)
+    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
 
 
 def prove(books: Books, serving: Serving, subjects: Sequence[Subject]) -> None:
@@ -221,12 +301,9 @@ def _measure(books: Books, serving: Serving, server: RunningServer, proven: Sequ
         ]
         results = measure.in_rounds(subjects, stage.progress)
         for (subject, _), result in zip(proven, results, strict=True):
-            if isinstance(result, SmokeError):
-                text = " ".join(f"{result.what}: {result.found}".removesuffix(": ").split())
-                books.update(subject.row, unmeasured=text)
-            else:
-                memory_bytes = _resident_bytes(subject, server.pid)
-                books.update(subject.row, measurement=replace(result, memory_bytes=memory_bytes))
+            if not isinstance(result, SmokeError):
+                result = replace(result, memory_bytes=_resident_bytes(subject, server.pid))
+            books.measured(subject.row, result)
         lost = sum(isinstance(result, SmokeError) for result in results)
         stage.result = f"{len(results) - lost} models" + (f", {lost} not measured" if lost else "")
 

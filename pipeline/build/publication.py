@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.base import files
 from pipeline.base.errors import StageError
 from pipeline.build.run import Run
-from pipeline.plan import EnsemblePlan, Row, TfServingPlan, TorchServePlan
+from pipeline.plan import DeploymentPlan, Row
 from pipeline.repository import candidate as candidates
 from pipeline.repository import publish as publishing
 from pipeline.repository.candidate import Candidate
@@ -53,8 +53,7 @@ def opened(run: Run) -> Iterator[None]:
 
 def _is_lost(run: Run, row: Row) -> bool:
     """Whether there will be nothing to emit: a variant was not made, or the one that a deployment is made of."""
-    source = row.variant if isinstance(row, EnsemblePlan | TorchServePlan | TfServingPlan) else row
-    made = run.results[source.key]
+    made = run.results[row.variant.key]
     return bool(made.error or made.skipped)
 
 
@@ -92,12 +91,12 @@ def _require_member(run: Run, row: Row) -> None:
     Raises:
         StageError: the variant was not published.
     """
-    if not isinstance(row, EnsemblePlan):
+    if not isinstance(row, DeploymentPlan) or not row.members:
         return
-    entry = run.results[row.variant.key].entry
+    entry, answering = run.results[row.variant.key].entry, row.variant.identifier
     if entry is None or entry.root != row.root:
         raise StageError(
-            f"ensemble[{row.name}]: not published, because {row.variant.identifier}, which answers in it, was not",
+            f"ensemble[{row.identifier}]: not published, because {answering}, which answers in it, was not",
             hint="see the error of that variant; the ensemble that stands goes on with the versions it names",
         )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline import plan as planning
 from pipeline.base import signatures
@@ -15,12 +18,12 @@ from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, Vari
 from pipeline.build.books import Books, Named
 from pipeline.data import images, samples
 from pipeline.images.postprocessing import Postprocessing
-from pipeline.plan import BuildPlan, Row, Variant
+from pipeline.plan import BuildPlan, Row
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import versions
 from pipeline.repository.candidate import Candidate
 from pipeline.repository.versions import Version
-from pipeline.servers.triton import config_pbtxt
+from pipeline.servers.work import Given
 
 
 class Run(Books):
@@ -70,6 +73,7 @@ class Run(Books):
             StageError: the model directory was not written by this tool.
             MissingError: disk full, or not writable.
         """
+        version = replace(version, manifest=json.loads(self.masked(json.dumps(version.manifest))))
         entry = self.candidates[row.root].add(version, retain=self.plan.loaded.config.repository.retain)
         stage.cached = not entry.created
         stage.result = f"version {entry.version}"
@@ -137,24 +141,20 @@ class Run(Books):
         section = self.plan.loaded.config.postprocess
         return images.postprocessing(section, self.signature) if section else None
 
-    @property
-    def scores(self) -> tuple[str, Postprocessing]:
-        """The same for what is made only where the YAML has a `postprocess`: the ensemble, a program."""
-        found = self.postprocessing
-        assert found is not None
-        return found
-
-    def model_files(self, variant: Variant) -> config_pbtxt.ModelFiles:
-        """A variant's config.pbtxt and the files beside it."""
-        return config_pbtxt.describe(
-            model_name=variant.identifier,
-            kind=variant.kind,
+    def given(self, row: Row) -> Given[Any]:
+        """What a row's server is given of it; the golden samples are done."""
+        return Given(
+            row=row,
             signature=self.signature,
-            max_batch_size=variant.max_batch_size,
-            fields=variant.fields,
-            warmup=self.golden.samples[0],
-            engines=variant.engine.file_names if variant.engine else None,
-            profiles=len(variant.engine.spec.profiles) if variant.kind == "tensorrt" and variant.engine else 1,
+            scores=self.postprocessing,
+            golden=self.golden,
+            golden_path=self.golden_path,
+            samples=self.plan.samples,
+            serve=self.plan.loaded.config.serve,
+            limits=self.plan.limits,
+            where=self.plan.loaded.where,
+            directory=self.directory,
+            work_dir=self.plan.work_dir,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.base.values import (
 )
 from pipeline.build import prove
 from pipeline.build.books import Books, Named
-from pipeline.build.prove import Alive, Expected, Serving, Subject
+from pipeline.build.prove import Serving, Subject
 from pipeline.data import samples
 from pipeline.machine import doctor, environment
 from pipeline.machine.tensorrt_flavours import FlavourName
@@ -33,7 +34,6 @@ from pipeline.repository.manifest import golden_path, read_manifest
 from pipeline.repository.versions import state_dir, version_numbers
 from pipeline.schema.serving import Serve
 from pipeline.servers.triton.models import engines_of, models_of
-from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 _RTX: FlavourName = "tensorrt_rtx"
 
@@ -187,23 +187,8 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
         return
     for row in known:
         with books.guarded(row, "smoke"):
-            _prove_at(books, row, remote)
-
-
-def _prove_at(books: Proof, row: Standing, server: RunningServer) -> None:
-    from pipeline.servers.triton.client import readiness
-
-    if _obstacle(books, row) and (reason := readiness.not_loaded(server.http_url, row.name)):
-        books.update(row, skipped=f"{server.http_url} does not serve it: {reason}; an engine needs a server with a GPU")
-        return
-    served = readiness.ready_versions(server.http_url, row.name)
-    named = readiness.asked_versions(server.http_url, row.name) if row.config.ensemble_scheduling.step else {}
-    reached = {
-        name: number if number > 0 else max(readiness.ready_versions(server.http_url, name))
-        for name, number in named.items()
-    }
-    prove.smoke(books, _serving(books), _subject(row, reached, ""), server, lambda: None, served)
-    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
+            is_engine = bool(_obstacle(books, row))
+            prove.prove_at(books, _serving(books), row, remote, partial(_at, row), engine=is_engine)
 
 
 def _serving(books: Proof) -> Serving:
@@ -230,52 +215,23 @@ def _obstacle(books: Proof, row: Standing) -> str:
     return ""
 
 
+def _at(row: Standing, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:
+    return _subject(row, reached, "")
+
+
 def _subject(row: Standing, reached: Mapping[str, int], obstacle: str) -> Subject:
     """What is right of a model, by its manifests.
 
     Raises:
         StageError: an older build of this tool wrote them, or the golden samples are lost.
     """
-    known = record.read(row.newest, row.name)
-
-    def expected(served: Sequence[int], alive: Alive) -> Expected:
-        if isinstance(known, record.ModelRecord):
-            return Expectation(
-                model=row.name,
-                signature=known.signature,
-                max_batch_size=known.max_batch_size,
-                versions={number: _golden(row.root, row.name, number) for number in served},
-                tolerance=known.tolerance,
-                config=row.config,
-                alive=alive,
-            )
-        golden = _golden(row.root, known.answering, reached[known.answering])
-        if golden is None:
-            raise StageError(
-                f"smoke[{row.name}]: version {reached[known.answering]} of {known.answering}, which answers in it, was "
-                "not written by this tool: what is right is not known"
-            )
-        return ImagesExpectation(
-            model=row.name,
-            members=tuple(reached),
-            versions=served,
-            config=row.config,
-            golden=golden,
-            scores=known.scores,
-            before=known.before,
-            after=known.after,
-            tolerance=known.tolerance,
-            alive=alive,
-        )
-
-    answering = known.answering if isinstance(known, record.ImagesRecord) else ""
     return Subject(
         row=row,
         entry=RepositoryEntry(root=row.root, model_name=row.name, version=max(row.manifests), created=False),
+        known=record.read(row.newest, row.name),
+        golden=partial(_golden, row.root),
         members=reached,
-        parts=tuple(name for name in reached if name != answering),
         config=row.config,
-        expected=expected,
         flavour=_RTX if row.config.backend == _RTX else "tensorrt",
         obstacle=obstacle,
     )

@@ -26,7 +26,6 @@ from pipeline.build import loop as building
 from pipeline.build import publication
 from pipeline.build.loop import Options
 from pipeline.config import load as loading
-from pipeline.config.ensemble_checks import served_names
 from pipeline.config.load import LoadedConfig
 from pipeline.formats.tensorrt.spec import to_json as engine_json
 from pipeline.machine import doctor as diagnosis
@@ -37,6 +36,7 @@ from pipeline.report.fitting import Words
 from pipeline.report.summary import BuildReport, table
 from pipeline.report.terminal import Terminal
 from pipeline.report.units import human_bytes
+from pipeline.servers import table as servers
 
 _NAME_WIDTH = 40  # of a plan's variants: longer ones may be folded in a narrow terminal
 
@@ -55,8 +55,7 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
         raise ConfigError(f"config: {count}, nothing was built", problems=problems)
     owners: dict[str, Path] = {}
     for item in loaded:
-        archive = (f"{item.config.name}.torchserve",) if item.config.torchserve else ()
-        for name in (*served_names(item.config), *archive):
+        for name in servers.names(item.config):
             if name in owners:
                 raise ConfigError(
                     f"config: two configurations make a model called {name}",
@@ -226,14 +225,10 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
         highlight=False,
     )
     fixed = (Column("format", no_wrap=True), Column("prec", no_wrap=True), Column("max batch", justify="right"))
-    longest = max(len(made.identifier) for made in (*item.variants, *item.deployments))
+    longest = max(len(made.identifier) for made in item.rows)
     names = Column("variant", overflow="fold", no_wrap=longest <= _NAME_WIDTH)
     variants = Table(names, *fixed, "how", box=None, header_style="bold", padding=(0, 0, 0, 2))
-    for variant in item.variants:
-        variants.add_row(
-            variant.identifier, variant.format, variant.precision, str(variant.max_batch_size), escape(variant.how)
-        )
-    for made in item.deployments:
+    for made in item.rows:
         variants.add_row(made.identifier, made.format, made.precision, str(made.max_batch_size), escape(made.how))
     console.print(variants)
     steps = Table("step", "", "key", box=None, header_style="bold", padding=(0, 2))

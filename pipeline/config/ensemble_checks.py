@@ -8,8 +8,10 @@ from pipeline.config.inheritance import inherited
 from pipeline.config.subject import Found, Subject
 from pipeline.formats.table import FORMATS
 from pipeline.schema import Config
+from pipeline.servers.table import DEPLOYMENTS
 
-PARTS = ("preprocess", "postprocess")
+_ENSEMBLE = DEPLOYMENTS["triton"]
+PARTS = _ENSEMBLE.parts
 """The models beside the variants are called ``<name>_preprocess`` and ``<name>_postprocess``."""
 
 
@@ -49,8 +51,7 @@ def answering(subject: Subject) -> Found:
 
 def _takes_no_gpu(model_format: str | None) -> bool:
     """Whether Triton serves such a variant on any machine; what is no format is told elsewhere."""
-    row = FORMATS.get(str(model_format))
-    return row is None or (bool(row.backends) and not row.on_gpu)
+    return model_format not in FORMATS or model_format in _ENSEMBLE.takes
 
 
 def names(subject: Subject) -> Found:
@@ -66,12 +67,4 @@ def names(subject: Subject) -> Found:
 
 def has_ensemble(config: Config) -> bool:
     """Whether the build makes an ensemble."""
-    return config.preprocess is not None and config.postprocess is not None
-
-
-def served_names(config: Config) -> tuple[str, ...]:
-    """Every Triton model that a configuration makes."""
-    own = [f"{config.name}_{key}" for key in config.variants]
-    if has_ensemble(config):
-        own += [config.name, *(f"{config.name}_{part}" for part in PARTS)]
-    return tuple(own)
+    return _ENSEMBLE.settings(config, True) is not None

@@ -18,23 +18,20 @@ from pipeline.machine import doctor
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, limits
 from pipeline.plan import deployments, steps
-from pipeline.plan.deployments import EnsemblePlan, PillowPlan, TfServingPlan, TorchServePlan
 from pipeline.plan.steps import calibration_data
-from pipeline.plan.values import EnginePlan, Reduction, Row, Subject, Variant
+from pipeline.plan.subject import Subject
 from pipeline.plan.variants import resolve
 from pipeline.schema.model import Data, Input, Output
+from pipeline.servers.planned import DeploymentPlan, EnginePlan, Reduction, Row, Variant
 from pipeline.sources import table as sources
 
 __all__ = [
     "BuildPlan",
     "Dependencies",
+    "DeploymentPlan",
     "EnginePlan",
-    "EnsemblePlan",
-    "PillowPlan",
     "Reduction",
     "Row",
-    "TfServingPlan",
-    "TorchServePlan",
     "Variant",
     "calibration_data",
     "make",
@@ -50,10 +47,9 @@ class BuildPlan:
         repository: where models go that a stock container of the target loads; see ``roots``.
         source: the step that makes the model.
         samples: the step that makes the golden samples.
-        ensemble: images in, labels out; None where the YAML does not say how.
+        deployments: what is made of variants.
         missing_to_build: what this machine lacks to make the model, each with its remedy.
         missing_to_serve: what it lacks to serve it.
-        tfserving: the tree for TF-Serving, where the YAML has that section.
     """
 
     loaded: LoadedConfig
@@ -66,9 +62,7 @@ class BuildPlan:
     work_dir: Path
     missing_to_build: tuple[str, ...]
     missing_to_serve: tuple[str, ...]
-    ensemble: EnsemblePlan | None = None
-    torchserve: TorchServePlan | None = None
-    tfserving: TfServingPlan | None = None
+    deployments: tuple[DeploymentPlan, ...] = ()
 
     @property
     def roots(self) -> tuple[Path, Path]:
@@ -81,15 +75,9 @@ class BuildPlan:
         return (*self.variants, *self.deployments)
 
     @property
-    def deployments(self) -> tuple[Row, ...]:
-        """What is made of variants."""
-        return tuple(row for row in (self.ensemble, self.torchserve, self.tfserving) if row)
-
-    @property
     def missing_for_deployments(self) -> tuple[str, ...]:
         """What this machine lacks for them; only their own rows fail."""
-        lacking = self.torchserve.lacking_to_serve if self.torchserve else ()
-        return tuple(f"{self.loaded.config.name}.torchserve: {lack}" for lack in lacking)
+        return tuple(f"{row.identifier}: {lack}" for row in self.deployments for lack in row.lacking_to_serve)
 
     @property
     def missing_for_engines(self) -> tuple[str, ...]:
@@ -112,7 +100,7 @@ class BuildPlan:
         rows = [self.source, self.samples]
         for variant in self.variants:
             rows += [step for step in variant.steps if step not in rows]
-        return (*rows, *(one.step for one in (self.ensemble.pillow if self.ensemble else ())))
+        return (*rows, *(step for row in self.deployments for step in row.steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +168,7 @@ def make(
         source=source,
         samples=samples,
         variants=tuple(variant for variant in variants if not keys or variant.key in keys),
-        ensemble=deployments.ensemble(subject, variants, keys),
-        torchserve=deployments.torchserve(subject, variants, keys),
-        tfserving=deployments.tfserving(subject, variants, keys),
+        deployments=deployments.resolve(subject, variants, keys),
         repository=repository,
         work_dir=work_dir,
         missing_to_build=(*doctor.lacks_to_build(environment, _libraries(loaded)), *lacks),

@@ -15,8 +15,9 @@ from pipeline.machine import doctor, tensorrt_flavours
 from pipeline.machine.environment import Environment
 from pipeline.machine.target import Limits, has_later_tensorrt, tensorrt_conflict, tensorrt_image, tensorrt_requirement
 from pipeline.plan.settings import max_batch_size
-from pipeline.plan.values import EnginePlan, Subject
+from pipeline.plan.subject import Subject
 from pipeline.schema.variants import Engine, Precision
+from pipeline.servers.planned import EnginePlan
 
 
 def _flavour(subject: Subject, key: str) -> tuple[Engine, tensorrt_flavours.Flavour]:

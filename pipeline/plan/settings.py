@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.base import model_config
 from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.data import images
-from pipeline.plan.values import Subject
+from pipeline.plan.subject import Subject
 from pipeline.schema.variants import Variant
 
 DEFAULT_MAX_BATCH_SIZE = 32

@@ -12,12 +12,13 @@ from pipeline.config.inheritance import inherited, owner
 from pipeline.config.load import LoadedConfig
 from pipeline.formats.format import Export
 from pipeline.formats.table import FORMATS
-from pipeline.plan.values import Reduction, Subject
+from pipeline.plan.subject import Subject
 from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 from pipeline.schema.base import Section
 from pipeline.schema.model import Data
 from pipeline.schema.variants import Calibration, KeepFp32, Precision, Repair
+from pipeline.servers.planned import Reduction
 from pipeline.sources import planned
 from pipeline.sources import table as sources
 

@@ -10,10 +10,12 @@ from pipeline.config.inheritance import chain, inherited
 from pipeline.formats.table import BACKENDS, FORMATS
 from pipeline.machine.target import CONTAINER_BACKENDS
 from pipeline.plan import engines, settings, steps
-from pipeline.plan.values import Subject, Variant
+from pipeline.plan.subject import Subject
 from pipeline.precision.table import PRECISIONS
 from pipeline.proof import parity
 from pipeline.schema.variants import Precision
+from pipeline.servers.planned import Variant
+from pipeline.servers.table import SERVERS
 
 
 def resolve(subject: Subject) -> tuple[Variant, ...]:
@@ -48,15 +50,16 @@ def _variant(subject: Subject, key: str) -> Variant:
     reduce = steps.reduce(subject, identifier, reduction, export, calibration, judging)
     graph = reduce or export
     engine = engines.plan(subject, key, precision, graph, judging) if row.engine else None
-    kind = engine.spec.flavour if engine else row.kind
+    kind, server = engine.spec.flavour if engine else row.kind, row.server(subject.limits.release)
     return Variant(
         identifier=identifier,
         key=key,
         format=model_format,
         kind=kind,
         precision=precision,
-        server=row.server(subject.limits.release),
+        server=server,
         root=_root(subject, model_format, kind),
+        published=(identifier,) if SERVERS[server].variants else (),
         parent=maker,
         options=steps.options(subject, maker),
         reduction=reduction,

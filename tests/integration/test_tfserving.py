@@ -15,10 +15,10 @@ import pytest
 
 from pipeline.base.errors import SmokeError, StageError
 from pipeline.base.values import RunningServer
-from pipeline.build import tfserving as deploying
 from pipeline.cli import commands
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
 from pipeline.servers.tfserving import client
+from pipeline.servers.tfserving import deployment as deploying
 from pipeline.servers.tfserving import server as tfserving
 from pipeline.servers.tfserving.checks import metadata
 from tests.integration.conftest import ROOT, Built, run
@@ -160,7 +160,7 @@ def test_the_script_serves_the_folder_it_lies_in(newer: Built, tmp_path: Path) -
     docker.chmod(0o755)
     tree = newer.folder / "repository.tfserving"
     done = subprocess.run(
-        ["sh", "-c", f"{deploying.launch_command(tree)} --enable_batching"],
+        ["sh", "-c", f"{deploying.complete(tree)} --enable_batching"],
         env={"PATH": f"{docker.parent}:/usr/bin:/bin"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     words = done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""The tables of formats, precisions and sources: rows, the schema's unions and what rows name agree.
+"""The tables of formats, precisions, sources and servers: rows, the schema's unions and what rows name agree.
 
 That rows of one table do not know each other is held here, by the tables: a new row is in no list of modules.
 """
@@ -12,10 +12,12 @@ from typing import get_args
 import grimp
 import pytest
 
+from pipeline import servers
 from pipeline.formats.table import FORMATS
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema.model import Source
 from pipeline.schema.variants import Format, Precision
+from pipeline.servers.table import SERVERS
 from pipeline.sources.table import SOURCES
 
 STEPS = sorted(
@@ -24,6 +26,7 @@ STEPS = sorted(
     | {f"{row.module}:{name}" for row in SOURCES.values() for name in ("make", "opened")}
     | {f"{row.module}:{name}" for row in PRECISIONS.values() if row.module for name in ("make", "runnable", "opened")}
 )
+SERVER_FOLDERS = [item.name for item in pkgutil.iter_modules(servers.__path__) if item.ispkg]
 NETWORKS = "pipeline.sources.library"
 """What gives networks by name, to the sources that put weights into one too."""
 
@@ -32,6 +35,7 @@ def test_every_name_that_the_schema_takes_has_a_row() -> None:
     assert set(FORMATS) == set(get_args(Format))
     assert set(PRECISIONS) == set(get_args(Precision))
     assert set(SOURCES) == set(Source.model_fields)
+    assert len(SERVERS) == len(SERVER_FOLDERS)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -58,6 +62,7 @@ def imports() -> grimp.ImportGraph:
     "modules",
     [
         pytest.param([f"pipeline.formats.{name}" for name in FORMATS], id="formats"),
+        pytest.param([f"pipeline.servers.{folder}" for folder in SERVER_FOLDERS], id="servers"),
         pytest.param(sorted({row.module for row in SOURCES.values()} - {NETWORKS}), id="sources"),
     ],
 )

@@ -87,7 +87,7 @@ def describe(
     merged = model_config.overlay(
         defaults, {key: value for key, value in fields.items() if key not in ("input", "output")}
     )
-    if profiles > 1 and merged.get("instance_group"):
+    if kind == "tensorrt" and profiles > 1 and merged.get("instance_group"):
         every = [str(index) for index in range(profiles)]
         merged["instance_group"] = [{"profile": every, **group} for group in merged["instance_group"]]
     for key in ("input", "output"):

@@ -37,9 +37,9 @@ def folder_name(python: str, machine: str) -> str:
 def make(task: Task, progress: Progress) -> Outcome:
     """The step; arguments ``python``, ``machine``, and ``here``: it is this interpreter's; gives its ``version``."""
     given = task.arguments
-    if given["here"]:
-        return Outcome(values=installed(task.out_dir))
-    return Outcome(values=fetched(task.out_dir, python=given["python"], machine=given["machine"]))
+    python, here = given["python"], given["here"]
+    values = installed(task.out_dir) if here else fetched(task.out_dir, python=python, machine=given["machine"])
+    return Outcome(notes=(f"Pillow {values['version']} for Python {python}",), values=values)
 
 
 def installed(folder: Path) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.build import elsewhere, emission, publication
 from pipeline.build import loop as building
-from pipeline.build import publication
 from pipeline.build.loop import Options, Stages
 from pipeline.config.load import load
 from pipeline.report.terminal import Terminal
@@ -24,18 +24,15 @@ torchserve: {}
 
 
 def test_an_archive_is_not_made_of_a_variant_that_failed(tmp_path: Path) -> None:
-    from pipeline.build import torchserve
-
     (tmp_path / "net.py").touch()
     (tmp_path / "x.npy").touch()
     (tmp_path / "m.yaml").write_text(YAML)
     options = Options(repository=tmp_path / "repo", work_dir=tmp_path / "work")
     stages = Stages(building.make_plan(load(tmp_path / "m.yaml"), options), Terminal(Console(quiet=True)))
-    archive = stages.run.plan.torchserve
-    assert archive is not None
+    (archive,) = stages.run.plan.deployments
     with publication.opened(stages.run):
-        torchserve.emit(stages.run, archive)
-        torchserve.prove(stages.run, archive)  # nothing was emitted: nothing to add
+        emission.emit(stages.run)
+        elsewhere.prove(stages.run)  # nothing was emitted: nothing to add
         publication.publish(stages.run)
     result = stages.run.results["m.torchserve"]
     assert result.exit_code == 4

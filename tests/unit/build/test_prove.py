@@ -41,8 +41,8 @@ def books(folder: Path, *keys: str) -> Books:
 def subject(root: Path, key: str, **changes: Any) -> Subject:
     entry = RepositoryEntry(root=root, model_name=f"m_{key}", version=1, created=False)
     nothing: Any = None
-    fields: dict[str, Any] = {"row": Row(key), "entry": entry, "members": {}, "parts": (), "config": nothing}
-    return Subject(**{**fields, "expected": nothing, **changes})
+    fields: dict[str, Any] = {"row": Row(key), "entry": entry, "members": {}, "config": nothing}
+    return Subject(**{**fields, "known": nothing, "golden": nothing, **changes})
 
 
 def test_what_cannot_be_measured_is_said_and_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import ConfigError
-from pipeline.config.ensemble_checks import served_names
 from pipeline.config.load import load
+from pipeline.servers.table import names
 
 BASE = """\
 name: net
@@ -104,6 +104,6 @@ def test_each_rule_says_where_and_what(tmp_path: Path, changes: tuple[tuple[str,
 def test_every_model_of_a_configuration_is_known_by_name(tmp_path: Path) -> None:
     assert _check(tmp_path) == []
     config = load(tmp_path / "net.yaml").config
-    assert served_names(config) == ("net_onnx", "net_ts", "net", "net_preprocess", "net_postprocess")
+    assert tuple(names(config)) == ("net_onnx", "net_ts", "net", "net_preprocess", "net_postprocess")
     plain = config.model_copy(update={"postprocess": None})
-    assert served_names(plain) == ("net_onnx", "net_ts")
+    assert tuple(names(plain)) == ("net_onnx", "net_ts")

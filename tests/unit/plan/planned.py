@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import plan as planning
 from pipeline.config.load import load
 from pipeline.machine import environment
-from pipeline.plan import BuildPlan, Dependencies
+from pipeline.plan import BuildPlan, Dependencies, DeploymentPlan
 
 YAML = """
 name: m
@@ -56,6 +56,10 @@ def plan(folder: Path, *overrides: str, text: str = YAML, keys: tuple[str, ...] 
         work_dir=folder,
         keys=keys,
     )
+
+
+def deployment(made: BuildPlan, server: str) -> DeploymentPlan | None:
+    return next((row for row in made.deployments if row.server == server), None)
 
 
 def by_key(made: BuildPlan) -> dict[str, Any]:

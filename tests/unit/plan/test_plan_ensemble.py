@@ -10,7 +10,8 @@ import pytest
 from pipeline import plan as planning
 from pipeline.config.load import load
 from pipeline.machine import environment, tensorrt_flavours
-from pipeline.plan import BuildPlan, Dependencies, EnsemblePlan
+from pipeline.plan import BuildPlan, Dependencies, DeploymentPlan
+from tests.unit.plan.planned import deployment
 
 YAML = """
 name: m
@@ -41,15 +42,16 @@ def plan(folder: Path, *overrides: str, keys: tuple[str, ...] = ()) -> BuildPlan
     )
 
 
-def made(plan: BuildPlan) -> EnsemblePlan:
-    assert plan.ensemble is not None
-    return plan.ensemble
+def made(plan: BuildPlan) -> DeploymentPlan:
+    ensemble = deployment(plan, "triton")
+    assert ensemble is not None
+    return ensemble
 
 
 def test_the_first_variant_that_runs_on_a_cpu_answers(tmp_path: Path) -> None:
     found = plan(tmp_path)
     ensemble = made(found)
-    assert ensemble.models == ("m_preprocess", "m_onnx", "m_postprocess")
+    assert ensemble.members == ("m_preprocess", "m_onnx", "m_postprocess")
     assert (ensemble.key, ensemble.identifier, ensemble.format, ensemble.server) == ("m", "m", "ensemble", "triton")
     assert found.rows[-1] is ensemble
     assert len(found.rows) == 4
@@ -78,18 +80,21 @@ def test_an_engine_that_a_container_loads_is_with_the_others(tmp_path: Path, mon
 
 
 def test_without_its_variant_or_its_sections_there_is_none(tmp_path: Path) -> None:
-    assert plan(tmp_path, keys=("fp16",)).ensemble is None
-    assert plan(tmp_path, keys=("fp16", "onnx")).ensemble is not None
+    assert deployment(plan(tmp_path, keys=("fp16",)), "triton") is None
+    assert deployment(plan(tmp_path, keys=("fp16", "onnx")), "triton") is not None
     bare = plan(tmp_path, "postprocess=null")
-    assert bare.ensemble is None
+    assert bare.deployments == ()
     assert bare.rows == bare.variants
 
 
 def test_pillow_is_for_this_python_and_the_container_s(tmp_path: Path) -> None:
     here = ".".join(environment.probe(tmp_path).python_version.split(".")[:2])
     found = plan(tmp_path, "triton.target='24.10'")
-    assert [(one.python, one.here) for one in made(found).pillow] == [(here, True), ("3.10", False)]
+    assert [(one.arguments["python"], one.arguments["here"]) for one in made(found).steps] == [
+        (here, True),
+        ("3.10", False),
+    ]
     assert [step.name for step in found.steps][-2:] == [f"pillow[{here}]", "pillow[3.10]"]
-    assert len({one.step.key for one in made(found).pillow}) == 2
+    assert len({one.key for one in made(found).steps}) == 2
     unknown = made(plan(tmp_path, "triton.target='24.11'"))
-    assert [one.python for one in unknown.pillow] == [here]
+    assert [one.arguments["python"] for one in unknown.steps] == [here]

@@ -10,9 +10,9 @@ import pytest
 from pipeline.base.values import Signature
 from pipeline.formats.table import FORMATS
 from pipeline.plan import steps
-from pipeline.plan.values import Reduction
 from pipeline.precision import half_graphs, int8_graphs, judging, simulate
 from pipeline.schema.variants import Precision
+from pipeline.servers.planned import Reduction
 from tests.unit.base.test_store import step
 
 SIGNATURE = Signature(inputs=(), outputs=(), batch=None)

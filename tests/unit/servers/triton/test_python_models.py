@@ -20,10 +20,10 @@ import pytest
 from numpy import testing
 from PIL import Image
 
-from pipeline.build.ensemble import PYTHON_MODELS
 from pipeline.images import postprocessing, preprocessing
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.images.preprocessing import Preprocessing, png
+from pipeline.servers.triton.emission import PYTHON_MODELS
 
 HOW = Preprocessing(
     formats=("png",), color="gray", resize=None, crop=None, interpolation="bilinear", scale=255.0, mean=(0.0,),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import tfserving
 from pipeline.formats.saved_model.tfserving_messages import parse_models_config
 from pipeline.repository.manifest import corruption, read_manifest
 from pipeline.repository.versions import Version
+from pipeline.servers.tfserving import deployment
 from tests.unit.repository.bench import publish
 
 
@@ -19,7 +19,7 @@ def tree(tmp_path: Path) -> Path:
     for model in ("two", "one"):
         (root / model / "3").mkdir(parents=True)
     (root / "notes").mkdir()
-    tfserving.write_tree_files(root)
+    deployment.complete(root)
     return root
 
 

@@ -1,64 +1,19 @@
-"""What a plan says of a variant, and what all variants share."""
+"""What a build makes and servers serve, as it is planned: variants, and what is made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.base.step import Step
-from pipeline.base.values import Signature, Tolerance
-from pipeline.config.load import LoadedConfig
+from pipeline.base.values import Tolerance
 from pipeline.formats.table import FORMATS
 from pipeline.formats.tensorrt.spec import EngineSpec
-from pipeline.machine.environment import Environment
-from pipeline.machine.target import Limits
 from pipeline.precision.table import PRECISIONS
 from pipeline.schema.variants import Calibration, Format, Precision, Repair
-
-
-class Row(Protocol):
-    """What has a line of its own in the report: a variant, or a deployment made of some."""
-
-    @property
-    def key(self) -> str:
-        """Unique in a build: a variant's key, or a deployment's identifier."""
-
-    @property
-    def identifier(self) -> str:
-        """What it is called where it is served; names its log.
-
-        A deployment's is the model's own name, or has a full stop in it: never a variant's.
-        """
-
-    @property
-    def format(self) -> str:
-        """A variant's format, or the kind of deployment."""
-
-    @property
-    def precision(self) -> str:
-        """Of what answers."""
-
-    @property
-    def server(self) -> str:
-        """What serves it: ``triton``, ``torchserve``, ``tfserving``, or ``none``."""
-
-    @property
-    def root(self) -> Path:
-        """The repository that it is published in."""
-
-    @property
-    def published(self) -> tuple[str, ...]:
-        """The model directories there that are its own, in the order they are published in."""
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most samples that are run at once; 0 where none are joined."""
-
-    @property
-    def how(self) -> str:
-        """How it is made, in words."""
+from pipeline.servers.server import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +84,7 @@ class Variant:
         kind: what its file is; a C++ program's is the TorchScript file in it.
         server: what serves it: ``triton``, ``tfserving`` alone, or ``none`` for a program, which serves itself.
         root: the repository that it is published in.
+        published: its model directory there; none where only a deployment is made of it.
         parent: key of the variant whose export it starts from; its own key when it exports itself.
         options: how the export is made (``method``, or ``exporter``, ``opset`` and ``simplify``).
         reduction: how the exported graph is made less precise, or None for fp32.
@@ -148,6 +104,7 @@ class Variant:
     precision: Precision
     server: str
     root: Path
+    published: tuple[str, ...]
     parent: str
     options: Mapping[str, Any]
     reduction: Reduction | None
@@ -176,9 +133,9 @@ class Variant:
         return " → ".join(words)
 
     @property
-    def published(self) -> tuple[str, ...]:
-        """Its model directory; what TF-Serving alone serves is published by its deployment."""
-        return () if self.server == "tfserving" else (self.identifier,)
+    def variant(self) -> Variant:
+        """Itself."""
+        return self
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -194,25 +151,57 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What all variants of a configuration share.
+class DeploymentPlan:
+    """What is made of a variant: an ensemble around it, or what another server takes.
 
     Attributes:
-        calibration_digests: by variant key, the files that its calibration data is read from.
-        timing_cache: folder of TensorRT's timing caches.
-        repository: Triton's root.
+        identifier: ``<name>.<server>``; an ensemble's is its Triton model name, ``<name>``.
+        model: the YAML's ``name``, and its own where it is served.
+        server: its row in servers/table.py.
+        format: the kind of deployment.
+        variant: the one that it is made of.
+        parts: models of its own that come before and after the variant; empty for what is one model.
+        settings: the server's own, from the YAML, with all options resolved.
+        steps: what is got for it before it is emitted.
+        lacking_to_make: what this machine lacks to make it, each with its remedy.
+        lacking_to_serve: what it lacks to prove it; without a proof that does not matter.
     """
 
-    loaded: LoadedConfig
-    signature: Signature
-    limits: Limits
-    environment: Environment
-    source: Step
-    samples: Step
-    calibration_digests: Mapping[str, Mapping[str, str]]
-    timing_cache: Path
-    repository: Path
+    identifier: str
+    model: str
+    server: str
+    format: str
+    root: Path
+    variant: Variant
+    parts: tuple[str, ...]
+    settings: Settings
+    max_batch_size: int
+    how: str
+    steps: tuple[Step, ...]
+    lacking_to_make: tuple[str, ...]
+    lacking_to_serve: tuple[str, ...]
 
-    def beside(self, suffix: str) -> Path:
-        """A root of its own for what Triton does not serve: ``<repository>.<suffix>``."""
-        return self.repository.with_name(f"{self.repository.name}.{suffix}")
+    @property
+    def key(self) -> str:
+        """No variant's."""
+        return self.identifier
+
+    @property
+    def precision(self) -> str:
+        """Of the variant that answers."""
+        return self.variant.precision
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Its own directories: the parts first, when there are some, and last what asks them."""
+        return (*self.parts, self.model)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The models that it asks, in order, where it is an ensemble."""
+        return (*self.parts[:1], self.variant.identifier, *self.parts[1:]) if self.parts else ()
+
+
+Row = Variant | DeploymentPlan
+"""What has a line of its own in the report. The identifier of a deployment is the model's own name, or has a full stop
+in it: never a variant's."""
