@@ -45,11 +45,7 @@ def _takes_keywords(module: torch.nn.Module, names: Sequence[str]) -> bool:
 
 
 def pick_outputs(result: Any, names: Sequence[str]) -> tuple[torch.Tensor, ...]:
-    """Order a module's result by the YAML's output names.
-
-    Raises:
-        StageError: fewer results than names, or one is not a tensor.
-    """
+    """Order a module's result by the YAML's output names; a StageError where it has fewer tensors."""
     if dataclasses.is_dataclass(result) and not isinstance(result, Mapping):
         result = {item.name: getattr(result, item.name) for item in dataclasses.fields(result)}
     elif isinstance(result, tuple) and hasattr(result, "_fields"):  # a named tuple
@@ -79,11 +75,7 @@ class TorchRuntime:
         self._signature = signature
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: the module failed, or an output's dtype is not the YAML's.
-        """
+        """As ``values.Runtime`` has it."""
         tensors = [torch.from_numpy(inputs[spec.name].copy()) for spec in self._signature.inputs]
         try:
             with torch.inference_mode():
