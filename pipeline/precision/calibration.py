@@ -87,19 +87,12 @@ def measure(
     limit: float,
     progress: Progress,
 ) -> Ranges:
-    """Run every sample and choose a range for each float tensor of ``tensors``.
+    """Run every sample, by its inputs, and choose a range for each float tensor of ``tensors`` but weights.
 
-    Args:
-        file: the fp32 ONNX model; temporary files are left beside it.
-        samples: only the inputs are used.
-        ops: operators that read or write them.
-        tensors: names; those of weights are passed over.
-        method: ``minmax`` takes the extremes; ``entropy`` the range around 0 that loses the least information
-            (Kullback-Leibler divergence; Migacz, "8-bit Inference with TensorRT", GTC 2017); ``percentile`` cuts off
-            the least and the greatest values, as many of each.
-        percentile: share of the values to keep, in percent, for the method of that name.
-        limit: a tensor with a value beyond ±``limit`` gets no range.
-        progress: told of the samples done.
+    ``minmax`` takes the extremes; ``entropy`` the range around 0 that loses the least information (Kullback-Leibler
+    divergence; Migacz, "8-bit Inference with TensorRT", GTC 2017); ``percentile`` keeps that share of the values, in
+    percent, and cuts off the least and the greatest, as many of each. A tensor with a value beyond ±``limit`` gets no
+    range. ``ops`` are the operators that read or write the tensors; temporary files are left beside the fp32 ``file``.
 
     Raises:
         StageError: ONNX Runtime cannot run the model on a sample.

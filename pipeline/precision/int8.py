@@ -163,21 +163,13 @@ def quantize(
     """Write ``out_dir/model.onnx`` with QuantizeLinear and DequantizeLinear around what shall be computed in int8.
 
     Weights have one scale per channel. For ``onnxruntime`` activations are unsigned with a zero point, for ``tensorrt``
-    signed without one. What stays in fp32 has its own weights and, for TensorRT, reads unrounded values; on the CPU its
-    neighbours pass on what they have rounded.
+    signed without one. What stays in fp32, operators and nodes by name (a node without one goes by its first output),
+    has its own weights and, for TensorRT, reads unrounded values; on the CPU its neighbours pass on what they have
+    rounded. ``reduce_range`` is for weights of 7 bits on CPUs without VNNI, which add pairs of products in 16 bits and
+    saturate; TensorRT's sums have 32 bits.
 
-    Args:
-        source: fp32 file, or the directory of a model with external data.
-        samples: calibration samples; every one is used, their outputs are not.
-        out_dir: existing empty directory; its parent is used for temporary files.
-        consumer: who will run the result.
-        method: how ranges are chosen from what the samples give; see calibration.measure.
-        percentile: for the method of that name, in percent.
-        reduce_range: weights of 7 bits, for CPUs without VNNI, which add pairs of products in 16 bits and saturate.
-            ONNX Runtime only: TensorRT's sums have 32 bits.
-        keep_ops: operators left in fp32.
-        keep_nodes: names of nodes left in fp32; a node without a name goes by its first output.
-        progress: told of the samples done.
+    All samples are used, by their inputs; ``method`` and ``percentile`` as for ``calibration.measure``. The source is a
+    file, or the directory of a model with external data; the parent of ``out_dir`` takes temporary files.
 
     Raises:
         StageError: no node can be quantised, a name in ``keep_nodes`` is not a node's, a sample was not used, or the

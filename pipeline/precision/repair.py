@@ -65,7 +65,7 @@ def reduce(
     progress: Progress,
     runnable: blame.Runnable = lambda reduced, _: reduced,
 ) -> Outcome:
-    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget.
+    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget and give account of that.
 
     Attempt n keeps the 2^(n-1) worst nodes (1, 2, 4, …, the share's limit at most) of one ranking, made from the
     first graph. The best try is chosen: one that passed, else the highest accuracy, else the lowest max_abs, else the
@@ -81,11 +81,6 @@ def reduce(
         budget: None makes one graph and asks no one.
         progress: told of each attempt.
         runnable: a graph for ONNX Runtime's CPU that rounds as the reduced one; see blame.Runnable.
-
-    Returns:
-        What ``make`` returned for the chosen graph. If the first was refused, with a note and the value ``repair``:
-        ``attempts`` (rebuilds made), ``passed``, ``convertible`` (how many nodes), ``kept`` (``node``, ``op``,
-        ``sqnr_db`` of each, worst first), and the figures ``before`` and ``after``.
     """
     if budget is None:
         return make(out_dir, frozenset())
@@ -156,7 +151,7 @@ def _merit(tried: _Try) -> tuple[bool, float, float]:
 
 
 def _account(first: _Try, best: _Try, attempts: int, convertible: int) -> Outcome:
-    """The best try's outcome, with what repair did and what it bought."""
+    """The best try's outcome, with what repair did and what it bought, in a note and the value ``repair``."""
     repair = {
         "attempts": attempts,
         "passed": best.verdict.passed,

@@ -139,15 +139,6 @@ def check_supported(item, backend, what):
         raise RefusedError(f"unsupported datatype {item['data_type']} for {what}")
 
 
-def check_type(name, item, role, found):
-    """Refuse a data type that is not the model's, which is ``found``."""
-    if item["data_type"] != found:
-        raise RefusedError(
-            f"unable to load model '{name}', configuration expects datatype {item['data_type']} for {role} "
-            f"'{item['name']}', model provides {found}"
-        )
-
-
 def texts(array):
     """The elements of an array of text, which the server hands over as bytes."""
     return [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]

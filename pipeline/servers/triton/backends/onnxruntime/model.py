@@ -7,11 +7,9 @@ Each instance is a process of its own.
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import stand_in
-
 
 facts = stand_in.facts
 RefusedError = stand_in.RefusedError

@@ -9,11 +9,9 @@ ENABLE_WEIGHT_SHARING has nothing to share.
 import io
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 import stand_in
-
 
 RefusedError = stand_in.RefusedError
 

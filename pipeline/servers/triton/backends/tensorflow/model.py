@@ -7,11 +7,9 @@ real backend would serve. Each instance is a process of its own, so MAX_SESSION_
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import stand_in
-
 
 RefusedError = stand_in.RefusedError
 
@@ -138,4 +136,9 @@ def _check_tensor(item, info, role, config):
     shape = [] if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
     if shape:
         stand_in.check_dims(config, item, shape, exact=role == "output")
-    stand_in.check_type(config["name"], item, role, _CONFIG_TYPES.get(info.dtype, "TYPE_<invalid>"))
+    kind = _CONFIG_TYPES.get(info.dtype, "TYPE_<invalid>")
+    if kind != item["data_type"]:
+        raise RefusedError(
+            f"unable to load model '{config['name']}', configuration expects datatype {item['data_type']} for {role} "
+            f"'{item['name']}', model provides {kind}"
+        )

@@ -12,7 +12,6 @@ from pathlib import Path
 import engine_session
 import stand_in
 
-
 RefusedError = stand_in.RefusedError
 shape_text = stand_in.shape_text
 
