@@ -35,6 +35,11 @@ NUMPY_DTYPES: Mapping[str, type[np.generic]] = {
 }
 
 
+def described(tensors: Tensors) -> str:
+    """Names, dtypes and shapes in one line: ``ids int64[2, 7], mask int64[2, 7]``."""
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in tensors.items())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """One input or output of a model.

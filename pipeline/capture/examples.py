@@ -33,11 +33,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Two examples of a model.
+    """Two examples of a model: what is traced and exported, and what the result is tried on.
 
     Attributes:
-        first: what is traced and exported.
-        second: what the result is tried on.
         notes: dynamic dimensions whose size could not be varied between the two, with the reason.
     """
 
@@ -75,11 +73,7 @@ def choose(module: NamedModule, signature: Signature, golden: GoldenSamples) -> 
 
 
 def run(module: NamedModule, signature: Signature, inputs: Tensors) -> Example:
-    """Run the source model and check its outputs' shapes against the signature.
-
-    Raises:
-        StageError: it failed, or an output's shape does not fit.
-    """
+    """Run the source model and check its outputs' shapes against the signature; a StageError where they do not fit."""
     tensors = tuple(torch.from_numpy(inputs[spec.name].copy()) for spec in signature.inputs)
     described = ", ".join(f"{spec.name} {list(inputs[spec.name].shape)}" for spec in signature.inputs)
     try:

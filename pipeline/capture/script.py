@@ -101,11 +101,7 @@ def _trace(module: NamedModule, signature: Signature, pair: Examples, capturable
 
 
 def _script(module: torch.nn.Module, signature: Signature, pair: Examples) -> Any:
-    """Compile the module's Python source.
-
-    Raises:
-        StageError: it uses what TorchScript lacks; ``where`` names the line.
-    """
+    """Compile the module's Python source."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler warns about the user's attributes and annotations
@@ -127,12 +123,9 @@ def _run(module: Any, pair: Examples) -> Any:
 
 
 def _wrap(inner: Any, signature: Signature, result: Any) -> Any:
-    """Put ``inner`` below a module whose forward has the signature's names and returns its outputs in order.
+    """Put a ScriptModule below one whose forward has the signature's names and returns its outputs in order.
 
-    Args:
-        inner: a ScriptModule.
-        signature: the names.
-        result: what ``inner`` returned for an example; tells how to reach its outputs.
+    ``result`` is what it returned for an example, which tells how to reach its outputs.
     """
 
     class Model(torch.nn.Module):  # made anew each time: TorchScript shares compiled types between equal classes

@@ -114,11 +114,7 @@ class TorchRuntime:
         return tuple(self._notes)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: the module failed, or an output's dtype is not the YAML's.
-        """
+        """As ``values.Runtime`` has it."""
         tensors = [torch.from_numpy(inputs[spec.name].copy()) for spec in self._signature.inputs]
         try:
             with torch.inference_mode():

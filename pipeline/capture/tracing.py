@@ -43,10 +43,8 @@ def trace(module: NamedModule, signature: Signature, examples: Examples, *, capt
 
     Values that differ from the model's, or two traces that are not the same graph, mean frozen control flow or sizes. A
     warning of the tracer alone is believed unless torch.export captures the model with dynamic dimensions, which proves
-    that no Python control flow depends on the data; ``capturable`` None is to find that out if it matters.
-
-    Raises:
-        Exception: whatever the tracer raises for a model it cannot trace.
+    that no Python control flow depends on the data; ``capturable`` None is to find that out if it matters. Raises what
+    the tracer raises for a model it cannot trace.
     """
     traced, warned = _trace(module, examples.first)
     other, _ = _trace(module, examples.second)
@@ -104,14 +102,7 @@ def named(tensors: Sequence[torch.Tensor], signature: Signature) -> Tensors:
 
 
 def unlike(runtime: Runtime, signature: Signature, pair: Examples) -> tuple[str, str] | None:
-    """Where an exported file does not answer as the model does.
-
-    Returns:
-        The sizes of the dynamic dimensions and what differs, for the first example that does; None where none does.
-
-    Raises:
-        StageError: the file does not run.
-    """
+    """The sizes at which, and in what, an exported file does not answer as the model does; None where it does."""
     names = [spec.name for spec in signature.inputs]
     for example in (pair.first, pair.second):
         outputs = runtime.run({name: tensor.numpy() for name, tensor in zip(names, example.inputs, strict=True)})

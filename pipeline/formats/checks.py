@@ -6,21 +6,14 @@ from collections.abc import Sequence
 
 from pipeline.base.errors import StageError
 from pipeline.base.ports import same_names
-from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, TensorSpec
+from pipeline.base.values import NUMPY_DTYPES, Signature, Tensors, TensorSpec
 
 
 def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[TensorSpec], where: str) -> None:
-    """Check that a file's names are the signature's, in any order.
-
-    Args:
-        runtime: for the message: ``onnxruntime``.
-        what: ``inputs`` or ``outputs``.
-        found: the file's names.
-        expected: the signature's tensors.
-        where: the file.
+    """Check that the names of a file's ``inputs`` or ``outputs`` (``what``) are the signature's, in any order.
 
     Raises:
-        StageError: one is missing or unknown.
+        StageError: one is missing or unknown; the message names ``runtime``, and the file in ``where``.
     """
     if not same_names(found, expected):
         raise StageError(
@@ -32,11 +25,7 @@ def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[Tens
 
 
 def dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
-    """Check that outputs have the signature's dtypes.
-
-    Raises:
-        StageError: one has not.
-    """
+    """Check that outputs have the signature's dtypes; a StageError says which has not."""
     for spec in signature.outputs:
         if outputs[spec.name].dtype != NUMPY_DTYPES[spec.dtype]:
             raise StageError(
@@ -44,8 +33,3 @@ def dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
                 found=f"`outputs.{spec.name}.dtype` says {spec.dtype}",
                 hint=f"write dtype: {outputs[spec.name].dtype}",
             )
-
-
-def describe(inputs: dict[str, Array]) -> str:
-    """Names, dtypes and shapes in one line: ``ids int64[2, 7], mask int64[2, 7]``."""
-    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())

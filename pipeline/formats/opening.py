@@ -35,12 +35,17 @@ class Maker(Protocol):
 
 
 def opened(task: Task, signature: Signature) -> SourceModel:
-    """The model of a step's upstream ``source``; arguments ``source``, as in the YAML, and ``folder``, the YAML's.
-
-    Raises:
-        StageError: it cannot be opened.
-    """
-    source = Source.model_validate_json(canonical_json(task.arguments["source"]))
+    """The model of a step's upstream ``source``; arguments ``source``, as in the YAML, and ``folder``, the YAML's."""
     maker: Maker = pkgutil.resolve_name(task.step.upstream["source"].module)
-    resolve, directory = Path(task.arguments["folder"]).joinpath, task.upstream["source"].directory
-    return maker.opened(source, signature=signature, resolve=resolve, directory=directory)
+    directory = task.upstream["source"].directory
+    return maker.opened(section(task), signature=signature, resolve=resolver(task), directory=directory)
+
+
+def section(task: Task) -> Source:
+    """The YAML's ``source``, an argument of the step."""
+    return Source.model_validate_json(canonical_json(task.arguments["source"]))
+
+
+def resolver(task: Task) -> Resolve:
+    """Finds what is named in the YAML, whose ``folder`` is an argument of the step."""
+    return Path(task.arguments["folder"]).joinpath

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,16 @@ def make(task: Task, progress: Progress) -> Outcome:
     """The step; see ``export``."""
     signature = signatures.from_json(task.arguments["signature"])
     source = opening.opened(task, signature)
-    made = export(source, signature=signature, out_dir=task.out_dir, **task.arguments["options"])
-    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
+    return export(source, signature=signature, out_dir=task.out_dir, **task.arguments["options"])
 
 
 def export(
     source: SourceModel, *, signature: Signature, exporter: str, opset: int, simplify: bool, max_ir_version: int,
     out_dir: Path,
-) -> dict[str, Any]:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Write ``out_dir/model.onnx`` with tf2onnx (up to 2 GB, protobuf's limit).
 
     Equal models give equal bytes in any directory and process.
-
-    Returns:
-        ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.
 
     Raises:
         MissingError: TensorFlow or tf2onnx is not installed.
@@ -43,9 +40,8 @@ def export(
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".raw") as folder:
         raw = Path(folder).absolute() / "raw.onnx"
         with process.fresh() as child:
-            values, _ = child.call(
-                "onnx", {**messages.about(source.module, signature), "opset": opset, "out": str(raw)}
-            )
+            job = {**messages.about(source.module, signature), "opset": opset, "out": str(raw)}
+            values, _ = child.call("onnx", job)
         model = onnx.load(str(raw))
         if reason := interface.problem(model, signature):
             raise StageError(
@@ -59,8 +55,8 @@ def export(
         graph.name_constants(model)
         onnx.save(model, str(raw))
         finished = graph.finish(raw, out_dir, simplify=simplify, max_ir_version=max_ir_version)
-    properties = {"exporter": exporter, **finished["properties"]}
-    return {"file": finished["file"], "notes": [*values["notes"], *finished["notes"]], "properties": properties}
+    notes = (*values["notes"], *finished.notes)
+    return replace(finished, notes=notes, values={"exporter": exporter, **finished.values})
 
 
 def _order(tensors: Any, names: list[str]) -> None:

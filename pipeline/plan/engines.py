@@ -128,7 +128,7 @@ def _parity(subject: Subject, key: str, engine: Step, judged: Mapping[str, Any])
     gpu = subject.environment.gpu
     return Step(
         name=f"parity[{subject.loaded.config.name}_{key}.engine]",
-        function="pipeline.formats.tensorrt.judging:judge",
+        function="pipeline.formats.tensorrt.runtime:judge",
         arguments={**judged, "gpu": asdict(gpu) if gpu else None},
         tools=("cuda-bindings", "numpy", *engine.tools),
         upstream={"engine": engine, "samples": subject.samples},

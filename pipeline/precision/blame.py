@@ -27,9 +27,9 @@ from onnxruntime.quantization import qdq_loss_debug
 
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples
-from pipeline.data import samples as golden_samples
 from pipeline.formats.onnx import graph
 from pipeline.formats.onnx.onnxruntime import threads_here
+from pipeline.precision import calibration
 
 Runnable = Callable[[Path, Path], Path]
 """Given a reduced graph and an empty folder, a graph that ONNX Runtime's CPU computes with the same rounding."""
@@ -40,17 +40,14 @@ _FP32 = "/fp32"  # after a tensor's name: its value before the switch
 _SWITCH = "switch/"
 _LIMIT_DB = 300.0  # about the range of a float64; also stands for outputs that are no longer finite
 _PARTS = 8  # fewer cost more runs where all nodes are equally bad, more where one is
-_BATCH = 4  # samples; a board holds the intermediate tensors of two graphs
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
-    """A node and what its conversion alone does to the outputs.
+    """A node of the fp32 graph and what its conversion alone does to the outputs.
 
     Attributes:
-        name: in the fp32 graph.
-        op: its operator.
         sqnr_db: signal-to-quantization-noise ratio of the worst output with only this node converted, in dB, within
             ±300; -300 where an output is no longer finite.
     """
@@ -95,12 +92,7 @@ class Switchboard:
         stored = {node.name: [made.types.get(name, 0) for name in node.output] for node in made.model.graph.node}
         _merge(fp32, run, [node.name for node in self.nodes], stored)
         self._session = _open(fp32.model, work_dir / "board.onnx")
-        self._feeds = [
-            {name: np.concatenate([sample.inputs[name] for sample in chunk]) for name in chunk[0].inputs}
-            if samples.batched
-            else dict(chunk[0].inputs)
-            for chunk in golden_samples.chunks(samples, _BATCH)
-        ]
+        self._feeds = [inputs for inputs, _ in calibration.feeds(samples)]
         self._reference = self._run(())
 
     def sqnr_db(self, on: Collection[int]) -> float:
@@ -182,16 +174,11 @@ def _twins(fp32: onnx.ModelProto, other: onnx.ModelProto) -> dict[str, onnx.Node
 
 
 def _merge(fp32: _Loaded, run: _Loaded, names: Sequence[str], stored: Mapping[str, Sequence[int]]) -> None:
-    """Turn the fp32 graph into the board, in place.
+    """Turn the fp32 graph into the board, in place, with switches for the nodes of these names, in their order.
 
-    Nodes of the reduced graph that are no one's namesake (casts, Q/DQ) come along. All of them read the fp32 graph's
-    tensors, as the switches leave them, wherever a namesake computes one.
-
-    Args:
-        fp32: becomes the board.
-        run: the reduced graph, as ONNX Runtime can run it.
-        names: nodes that get a switch, in the order of their numbers.
-        stored: by node, the types in which the reduced graph keeps its outputs.
+    Nodes of the reduced graph ``run`` that are no one's namesake (casts, Q/DQ) come along. All of them read the fp32
+    graph's tensors, as the switches leave them, wherever a namesake computes one. ``stored`` are, by node, the types
+    in which the reduced graph keeps its outputs.
     """
     board, twins = fp32.model.graph, _twins(fp32.model, run.model)
     own = {node.name: node for node in board.node}

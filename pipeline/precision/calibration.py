@@ -17,6 +17,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, calibrate
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, GoldenSamples, Progress
+from pipeline.base.values import Array, GoldenSamples, Progress, described
 from pipeline.data import samples as golden_samples
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -56,30 +57,23 @@ class Ranges:
 
 
 class _Feed(CalibrationDataReader):
-    """The inputs of one run."""
+    """The inputs of one run; None once they are taken."""
 
     def __init__(self, inputs: dict[str, Array]) -> None:
-        self._inputs: dict[str, Array] | None = inputs
+        self.inputs: dict[str, Array] | None = inputs
 
     def get_next(self) -> dict[str, Array] | None:
-        inputs, self._inputs = self._inputs, None
+        inputs, self.inputs = self.inputs, None
         return inputs
-
-    @property
-    def taken(self) -> bool:
-        return self._inputs is None
 
 
 def feeds(samples: GoldenSamples) -> Iterator[tuple[dict[str, Array], int]]:
     """Inputs of the runs that take every sample once, joined along dimension 0, with the number of samples in each."""
     for members in golden_samples.chunks(samples, _CHUNK):
-        if len(members) == 1:
-            yield dict(members[0].inputs), 1
-        else:
-            yield (
-                {name: np.concatenate([one.inputs[name] for one in members]) for name in members[0].inputs},
-                len(members),
-            )
+        inputs = dict(members[0].inputs)
+        if len(members) > 1:
+            inputs = {name: np.concatenate([one.inputs[name] for one in members]) for name in inputs}
+        yield inputs, len(members)
 
 
 def measure(
@@ -93,26 +87,23 @@ def measure(
     limit: float,
     progress: Progress,
 ) -> Ranges:
-    """Run every sample and choose a range for each float tensor of ``tensors``.
+    """Run every sample, by its inputs, and choose a range for each float tensor of ``tensors`` but weights.
 
-    Args:
-        file: the fp32 ONNX model; temporary files are left beside it.
-        samples: only the inputs are used.
-        ops: operators that read or write them.
-        tensors: names; those of weights are passed over.
-        method: ``minmax`` takes the extremes; ``entropy`` the range around 0 that loses the least information
-            (Kullback-Leibler divergence; Migacz, "8-bit Inference with TensorRT", GTC 2017); ``percentile`` cuts off
-            the least and the greatest values, as many of each.
-        percentile: share of the values to keep, in percent, for the method of that name.
-        limit: a tensor with a value beyond ±``limit`` gets no range.
-        progress: told of the samples done.
+    ``minmax`` takes the extremes; ``entropy`` the range around 0 that loses the least information (Kullback-Leibler
+    divergence; Migacz, "8-bit Inference with TensorRT", GTC 2017); ``percentile`` keeps that share of the values, in
+    percent, and cuts off the least and the greatest, as many of each. A tensor with a value beyond ±``limit`` gets no
+    range. ``ops`` are the operators that read or write the tensors; temporary files are left beside the fp32 ``file``.
 
     Raises:
         StageError: ONNX Runtime cannot run the model on a sample.
     """
-    passes = 1 if method == "minmax" else 2
+    passes, total = 1 if method == "minmax" else 2, len(samples.samples)
+
+    def tell(step: int, done: int) -> None:
+        progress(f"calibrating: {done} of {total} samples", (step + done / total) / passes)
+
     calibrator = _calibrator(file, ops, "minmax", {})
-    taken = _feed(calibrator, samples, lambda done: _tell(progress, done, samples, 0, passes))
+    taken = _feed(calibrator, samples, partial(tell, 0))
     found = calibrator.compute_data()
     extremes = {
         name: (float(value.lowest.min()), float(value.highest.max()))
@@ -125,8 +116,7 @@ def measure(
         options = {"num_bins": _BINS[method], "num_quantized_bins": _LEVELS, "percentile": percentile}
         calibrator = _calibrator(file, ops, method, {**options, "symmetric": False})
         _set_bins(calibrator, {name: ends for name, ends in extremes.items() if name not in wide})
-        second = _feed(calibrator, samples, lambda done: _tell(progress, done, samples, 1, passes))
-        taken = min(taken, second)
+        taken = min(taken, _feed(calibrator, samples, partial(tell, 1)))
         progress("choosing ranges", None)
         with _unprinted():
             found = calibrator.compute_data()
@@ -135,11 +125,7 @@ def measure(
 
 
 def _calibrator(file: Path, ops: Sequence[str], method: Method, options: Mapping[str, Any]) -> Any:
-    """A model opened with what it computes inside as further outputs.
-
-    Raises:
-        StageError: ONNX Runtime cannot open it.
-    """
+    """A model opened with what it computes inside as further outputs."""
     try:
         return calibrate.create_calibrator(
             file,
@@ -154,11 +140,7 @@ def _calibrator(file: Path, ops: Sequence[str], method: Method, options: Mapping
 
 
 def _feed(calibrator: Any, samples: GoldenSamples, told: Callable[[int], None]) -> int:
-    """Run all samples, chunk by chunk; returns how many the calibrator took.
-
-    Raises:
-        StageError: ONNX Runtime failed on one.
-    """
+    """Run all samples, chunk by chunk; returns how many the calibrator took."""
     done = 0
     for inputs, size in feeds(samples):
         told(done)
@@ -170,11 +152,9 @@ def _feed(calibrator: Any, samples: GoldenSamples, told: Callable[[int], None]) 
                 calibrator.collect_data(reader)
         except Exception as error:
             raise StageError(
-                "int8: the fp32 model failed on a calibration sample",
-                found=str(error),
-                where=", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items()),
+                "int8: the fp32 model failed on a calibration sample", found=str(error), where=described(inputs)
             ) from error
-        done += size if reader.taken else 0
+        done += size if reader.inputs is None else 0
     return done
 
 
@@ -193,11 +173,6 @@ def _set_bins(calibrator: Any, extremes: Extremes) -> None:
         calibrator.collector.collect({name: np.array([0, *ends], np.float32) for name, ends in extremes.items()})
     for counts, *_ in calibrator.collector.get_histogram_dict().values():
         counts[:] = 0
-
-
-def _tell(progress: Progress, done: int, samples: GoldenSamples, step: int, steps: int) -> None:
-    total = len(samples.samples)
-    progress(f"calibrating: {done} of {total} samples", (step + done / total) / steps)
 
 
 @contextlib.contextmanager

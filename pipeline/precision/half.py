@@ -13,7 +13,8 @@ ModelOpt's AutoCast (0.47.0) is not used either: it fails on Loops, among others
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +24,11 @@ import onnx
 import onnx_ir as ir
 
 from pipeline.base.errors import StageError, listed
-from pipeline.base.values import Array
+from pipeline.base.step import Outcome
+from pipeline.base.values import Array, GoldenSamples, Progress, Runtime, Signature
 from pipeline.formats.onnx import graph
-from pipeline.precision import half_rules
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
+from pipeline.precision import half_rules, simulate
 from pipeline.precision.half_rules import FLOAT
 
 Precision = Literal["fp16", "bf16"]
@@ -35,9 +38,36 @@ _SUFFIXES = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "
 _BF16_OPSET = 22  # the first whose Conv, pooling, LSTM, … may be bfloat16 (ONNX 1.17, docs/Changelog.md)
 
 
+def make(
+    source: Path,
+    out_dir: Path,
+    given: Mapping[str, Any],
+    *,
+    keep_nodes: Collection[str],
+    measured: GoldenSamples | None,
+    progress: Progress,
+) -> Outcome:
+    """As precision/table.py asks for it; see ``convert``."""
+    keep_ops = tuple(given["keep_ops"])
+    return convert(source, out_dir, precision=given["precision"], keep_ops=keep_ops, keep_nodes=keep_nodes)
+
+
+def runnable(reduced: Path, out_dir: Path) -> Path:
+    """See ``simulate.half``."""
+    return simulate.half(reduced, out_dir)
+
+
+def opened(path: Path, signature: Signature, consumer: str) -> Runtime:
+    """As it will be served or, where it is bound for TensorRT, with its rounding."""
+    if consumer == "onnxruntime":
+        return OnnxRuntime(path, signature)
+    with tempfile.TemporaryDirectory() as folder:
+        return OnnxRuntime(simulate.half(path, Path(folder)), signature)
+
+
 def convert(
     source: Path, out_dir: Path, *, precision: Precision, keep_ops: Sequence[str] = (), keep_nodes: Collection[str] = ()
-) -> dict[str, Any]:
+) -> Outcome:
     """Write ``out_dir/model.onnx``: the graph in 16-bit floats, inputs and outputs as they were.
 
     In float32 stay the operators that lose too much (sums, normalisations, exponentials), those ONNX does not define
@@ -54,9 +84,9 @@ def convert(
         keep_nodes: names of nodes left in float32, with their bodies; a node without a name goes by its first output.
 
     Returns:
-        ``{"file", "notes", "properties"}``; properties are those of ``graph.save``, ``precision``, how many nodes
-        compute in each type (``nodes_fp16`` or ``nodes_bf16``, and ``nodes_fp32``), and ``kept``: names of the nodes
-        that stay float32 for another reason than their operator.
+        As values those of ``graph.save``, ``precision``, how many nodes compute in each type (``nodes_fp16`` or
+        ``nodes_bf16``, and ``nodes_fp32``), and ``kept``: names of the nodes that stay float32 for another reason than
+        their operator.
 
     Raises:
         StageError: nothing could be converted, a name in ``keep_nodes`` is not a node's, a tensor's type is unknown, or
@@ -76,11 +106,8 @@ def convert(
             hint="keep that operator in float32",
         ) from error
     counts = {f"nodes_{precision}": converter.halves, "nodes_fp32": converter.floats}
-    return {
-        "file": graph.FILE,
-        "notes": converter.notes(),
-        "properties": {**properties, "precision": precision, **counts, "kept": converter.kept},
-    }
+    values = {**properties, "precision": precision, **counts, "kept": converter.kept}
+    return Outcome(file=graph.FILE, notes=tuple(converter.notes()), values=values)
 
 
 def _loaded(source: Path, least_opset: int, stage: str) -> ir.Model:
@@ -148,11 +175,7 @@ class _Converter:
         self._kept: dict[str, list[str]] = {}  # nodes by the reason they stay float32, but for the usual operators
 
     def convert(self) -> None:
-        """Convert the graph.
-
-        Raises:
-            StageError: as for ``half.convert``.
-        """
+        """Convert the graph; raises as ``half.convert``."""
         if unknown := sorted(self._keep_nodes - self._nodes):
             raise StageError(
                 f"{self.stage}: no node has a name that is to stay float32",

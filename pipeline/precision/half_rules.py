@@ -58,18 +58,16 @@ def schema(node: ir.Node, opsets: Mapping[str, int]) -> Any:
 def types(
     node: ir.Node, opsets: Mapping[str, int], floats: Sequence[bool], half: ir.DataType
 ) -> tuple[list[ir.DataType], list[ir.DataType]]:
-    """Element types of a node's float inputs and outputs when it computes in 16-bit floats as far as ONNX allows.
+    """Element types of a node's inputs and outputs when it computes in 16-bit floats as far as ONNX allows.
 
-    An output is 16-bit where its type is that of a 16-bit input; where it is an attribute's, it stays float32.
+    An output is 16-bit where its type is that of a 16-bit input; where it is an attribute's, it stays float32. Types of
+    tensors that are no floats mean nothing.
 
     Args:
         node: of a standard operator.
         opsets: version of the operators by domain.
         floats: which of the inputs are floats.
         half: the 16-bit type.
-
-    Returns:
-        One element type per input and per output; those of tensors that are no floats mean nothing.
     """
     definition = schema(node, opsets)
     takes = [FLOAT] * len(node.inputs)

@@ -18,8 +18,10 @@ from onnxruntime.quantization.calibrate import save_tensors_data
 
 from pipeline.base import files
 from pipeline.base.errors import StageError, listed
-from pipeline.base.values import GoldenSamples, Progress
+from pipeline.base.step import Outcome
+from pipeline.base.values import GoldenSamples, Progress, Runtime, Signature
 from pipeline.formats.onnx import graph
+from pipeline.formats.onnx.onnxruntime import OnnxRuntime
 from pipeline.precision import calibration, modelopt, qdq
 
 _WIDEST = 1e4  # a step of int8 would be 79 and more: that is a mask for Softmax (-1e4, -65504, -3.4e38, -inf)
@@ -74,78 +76,25 @@ _RECIPES = {
 }
 
 
-def quantize(
-    source: Path,
-    samples: GoldenSamples,
-    out_dir: Path,
-    *,
-    consumer: Literal["onnxruntime", "tensorrt"],
-    method: calibration.Method,
-    percentile: float,
-    reduce_range: bool,
-    keep_ops: Sequence[str] = (),
-    keep_nodes: Collection[str] = (),
-    progress: Progress,
-) -> dict[str, Any]:
-    """Write ``out_dir/model.onnx`` with QuantizeLinear and DequantizeLinear around what shall be computed in int8.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is asked of either tool, and where it works.
 
-    Weights have one scale per channel. For ``onnxruntime`` activations are unsigned with a zero point, for ``tensorrt``
-    signed without one. What stays in fp32 has its own weights and, for TensorRT, reads unrounded values; on the CPU its
-    neighbours pass on what they have rounded.
-
-    Args:
-        source: fp32 file, or the directory of a model with external data.
-        samples: calibration samples; every one is used, their outputs are not.
-        out_dir: existing empty directory; its parent is used for temporary files.
-        consumer: who will run the result.
-        method: how ranges are chosen from what the samples give; see calibration.measure.
-        percentile: for the method of that name, in percent.
-        reduce_range: weights of 7 bits, for CPUs without VNNI, which add pairs of products in 16 bits and saturate.
-            ONNX Runtime only: TensorRT's sums have 32 bits.
-        keep_ops: operators left in fp32.
-        keep_nodes: names of nodes left in fp32; a node without a name goes by its first output.
-        progress: told of the samples done.
-
-    Returns:
-        ``{"file", "notes", "properties"}``; the properties are those of ``graph.save`` with ``precision``, ``recipe``,
-        ``tool``, ``reduce_range``, ``calibration``, ``nodes_int8``, the number of Conv, Gemm and MatMul nodes that
-        read int8, and ``kept``: names of the nodes that were left in fp32 on purpose, an Add of a constant aside.
-
-    Raises:
-        StageError: no node can be quantised, a name in ``keep_nodes`` is not a node's, a sample was not used, or the
-            result is not what its consumer takes.
+    Attributes:
+        model: the fp32 graph, prepared.
+        file: where it is to be written, with other files beside it.
     """
-    recipe = _RECIPES[consumer]
-    reduce_range = reduce_range and consumer == "onnxruntime"
-    model = graph.load(source)
-    qdq.prepare(model, keep_ops, keep_nodes)
-    with files.disk_errors(out_dir, "int8"), tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".int8-") as folder:
-        file = Path(folder, _FILE)
-        made, notes = None, []
-        if consumer == "tensorrt" and (version := modelopt.version()):
-            made, note = _by_modelopt(model, file, samples, version, method, keep_ops, keep_nodes, progress)
-            notes += [note] if note else []
-        if made is None:
-            ops = tuple(op for op in recipe.ops if op not in keep_ops)
-            made = _by_onnxruntime(
-                model, file, samples, recipe, ops, method, percentile, reduce_range, keep_nodes, progress
-            )
-    if made.taken != len(samples.samples):
-        raise StageError("int8: calibration did not use every sample", found=f"{made.taken} of {len(samples.samples)}")
-    layers = qdq.check(made.model, model, recipe.name)
-    notes += _notes(model, layers, keep_ops, made.left_out)
-    measured = {"method": method, "samples": made.taken}
-    properties = {
-        **graph.save(made.model, out_dir),
-        "precision": "int8",
-        "recipe": recipe.name,
-        "tool": made.tool,
-        "reduce_range": reduce_range,
-        "calibration": {**measured, "percentile": percentile} if method == "percentile" else measured,
-        "nodes_int8": layers,
-        "kept": _kept(model, keep_ops, made.left_out),
-    }
-    return {"file": graph.FILE, "notes": notes, "properties": properties}
+
+    model: onnx.ModelProto
+    file: Path
+    samples: GoldenSamples
+    recipe: _Recipe
+    method: calibration.Method
+    percentile: float
+    reduce_range: bool
+    keep_ops: Sequence[str]
+    keep_nodes: Collection[str]
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,67 +113,159 @@ class _Made:
     left_out: Mapping[str, str]
 
 
-def _by_modelopt(
-    model: onnx.ModelProto,
-    file: Path,
-    samples: GoldenSamples,
-    version: str,
-    method: calibration.Method,
-    keep_ops: Sequence[str],
+def make(
+    source: Path,
+    out_dir: Path,
+    given: Mapping[str, Any],
+    *,
     keep_nodes: Collection[str],
+    measured: GoldenSamples | None,
     progress: Progress,
-) -> tuple[_Made | None, str]:
-    """The graph, or None and why it has to be made otherwise."""
-    if method != "minmax":  # its "entropy" is ONNX Runtime's of 128 bins, the extremes of the first run, as of 0.47.0
-        return None, f"made with the ONNX Runtime recipe: of the methods, ModelOpt {version} has minmax only"
-    _save(model, file)
-    progress("quantising with ModelOpt", None)
-    result, taken = modelopt.quantize(file, samples, keep_ops=keep_ops, keep_nodes=keep_nodes)
-    if not qdq.layers(result):  # it leaves out layers of few channels, among others
-        return None, f"made with the ONNX Runtime recipe: ModelOpt {version} found no layer that gains by int8"
-    left_out = dict.fromkeys(sorted(keep_nodes), _ASKED)
-    return _Made(model=result, tool=f"nvidia-modelopt {version}", taken=taken, left_out=left_out), ""
+) -> Outcome:
+    """As precision/table.py asks for it; see ``quantize``."""
+    assert measured is not None
+    return quantize(
+        source,
+        measured,
+        out_dir,
+        consumer=given["consumer"],
+        reduce_range=given["reduce_range"],
+        keep_ops=tuple(given["keep_ops"]),
+        keep_nodes=keep_nodes,
+        progress=progress,
+        **given["calibration"],
+    )
 
 
-def _by_onnxruntime(
-    model: onnx.ModelProto,
-    file: Path,
+def runnable(reduced: Path, out_dir: Path) -> Path:
+    """ONNX Runtime runs Q/DQ."""
+    return reduced
+
+
+def opened(path: Path, signature: Signature, consumer: str) -> Runtime:
+    """As it will be served or, where it is bound for TensorRT, with sums that do not saturate."""
+    return OnnxRuntime(path, signature) if consumer == "onnxruntime" else OnnxRuntime(path, signature, float_qdq=True)
+
+
+def quantize(
+    source: Path,
     samples: GoldenSamples,
-    recipe: _Recipe,
-    ops: Sequence[str],
+    out_dir: Path,
+    *,
+    consumer: Literal["onnxruntime", "tensorrt"],
     method: calibration.Method,
     percentile: float,
     reduce_range: bool,
-    keep_nodes: Collection[str],
+    keep_ops: Sequence[str] = (),
+    keep_nodes: Collection[str] = (),
     progress: Progress,
-) -> _Made:
-    left_out = _left_out(model, ops, keep_nodes)
+) -> Outcome:
+    """Write ``out_dir/model.onnx`` with QuantizeLinear and DequantizeLinear around what shall be computed in int8.
+
+    Weights have one scale per channel. For ``onnxruntime`` activations are unsigned with a zero point, for ``tensorrt``
+    signed without one. What stays in fp32, operators and nodes by name (a node without one goes by its first output),
+    has its own weights and, for TensorRT, reads unrounded values; on the CPU its neighbours pass on what they have
+    rounded. ``reduce_range`` is for weights of 7 bits on CPUs without VNNI, which add pairs of products in 16 bits and
+    saturate; TensorRT's sums have 32 bits.
+
+    All samples are used, by their inputs; ``method`` and ``percentile`` as for ``calibration.measure``. The source is a
+    file, or the directory of a model with external data; the parent of ``out_dir`` takes temporary files.
+
+    Raises:
+        StageError: no node can be quantised, a name in ``keep_nodes`` is not a node's, a sample was not used, or the
+            result is not what its consumer takes.
+    """
+    model = graph.load(source)
+    qdq.prepare(model, keep_ops, keep_nodes)
+    with files.disk_errors(out_dir, "int8"), tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".int8-") as folder:
+        job = _Job(
+            model=model,
+            file=Path(folder, _FILE),
+            samples=samples,
+            recipe=_RECIPES[consumer],
+            method=method,
+            percentile=percentile,
+            reduce_range=reduce_range and consumer == "onnxruntime",
+            keep_ops=keep_ops,
+            keep_nodes=keep_nodes,
+            progress=progress,
+        )
+        made, notes = _by_best_tool(job)
+    if made.taken != len(samples.samples):
+        raise StageError("int8: calibration did not use every sample", found=f"{made.taken} of {len(samples.samples)}")
+    layers = qdq.check(made.model, model, job.recipe.name)
+    notes += _notes(model, layers, keep_ops, made.left_out)
+    return Outcome(file=graph.FILE, notes=tuple(notes), values=_facts(job, made, layers, out_dir))
+
+
+def _facts(job: _Job, made: _Made, layers: int, out_dir: Path) -> dict[str, Any]:
+    """Save the graph; what manifests tell of it.
+
+    ``nodes_int8`` are the Conv, Gemm and MatMul nodes that read int8; ``kept`` the nodes that were left in fp32 on
+    purpose, an Add of a constant aside.
+    """
+    measured = {"method": job.method, "samples": made.taken}
+    by_operator = {node.name for node in job.model.graph.node if node.op_type in job.keep_ops}
+    return {
+        **graph.save(made.model, out_dir),
+        "precision": "int8",
+        "recipe": job.recipe.name,
+        "tool": made.tool,
+        "reduce_range": job.reduce_range,
+        "calibration": {**measured, "percentile": job.percentile} if job.method == "percentile" else measured,
+        "nodes_int8": layers,
+        "kept": sorted(by_operator | {name for name, reason in made.left_out.items() if reason != _BIAS}),
+    }
+
+
+def _by_best_tool(job: _Job) -> tuple[_Made, list[str]]:
+    """The graph, by ModelOpt where TensorRT runs it and it can make one; and why it could not."""
+    version = modelopt.version() if job.recipe.name == "S8S8" else None
+    if version is None:
+        return _by_onnxruntime(job), []
+    reason = f"of the methods, ModelOpt {version} has minmax only"
+    if job.method == "minmax":  # its "entropy" is ONNX Runtime's of 128 bins, the extremes of the first run (0.47.0)
+        _save(job)
+        job.progress("quantising with ModelOpt", None)
+        result, taken = modelopt.quantize(job.file, job.samples, keep_ops=job.keep_ops, keep_nodes=job.keep_nodes)
+        if qdq.layers(result):
+            left_out = dict.fromkeys(sorted(job.keep_nodes), _ASKED)
+            return _Made(model=result, tool=f"nvidia-modelopt {version}", taken=taken, left_out=left_out), []
+        # it leaves out layers of few channels, among others
+        reason = f"ModelOpt {version} found no layer that gains by int8"
+    return _by_onnxruntime(job), [f"made with the ONNX Runtime recipe: {reason}"]
+
+
+def _by_onnxruntime(job: _Job) -> _Made:
+    model, recipe = job.model, job.recipe
+    ops = tuple(op for op in recipe.ops if op not in job.keep_ops)
+    left_out = _left_out(model, ops, job.keep_nodes)
     nodes = [node for node in model.graph.node if node.op_type in ops and node.name not in left_out]
     qdq.separate(model, {node.name for node in nodes})
-    _save(model, file)
+    _save(job)
     ranges = calibration.measure(
-        file,
-        samples,
+        job.file,
+        job.samples,
         ops=ops,
         tensors=_tensors(nodes, recipe),
-        method=method,
-        percentile=percentile,
+        method=job.method,
+        percentile=job.percentile,
         limit=_WIDEST,
-        progress=progress,
+        progress=job.progress,
     )
     left_out |= _out_of_range(nodes, ranges.wide)
-    progress("quantising", None)
-    result = _quantized(file, recipe, ops, sorted(left_out), ranges, reduce_range)
+    job.progress("quantising", None)
+    result = _quantized(job, ops, sorted(left_out), ranges)
     if recipe.name == "S8S8":
         qdq.read_unrounded(result, {node.name for node in nodes} - left_out.keys())
     tool = f"onnxruntime {onnxruntime.__version__}"
     return _Made(model=result, tool=tool, taken=ranges.samples, left_out=left_out)
 
 
-def _save(model: onnx.ModelProto, file: Path) -> None:
+def _save(job: _Job) -> None:
     """Weights beside it, so that it may be over 2 GB."""
-    onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
-    onnx.load_external_data_for_model(model, str(file.parent))
+    onnx.save_model(job.model, str(job.file), save_as_external_data=True, location=f"{job.file.name}.data")
+    onnx.load_external_data_for_model(job.model, str(job.file.parent))
 
 
 def _tensors(nodes: Sequence[onnx.NodeProto], recipe: _Recipe) -> set[str]:
@@ -265,45 +306,29 @@ def _unfit(node: onnx.NodeProto, constants: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
-def _quantized(
-    file: Path,
-    recipe: _Recipe,
-    ops: Sequence[str],
-    exclude: Sequence[str],
-    ranges: calibration.Ranges,
-    reduce_range: bool,
-) -> onnx.ModelProto:
-    """What onnxruntime.quantization makes of the graph and its ranges.
-
-    Raises:
-        StageError: it failed.
-    """
-    cache, out = file.with_name(_CACHE), file.with_name(_OUT)
+def _quantized(job: _Job, ops: Sequence[str], exclude: Sequence[str], ranges: calibration.Ranges) -> onnx.ModelProto:
+    """What onnxruntime.quantization makes of the graph and its ranges."""
+    cache, out = job.file.with_name(_CACHE), job.file.with_name(_OUT)
     save_tensors_data(ranges.data, cache)
     try:
         with _unlogged():
             quantize_static(
-                file,
+                job.file,
                 out,
                 calibration_cache_path=cache,
                 calibrate_method=ranges.data.calibration_method,
                 op_types_to_quantize=list(ops),
                 nodes_to_exclude=list(exclude),
                 per_channel=True,
-                reduce_range=reduce_range,
-                activation_type=recipe.activations,
+                reduce_range=job.reduce_range,
+                activation_type=job.recipe.activations,
                 weight_type=QuantType.QInt8,
                 use_external_data_format=True,
-                extra_options=dict(recipe.options),
+                extra_options=dict(job.recipe.options),
             )
         return graph.load(out)
     except Exception as error:
         raise StageError("int8: onnxruntime.quantization failed", found=f"{type(error).__name__}: {error}") from error
-
-
-def _kept(model: onnx.ModelProto, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:
-    by_operator = {node.name for node in model.graph.node if node.op_type in keep_ops}
-    return sorted(by_operator | {name for name, reason in left_out.items() if reason != _BIAS})
 
 
 def _notes(model: onnx.ModelProto, layers: int, keep_ops: Sequence[str], left_out: Mapping[str, str]) -> list[str]:

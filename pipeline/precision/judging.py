@@ -48,12 +48,6 @@ def _kept(folder: Path, judged: Mapping[str, Any]) -> dict[str, Any] | None:
 def opened(path: Path, signature: Signature, precision: str, consumer: str) -> Runtime:
     """A graph as its consumer computes it: as it will be served or, where it is bound for TensorRT, with its rounding.
 
-    Args:
-        path: the graph.
-        signature: its inputs and outputs.
-        precision: of PRECISIONS, and not the one it was exported in.
-        consumer: ``onnxruntime`` or ``tensorrt``.
-
     Raises:
         StageError: it does not load.
     """

@@ -105,15 +105,12 @@ def _nothing(model: onnx.ModelProto) -> StageError:
 
 
 def check(result: onnx.ModelProto, source: onnx.ModelProto, recipe: Literal["U8S8", "S8S8"]) -> int:
-    """Hold a quantised graph against what its consumer takes.
+    """Hold a quantised graph against what its consumer takes; returns how many nodes ``layers`` counts.
 
     Args:
         result: the quantised graph.
         source: the fp32 graph it was made from.
         recipe: ``S8S8`` allows only zero points of 0 and no int32.
-
-    Returns:
-        How many nodes ``layers`` counts.
 
     Raises:
         StageError: other inputs or outputs, no such node, or scales or zero points that are not allowed.

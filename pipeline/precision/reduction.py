@@ -26,7 +26,7 @@ def reduce(task: Task, progress: Progress) -> Outcome:
     exported, calibrated = task.upstream["export"].path, task.upstream.get("calibration")
     measured = samples.read(calibrated.directory / samples.FILE_NAME) if calibrated else None
     graphs, asked = PRECISIONS[given["precision"]].graphs, frozenset(given["keep_nodes"])
-    made = repair.reduce(
+    return repair.reduce(
         exported,
         task.out_dir,
         make=lambda folder, repaired: graphs.make(
@@ -38,16 +38,12 @@ def reduce(task: Task, progress: Progress) -> Outcome:
         progress=progress,
         runnable=graphs.runnable,
     )
-    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
 
 
 def verdict(judged: Mapping[str, Any], path: Path, golden: GoldenSamples) -> repair.Verdict:
-    """The gates' word on one try of a repair; it is kept beside the graph, so that it need not be judged again.
+    """The gates' word on one try of a repair, whose graph is at ``path``; ``judged`` is asked as ``judging.judge`` is.
 
-    Args:
-        judged: as the arguments of ``judging.judge``.
-        path: the graph.
-        golden: what it is judged by.
+    It is kept beside the graph, so that it need not be judged again.
     """
     runtime = judging.opened(path, signatures.from_json(judged["signature"]), judged["precision"], judged["consumer"])
     measured = parity.judge(runtime, golden, parity.Gates.of(judged))

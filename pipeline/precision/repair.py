@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.base import files
+from pipeline.base.step import Outcome
 from pipeline.base.values import GoldenSamples, Progress
 from pipeline.precision import blame
 
@@ -49,7 +49,7 @@ class Budget:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Try:
     folder: Path
-    values: Mapping[str, Any]
+    outcome: Outcome
     verdict: Verdict
     kept: Sequence[blame.Suspect]
 
@@ -58,14 +58,14 @@ def reduce(
     source: Path,
     out_dir: Path,
     *,
-    make: Callable[[Path, frozenset[str]], Mapping[str, Any]],
+    make: Callable[[Path, frozenset[str]], Outcome],
     judge: Callable[[Path], Verdict],
     samples: GoldenSamples,
     budget: Budget | None,
     progress: Progress,
     runnable: blame.Runnable = lambda reduced, _: reduced,
-) -> dict[str, Any]:
-    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget.
+) -> Outcome:
+    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget and give account of that.
 
     Attempt n keeps the 2^(n-1) worst nodes (1, 2, 4, …, the share's limit at most) of one ranking, made from the
     first graph. The best try is chosen: one that passed, else the highest accuracy, else the lowest max_abs, else the
@@ -74,56 +74,55 @@ def reduce(
     Args:
         source: the fp32 graph.
         out_dir: existing directory; gets the chosen graph.
-        make: writes ``model.onnx`` into a folder, with the named nodes of the fp32 graph kept in fp32, and returns
-            ``{"file", "notes", "properties"}``.
+        make: writes ``model.onnx`` into a folder, with the named nodes of the fp32 graph kept in fp32.
         judge: runs the gates on a model file (or directory).
         samples: 8 of them are compared on, by their inputs alone: calibration samples for int8, golden ones for fp16
             and bf16, which have no others. They rank the nodes; how many are kept is up to the gates.
         budget: None makes one graph and asks no one.
         progress: told of each attempt.
         runnable: a graph for ONNX Runtime's CPU that rounds as the reduced one; see blame.Runnable.
-
-    Returns:
-        What ``make`` returned for the chosen graph. If the first was refused, with a note and with
-        ``properties["repair"]``: ``attempts`` (rebuilds made), ``passed``, ``convertible`` (how many nodes),
-        ``kept`` (``node``, ``op``, ``sqnr_db`` of each, worst first), and the figures ``before`` and ``after``.
-
-    Raises:
-        StageError: ``make`` or ``judge`` failed, or the two graphs cannot be compared.
     """
     if budget is None:
-        return dict(make(out_dir, frozenset()))
+        return make(out_dir, frozenset())
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".repair-") as temporary:
         work = Path(temporary)
 
         def attempt(kept: Sequence[blame.Suspect]) -> _Try:
             folder = work / f"kept_{len(kept)}"
             folder.mkdir()
-            values = make(folder, frozenset(suspect.name for suspect in kept))
-            return _Try(folder=folder, values=values, verdict=judge(folder / values["file"]), kept=kept)
+            outcome = make(folder, frozenset(suspect.name for suspect in kept))
+            return _Try(folder=folder, outcome=outcome, verdict=judge(folder / outcome.file), kept=kept)
 
-        first = best = attempt(())
-        account: dict[str, Any] = {}
-        if not first.verdict.passed:
+        best = attempt(())
+        if not best.verdict.passed:
             progress("repair: comparing the fp32 and the reduced graph", None)
             (work / "board").mkdir()
-            file = first.folder / first.values["file"]
+            file = best.folder / best.outcome.file
             board = blame.Switchboard(source, file, _spaced(samples), work / "board", runnable=runnable)
-            attempts = 0
-            for kept in _schedule(board, budget):
-                attempts += 1
-                progress(
-                    f"repair: attempt {attempts} of {budget.attempts}, {_counted(len(kept), 'node')} in fp32", None
-                )
-                tried = attempt(kept)
-                best, loser = (tried, best) if _merit(tried) > _merit(best) else (best, tried)
-                files.remove_tree(loser.folder)  # a large model's tries need not all fit on the disk
-                if best.verdict.passed:
-                    break
-            account = _account(first, best, attempts, len(board.nodes))
+            best = _best(best, board, attempt, budget, progress)
         for item in best.folder.iterdir():
             item.rename(out_dir / item.name)
-    return {**best.values, **account}
+    return best.outcome
+
+
+def _best(
+    first: _Try,
+    board: blame.Switchboard,
+    attempt: Callable[[Sequence[blame.Suspect]], _Try],
+    budget: Budget,
+    progress: Progress,
+) -> _Try:
+    """The best of the tries that the budget allows, with the account of them all in its outcome."""
+    best, attempts = first, 0
+    for kept in _schedule(board, budget):
+        attempts += 1
+        progress(f"repair: attempt {attempts} of {budget.attempts}, {_counted(len(kept), 'node')} in fp32", None)
+        tried = attempt(kept)
+        best, loser = (tried, best) if _merit(tried) > _merit(best) else (best, tried)
+        files.remove_tree(loser.folder)  # a large model's tries need not all fit on the disk
+        if best.verdict.passed:
+            break
+    return replace(best, outcome=_account(first, best, attempts, len(board.nodes)))
 
 
 def _spaced(samples: GoldenSamples) -> GoldenSamples:
@@ -151,8 +150,8 @@ def _merit(tried: _Try) -> tuple[bool, float, float]:
     return tried.verdict.passed, figures.get("accuracy", 0.0), -figures.get("max_abs", 0.0)
 
 
-def _account(first: _Try, best: _Try, attempts: int, convertible: int) -> dict[str, Any]:
-    """Notes and properties of the best try, with what repair did and what it bought."""
+def _account(first: _Try, best: _Try, attempts: int, convertible: int) -> Outcome:
+    """The best try's outcome, with what repair did and what it bought, in a note and the value ``repair``."""
     repair = {
         "attempts": attempts,
         "passed": best.verdict.passed,
@@ -172,7 +171,8 @@ def _account(first: _Try, best: _Try, attempts: int, convertible: int) -> dict[s
     )
     outcome = "" if best.verdict.passed else f"not enough after {_counted(attempts, 'attempt')}; "
     note = f"repair: {outcome}{kept}" + (f": {change}" if change else "")
-    return {"notes": [*best.values["notes"], note], "properties": {**best.values["properties"], "repair": repair}}
+    made = best.outcome
+    return replace(made, notes=(*made.notes, note), values={**made.values, "repair": repair})
 
 
 def _shown(name: str, value: float) -> str:

@@ -26,10 +26,6 @@ def half(source: Path, out_dir: Path) -> Path:
     Needed for bfloat16, which ONNX Runtime's CPU cannot run, and of use for float16, which it computes in float32
     without rounding where it has no float16 kernel. Names of nodes stay; bodies of Loop, If and Scan are included.
 
-    Args:
-        source: a graph written by ``half.convert``.
-        out_dir: existing directory without a ``model.onnx``.
-
     Returns:
         Path of the file, or of the directory where the weights lie outside of it.
 

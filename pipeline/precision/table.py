@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.base.step import Outcome
 from pipeline.base.values import GoldenSamples, Progress, Runtime, Signature, Tolerance
 from pipeline.proof import comparison
 
@@ -24,7 +25,7 @@ class Graphs(Protocol):
         keep_nodes: Collection[str],
         measured: GoldenSamples | None,
         progress: Progress,
-    ) -> Mapping[str, Any]:
+    ) -> Outcome:
         """Write a graph of this precision into ``out_dir``; ``given`` are the arguments of the step ``reduce``."""
 
     def runnable(self, reduced: Path, out_dir: Path) -> Path:
@@ -66,11 +67,11 @@ PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision(tolerance=comparison.FP32),
     "fp16": Precision(
         tolerance=Tolerance(max_abs=1e-3, max_rel=1e-2, max_scaled=0.01, min_cosine=0.999, min_top1=0.99),
-        module="pipeline.precision.half_graphs",
+        module="pipeline.precision.half",
     ),
     "bf16": Precision(
         tolerance=Tolerance(max_abs=1e-2, max_rel=5e-2, max_scaled=0.05, min_cosine=0.99, min_top1=0.98),
-        module="pipeline.precision.half_graphs",
+        module="pipeline.precision.half",
         refusals={
             "onnxruntime": "bf16 is for tensorrt: ONNX Runtime's CPU has no bfloat16 arithmetic; "
             "expected fp16 or int8 here"
@@ -78,7 +79,7 @@ PRECISIONS: Mapping[str, Precision] = {
     ),
     "int8": Precision(
         tolerance=Tolerance(max_abs=1e-2, max_rel=0.1, max_scaled=0.25, min_cosine=0.97, min_top1=0.97),
-        module="pipeline.precision.int8_graphs",
+        module="pipeline.precision.int8",
         quantised=True,
         recipes={"onnxruntime": "U8S8", "tensorrt": "S8S8"},
         tools={"tensorrt": ("nvidia-modelopt",)},

@@ -28,7 +28,7 @@ class Tally:
 
 
 class Judge:
-    """Holds answers against references.
+    """Holds answers against references, within a tolerance.
 
     Args:
         tolerance: how close an answer must be.
@@ -60,11 +60,7 @@ class Judge:
             tally.agreed += verdict.top1 * size
 
     def agreement(self, tally: Tally) -> None:
-        """Judge the arg-max over all samples of a check.
-
-        Raises:
-            WrongError: it agrees too rarely.
-        """
+        """Judge the arg-max over all samples of a check; a WrongError where it agrees too rarely."""
         if tally.judged and tally.agreed / tally.judged < self._min_top1:
             share = tally.agreed / tally.judged
             raise WrongError(f"arg-max agrees for {share:.2%} of {tally.judged} samples, under {self._min_top1:.2%}")

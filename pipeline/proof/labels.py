@@ -50,11 +50,7 @@ def references(scores: Array, how: Postprocessing, tolerance: Tolerance) -> list
 
 
 def parsed(value: Any) -> list[tuple[str, float]]:
-    """One element of the ``labels`` output.
-
-    Raises:
-        ValueError: it is no JSON list of ``{"label", "probability"}``.
-    """
+    """One element of the ``labels`` output; a ValueError where it is no JSON list of ``{"label", "probability"}``."""
     try:
         return listed(json.loads(value))
     except (TypeError, ValueError) as error:
@@ -62,11 +58,7 @@ def parsed(value: Any) -> list[tuple[str, float]]:
 
 
 def listed(rows: Any) -> list[tuple[str, float]]:
-    """The same, once it is parsed.
-
-    Raises:
-        ValueError: it is no list of ``{"label", "probability"}``.
-    """
+    """The same, once it is parsed."""
     try:
         return [(str(row["label"]), float(row["probability"])) for row in rows]
     except (TypeError, KeyError, ValueError) as error:

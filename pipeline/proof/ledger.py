@@ -91,38 +91,25 @@ class Ledger:
 
 
 def none_of(differences: Sequence[str]) -> None:
-    """Fail a check unless there are no differences; the first few are told.
-
-    Raises:
-        WrongError: there are some.
-    """
+    """Fail a check unless there are no differences; the first few are told."""
     if differences:
         raise WrongError(listed(differences, between="; "))
 
 
 def held(passed: bool, detail: str) -> str:
-    """The detail of a check that passed.
-
-    Raises:
-        WrongError: with the detail of one that did not.
-    """
+    """The detail of a check that passed; a WrongError with that of one that did not."""
     if not passed:
         raise WrongError(detail)
     return detail
 
 
 def refused(ask: Callable[[], object], what: str, *, statuses: Sequence[str] = (), final_words: str = "") -> None:
-    """Ask what must be refused.
+    """Ask what must be refused: ``ask`` is to raise RefusedError, with one of ``statuses`` where any are given.
 
-    Args:
-        ask: raises RefusedError, as it should.
-        what: is asked; for messages.
-        statuses: those that a refusal may have; none for any.
-        final_words: see Ledger.
+    A refusal that holds the ``final_words`` (see Ledger) is passed on: it says nothing of what was asked.
 
     Raises:
         WrongError: it was answered, or refused otherwise.
-        RefusedError: with the final words, so that it says nothing of what was asked.
     """
     try:
         ask()

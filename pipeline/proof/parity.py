@@ -82,11 +82,7 @@ def judged(runtime: Runtime, task: Task) -> Outcome:
 
 
 def judge(runtime: Runtime, golden: GoldenSamples, gates: Gates) -> Judgement:
-    """Parity and accuracy of a runtime over the golden samples.
-
-    Raises:
-        StageError: the runtime failed, or the gate cannot be judged on these samples.
-    """
+    """Parity and accuracy over the golden samples; a StageError where the runtime fails or a gate cannot be judged."""
     sizes = batch_sizes(gates.max_batch_size)
     return Judgement(
         parity=measure(runtime, golden, batch_sizes=sizes, tolerance=gates.tolerance),
@@ -95,10 +91,9 @@ def judge(runtime: Runtime, golden: GoldenSamples, gates: Gates) -> Judgement:
 
 
 def batch_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes worth running, ascending and distinct: 1, the middle and the greatest (64 at most).
+    """Batch sizes worth running, ascending and distinct: 1, the middle and the served limit (64 at most).
 
-    Args:
-        max_batch_size: the served limit; 0 for a model without a batch dimension, which gives ``(1,)``.
+    A ``max_batch_size`` of 0, of a model without a batch dimension, gives ``(1,)``.
     """
     top = min(max(max_batch_size, 1), _LARGEST_BATCH)
     return tuple(sorted({1, (top + 1) // 2, top}))
@@ -109,14 +104,8 @@ def measure(
 ) -> ParityResult:
     """Run every golden sample at every batch size and compare with the source model's answers.
 
-    Args:
-        runtime: the variant.
-        golden: inputs and reference outputs; samples that cannot be joined are run one by one.
-        batch_sizes: for example ``(1, 16, 32)``.
-        tolerance: what is close enough. ``min_top1`` is judged over all samples, the rest over each batch.
-
-    Raises:
-        StageError: the runtime failed.
+    Samples that cannot be joined are run one by one. ``min_top1`` is judged over all samples, the rest of the tolerance
+    over each batch.
     """
     sizes = tuple(batch_sizes) if golden.batched else (1,)
     each_batch = replace(tolerance, min_top1=0.0)
@@ -151,15 +140,7 @@ def accuracy(runtime: Runtime, golden: GoldenSamples, *, gate: AccuracyGate | No
     """Share of golden samples whose arg-max is their target, for the variant and for the source model.
 
     The scores are the first output of shape ``[N, classes]`` (``[classes]`` for a model without a batch dimension)
-    that has one for every target.
-
-    Args:
-        runtime: the variant.
-        golden: those of its samples that have a target are used.
-        gate: limits, or None.
-
-    Returns:
-        None when no sample has a target, or no output is scores, and no gate asks for them.
+    that has one for every target. None when no sample has a target, or no output is scores, and no gate asks for them.
 
     Raises:
         StageError: the runtime failed, or ``gate`` cannot be judged on these samples.

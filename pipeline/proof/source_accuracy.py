@@ -74,13 +74,7 @@ def judge(
 
 
 def has_score_per_target(labelled: Sequence[Sample], name: str, *, batched: bool) -> bool:
-    """Whether an output is ``[N, classes]`` (``[classes]`` without a batch dimension) with a score for every target.
-
-    Args:
-        labelled: samples with a target.
-        name: of the output.
-        batched: whether the model has a batch dimension.
-    """
+    """Whether an output is ``[N, classes]`` (``[classes]`` without a batch dimension) with a score for every target."""
     arrays = [sample.outputs[name] for sample in labelled]
     return all(
         array.dtype.kind == "f" and array.ndim == (2 if batched else 1) and array.shape[-1] > max(1, sample.target or 0)

@@ -70,11 +70,7 @@ def narrow(candidate: Candidate, model_name: str) -> None:
 
 
 def _check(candidate: Candidate, emitted: Emitted) -> None:
-    """Hold the candidate against what was written down of it, and the root against what the candidate was made for.
-
-    Raises:
-        StageError: they differ.
-    """
+    """Hold the candidate against what was written down of it, and the root against what the candidate was made for."""
     name = emitted.model_name
     refuse_foreign(candidate.root, name)
     damage = manifests.corruption(candidate.path / name / str(emitted.version), emitted.manifest)

@@ -22,11 +22,7 @@ class Augment:
 
     @classmethod
     def of(cls, settings: Augmentation | None, signature: Signature) -> Augment:
-        """Find the image inputs.
-
-        Raises:
-            ConfigError: augmentation is asked for and there is no float image input.
-        """
+        """Find the image inputs; a ConfigError where augmentation is asked for and there are none of floats."""
         found = {spec.name: image_layout(spec, signature.batch is not None) for spec in signature.inputs}
         floats = {spec.name for spec in signature.inputs if spec.dtype.startswith("float")}
         layouts = {name: layout for name, layout in found.items() if layout is not None and name in floats}

@@ -22,6 +22,7 @@ from pipeline.base.errors import ConfigError, StageError, first_line, listed
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.data.user_code import Resolve
+from pipeline.formats import opening
 from pipeline.schema.model import Checkpoint, Source
 from pipeline.sources import determinism, library, weights
 
@@ -39,19 +40,12 @@ _PICKLE_RISK = (
 
 
 def make(task: Task, progress: Progress) -> Outcome:
-    """The step: load the weights into the architecture, or keep the whole module.
-
-    Raises:
-        ConfigError: a file or name is wrong.
-        MissingError: a library is absent, or the disk is full.
-        StageError: the file is damaged or does not fit.
-    """
-    settings = Source.model_validate_json(files.canonical_json(task.arguments["source"])).checkpoint
-    resolve, notes = Path(task.arguments["folder"]).joinpath, list[str]()
+    """The step: load the weights into the architecture, or keep the whole module."""
+    settings, notes = opening.section(task).checkpoint, list[str]()
     assert settings is not None
     progress("loading the checkpoint", None)
     with files.disk_errors(task.out_dir, "source"):
-        _prepare(settings, resolve, task.out_dir, notes)
+        _prepare(settings, opening.resolver(task), task.out_dir, notes)
     return Outcome(notes=tuple(notes), values={"kind": "torch", "labels": [], "accuracy": None})
 
 
@@ -137,50 +131,40 @@ def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     differences = [_listed(kind, names) for kind, names in kinds if names]
+    what = hint = ""
     if shapes or (checkpoint.strict and differences):
         lenient = "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
-        raise StageError(
-            "source: the checkpoint does not fit the model",
-            found="\n".join(differences),
-            where=checkpoint.file,
-            hint="check `model.args`" + ("" if shapes else lenient),
-        )
-    if len(missing) == len(expected):
-        raise StageError(
-            "source: no key of the checkpoint is the model's",
-            found="\n".join(differences),
-            where=checkpoint.file,
-            hint="check `model` and `key`",
-        )
+        what, hint = "source: the checkpoint does not fit the model", "check `model.args`" + ("" if shapes else lenient)
+    elif len(missing) == len(expected):
+        what, hint = "source: no key of the checkpoint is the model's", "check `model` and `key`"
+    if what:
+        raise StageError(what, found="\n".join(differences), where=checkpoint.file, hint=hint)
     notes += [text.replace("\n", " ") for text in differences]
-    converted = {
-        str(state[name].dtype) for name in expected if name in state and state[name].dtype != expected[name].dtype
-    }
-    if converted:
+    known = {name: tensor for name, tensor in state.items() if name in expected}
+    if converted := {str(tensor.dtype) for name, tensor in known.items() if tensor.dtype != expected[name].dtype}:
         notes.append(f"weights of {', '.join(sorted(converted))} were converted to the model's dtypes")
-    module.load_state_dict({name: tensor for name, tensor in state.items() if name in expected}, strict=False)
+    module.load_state_dict(known, strict=False)
     return notes
 
 
 def state_of(content: Any, path: Path) -> State:
-    """The state dict of what ``read`` returned.
-
-    Raises:
-        StageError: it is neither a state dict nor a module.
-    """
+    """The state dict of what ``read`` returned; a StageError where that is neither a state dict nor a module."""
     if isinstance(content, torch.nn.Module):
         return dict(content.state_dict())
-    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, Mapping):
+        raise StageError("source: the checkpoint holds no state dict", found=type(content).__name__, where=str(path))
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         return {str(name): tensor for name, tensor in content.items()}
-    raise _not_a_state(content, path)
+    raise StageError(
+        "source: the checkpoint is no state dict itself",
+        found=f"keys {_keys(content)}",
+        where=str(path),
+        hint=_suggestion(content) or "`key` names where the state dict sits; dots nest",
+    )
 
 
 def keep_module(content: Any, path: Path, target: Path) -> None:
-    """Keep a whole pickled module as it is.
-
-    Raises:
-        StageError: the file holds something else; an architecture is needed then.
-    """
+    """Keep a whole pickled module as it is; where the file holds something else, an architecture is needed."""
     if not isinstance(content, torch.nn.Module):
         raise StageError(
             "source: the checkpoint holds no module",
@@ -192,11 +176,7 @@ def keep_module(content: Any, path: Path, target: Path) -> None:
 
 
 def open_module(path: Path, beside: Path) -> torch.nn.Module:
-    """Unpickle a kept module, whose class may be importable from the folder ``beside`` the original file.
-
-    Raises:
-        StageError: its class is no longer to be found.
-    """
+    """Unpickle a kept module, whose class may be importable from the folder ``beside`` the original file."""
     try:
         with _importable(beside), _torch_warnings():
             module: torch.nn.Module = torch.load(path, map_location="cpu", weights_only=False)
@@ -233,17 +213,6 @@ def _nested(content: Any, checkpoint: Checkpoint, path: Path) -> Any:
         name = max(names, key=len)
         content, rest = content[name], rest[len(name) + 1 :]
     return content
-
-
-def _not_a_state(content: Any, path: Path) -> StageError:
-    if not isinstance(content, Mapping):
-        return StageError("source: the checkpoint holds no state dict", found=type(content).__name__, where=str(path))
-    return StageError(
-        "source: the checkpoint is no state dict itself",
-        found=f"keys {_keys(content)}",
-        where=str(path),
-        hint=_suggestion(content) or "`key` names where the state dict sits; dots nest",
-    )
 
 
 def _suggestion(content: Mapping[Any, Any], prefix: str = "", depth: int = 3) -> str:

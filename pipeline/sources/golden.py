@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from pipeline.base import signatures
 from pipeline.base.files import canonical_json
@@ -20,27 +19,21 @@ def make(task: Task, progress: Progress) -> Outcome:
 
     Arguments: ``samples``, ``train_data`` (or null) and ``source`` as in the YAML, ``seed``, ``signature``,
     ``source_labels`` (the outputs that take the source's). Unkeyed: ``folder`` of the YAML, ``label_places``.
-
-    Raises:
-        StageError: the source's labels do not fit the outputs; or as ``samples.make``.
     """
-    given = task.arguments
-    data = given["train_data"]
-    labels = tuple(task.upstream["source"].values["labels"])
-    signature = signatures.from_json(given["signature"])
-    signature = signatures.labelled(signature, given["source_labels"], labels)
+    given, source = task.arguments, task.upstream["source"].values
+    data, labels = given["train_data"], tuple(source["labels"])
+    signature = signatures.labelled(signatures.from_json(given["signature"]), given["source_labels"], labels)
     signatures.check_labels(signature, given["label_places"])
     model = opening.opened(task, signature)
     made = samples.make(
         Samples.model_validate_json(canonical_json(given["samples"])),
         Data.model_validate_json(canonical_json(data)) if data else None,
         signature=signature,
-        resolve=Path(given["folder"]).joinpath,
+        resolve=opening.resolver(task),
         runtime=model.runtime,
         seed=given["seed"],
         out_dir=task.out_dir,
     )
-    source = task.upstream["source"].values
     judged = source_accuracy.judge(
         samples.read(task.out_dir / samples.FILE_NAME),
         signature,

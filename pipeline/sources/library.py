@@ -23,6 +23,7 @@ from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.capture.torch_module import NamedModule, TorchRuntime
 from pipeline.data import torchvision_compat, user_code
 from pipeline.data.user_code import Resolve
+from pipeline.formats import opening
 from pipeline.schema.model import Model, Source
 from pipeline.sources import determinism, weights
 
@@ -39,20 +40,13 @@ class Built:
 
 
 def make(task: Task, progress: Progress) -> Outcome:
-    """The step: build the module and keep its weights.
-
-    Raises:
-        ConfigError: as ``build``.
-        MissingError: likewise, or the disk is full.
-        StageError: user code failed, or the weights cannot be saved.
-    """
-    source, notes = Source.model_validate_json(files.canonical_json(task.arguments["source"])), list[str]()
-    model = source.model
+    """The step: build the module and keep its weights; raises as ``build``."""
+    model, notes = opening.section(task).model, list[str]()
     assert model is not None
     progress("building the model", None)
     with files.disk_errors(task.out_dir, "source"):
         with determinism.reproducible(determinism.INITIAL_SEED, notes):
-            built = build(model, Path(task.arguments["folder"]).joinpath)
+            built = build(model, opening.resolver(task))
             weights.save(built.module, task.out_dir)
         if model.library == "transformers":
             keep_config(built.module, task.out_dir)
@@ -62,11 +56,7 @@ def make(task: Task, progress: Progress) -> Outcome:
 
 
 def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
-    """The same architecture with the weights that the step left.
-
-    Raises:
-        StageError: they do not fit.
-    """
+    """The same architecture with the weights that the step left."""
     assert source.built is not None
     with determinism.reproducible(determinism.INITIAL_SEED, []):
         module = rebuild(source.built, resolve, directory)
@@ -89,7 +79,7 @@ def build(model: Model, resolve: Resolve) -> Built:
         MissingError: the library is not installed, or weights are neither in its local cache nor to be fetched.
         StageError: user code failed.
     """
-    return _construct(model, resolve, pretrained=True, directory=None)
+    return _construct(model, resolve, None)
 
 
 def rebuild(model: Model, resolve: Resolve, directory: Path) -> torch.nn.Module:
@@ -97,7 +87,7 @@ def rebuild(model: Model, resolve: Resolve, directory: Path) -> torch.nn.Module:
 
     A pretrained transformers model takes its configuration from what ``keep_config`` left in ``directory``.
     """
-    return _construct(model, resolve, pretrained=False, directory=directory).module
+    return _construct(model, resolve, directory).module
 
 
 def keep_config(module: Any, directory: Path) -> None:
@@ -106,14 +96,15 @@ def keep_config(module: Any, directory: Path) -> None:
     (directory / CONFIG_FILE).write_text(text)
 
 
-def _construct(model: Model, resolve: Resolve, *, pretrained: bool, directory: Path | None) -> Built:
+def _construct(model: Model, resolve: Resolve, left: Path | None) -> Built:
+    """``left``: the folder of what was built before, whose weights are not fetched again."""
     if model.callable is not None:
         return _from_callable(model.callable, model.args, resolve)
     if model.library == "torchvision":
-        return _from_torchvision(model, pretrained)
+        return _from_torchvision(model, pretrained=left is None)
     if model.library == "timm":
-        return _from_timm(model, pretrained)
-    return _from_transformers(model, resolve, pretrained, directory)
+        return _from_timm(model, pretrained=left is None)
+    return _from_transformers(model, resolve, left)
 
 
 def _from_callable(reference: str, arguments: dict[str, Any], resolve: Resolve) -> Built:
@@ -125,7 +116,7 @@ def _from_callable(reference: str, arguments: dict[str, Any], resolve: Resolve) 
     return Built(module=module)
 
 
-def _from_torchvision(model: Model, pretrained: bool) -> Built:
+def _from_torchvision(model: Model, *, pretrained: bool) -> Built:
     torchvision_compat.load()
     from torchvision import models
 
@@ -150,7 +141,7 @@ def _from_torchvision(model: Model, pretrained: bool) -> Built:
         return Built(module=models.get_model(model.name, weights=weights, **model.args), labels=labels)
 
 
-def _from_timm(model: Model, pretrained: bool) -> Built:
+def _from_timm(model: Model, *, pretrained: bool) -> Built:
     timm = _library("timm")
     assert model.name is not None
     _check_name("timm", model.name.partition(".")[0], timm.list_models())
@@ -167,7 +158,7 @@ def _from_timm(model: Model, pretrained: bool) -> Built:
         return Built(module=timm.create_model(model.name, pretrained=True, **model.args))
 
 
-def _from_transformers(model: Model, resolve: Resolve, pretrained: bool, directory: Path | None) -> Built:
+def _from_transformers(model: Model, resolve: Resolve, left: Path | None) -> Built:
     """A model type (``bert``) or class (``BertModel``) with ``args`` as its configuration.
 
     With weights, ``name`` is a name on the hub or a local folder.
@@ -181,9 +172,8 @@ def _from_transformers(model: Model, resolve: Resolve, pretrained: bool, directo
     if model.weights is None:
         with _argument_errors(model):
             return Built(module=_transformers_random(transformers, model))
-    if not pretrained:
-        assert directory is not None
-        config = transformers.AutoConfig.from_pretrained(str(directory))
+    if left is not None:
+        config = transformers.AutoConfig.from_pretrained(str(left))
         return Built(module=_transformers_class(transformers, config)(config), labels=_id_labels(config))
     local = resolve(model.name)
     name = str(local) if local.is_dir() else model.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.data.user_code import Resolve
+from pipeline.formats import opening
 from pipeline.schema.model import Source
 from pipeline.sources.reads import Named, file_digest
 
@@ -22,11 +23,10 @@ _LOCATION_KEY = b"\x0a\x08location\x12"
 
 def make(task: Task, progress: Progress) -> Outcome:
     """The step; see ``prepare``."""
-    given = Source.model_validate_json(files.canonical_json(task.arguments["source"])).onnx
+    given = opening.section(task).onnx
     assert given is not None
-    path = Path(task.arguments["folder"]) / given.file
     with files.disk_errors(task.out_dir, "source"):
-        prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
+        prepare(opening.resolver(task)(given.file), signatures.from_json(task.arguments["signature"]), task.out_dir)
     return Outcome(values={"kind": "onnx", "labels": [], "accuracy": None})
 
 
@@ -45,11 +45,7 @@ def named(source: Source) -> Iterator[Named]:
 
 
 def digests(source: Source, resolve: Resolve) -> dict[str, str]:
-    """Of the file, and of its external data; imports nothing heavy.
-
-    Raises:
-        ConfigError: it is missing.
-    """
+    """Of the file, and of its external data; imports nothing heavy."""
     assert source.onnx is not None
     own = file_digest(source.onnx.file, resolve)
     external = external_files(resolve(source.onnx.file))
@@ -96,7 +92,6 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
     Raises:
         ConfigError: no such file.
         StageError: not a valid ONNX model, or its inputs and outputs are not the YAML's; all differences are listed.
-        MissingError: the disk is full.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -130,14 +125,13 @@ def differences(model: Any, signature: Signature) -> list[str]:
     """One line for each name, dtype, rank or fixed size in which the graph's inputs and outputs are not the YAML's."""
     from pipeline.formats.onnx import interface
 
-    wrong: list[str] = []
+    def told(role: str, found: Sequence[ports.Port], item: ports.Difference) -> str:
+        if item.kind == "unknown":
+            return f"the file has an {role} {item.name} that the YAML leaves out"
+        if item.kind == "missing":
+            return f"the file has no {role} {item.name}; it has {', '.join(port.name for port in found)}"
+        return item.told(f"{role} {item.name}")
+
     inputs, outputs = interface.ports(model)
-    for role, specs, found in (("input", signature.inputs, inputs), ("output", signature.outputs, outputs)):
-        for item in ports.differences(found, specs):
-            if item.kind == "unknown":
-                wrong.append(f"the file has an {role} {item.name} that the YAML leaves out")
-            elif item.kind == "missing":
-                wrong.append(f"the file has no {role} {item.name}; it has {', '.join(port.name for port in found)}")
-            else:
-                wrong.append(item.told(f"{role} {item.name}"))
-    return wrong
+    sides = (("input", inputs, signature.inputs), ("output", outputs, signature.outputs))
+    return [told(role, found, item) for role, found, specs in sides for item in ports.differences(found, specs)]

@@ -13,11 +13,7 @@ def function(source: Source) -> str:
 
 
 def digests(source: Source, resolve: Resolve) -> dict[str, str]:
-    """SHA-256 of every file the source reads, user code included; imports nothing heavy.
-
-    Raises:
-        ConfigError: a file is missing.
-    """
+    """SHA-256 of every file the source reads, user code included; a ConfigError where one is missing."""
     return table.of(source).digests(source, resolve)
 
 

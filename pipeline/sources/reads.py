@@ -50,11 +50,7 @@ def built_digests(source: Source, resolve: Resolve) -> dict[str, str]:
 
 
 def file_digest(name: str, resolve: Resolve) -> dict[str, str]:
-    """Of one file, by the name in the YAML.
-
-    Raises:
-        ConfigError: it is missing.
-    """
+    """Of one file, by the name in the YAML; a ConfigError where it is missing."""
     path = resolve(name)
     if not path.is_file():
         raise ConfigError("source: no such file", found=name, where=str(path), hint="paths are relative to the YAML")

@@ -15,6 +15,7 @@ from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, Progress, Signature, SourceModel
 from pipeline.data import datasets, user_code
 from pipeline.data.user_code import Resolve
+from pipeline.formats import opening
 from pipeline.formats.saved_model import messages, process
 from pipeline.formats.saved_model.messages import ModelFile
 from pipeline.schema.model import Keras, KerasTrain, Source
@@ -25,15 +26,12 @@ _SAVED_MODEL = "saved_model"
 
 
 def make(task: Task, progress: Progress) -> Outcome:
-    """The step; see ``prepare``.
-
-    Arguments: ``source``, as in the YAML, and ``signature``. Unkeyed: ``folder`` of the YAML.
-    """
+    """The step; see ``prepare``."""
     with files.disk_errors(task.out_dir, "source"):
         values = prepare(
-            Source.model_validate_json(files.canonical_json(task.arguments["source"])),
+            opening.section(task),
             signature=signatures.from_json(task.arguments["signature"]),
-            resolve=Path(task.arguments["folder"]).joinpath,
+            resolve=opening.resolver(task),
             out_dir=task.out_dir,
             progress=progress,
         )
@@ -92,12 +90,7 @@ def _copied(source: Source, resolve: Resolve, out_dir: Path) -> Path:
 
 
 def opened(source: Source, *, signature: Signature, resolve: Resolve, directory: Path) -> SourceModel:
-    """Open what ``prepare`` left in ``directory``.
-
-    Raises:
-        MissingError: TensorFlow is not installed.
-        StageError: it cannot be opened.
-    """
+    """Open what ``prepare`` left in ``directory``."""
     model = _model_file(source, resolve, directory)
     runtime = process.RemoteRuntime(model, signature)
     return SourceModel(kind="saved_model" if source.saved_model else "keras", module=model, path=None, runtime=runtime)
@@ -114,11 +107,7 @@ def named(source: Source) -> Iterator[Named]:
 
 
 def digests(source: Source, resolve: Resolve) -> dict[str, str]:
-    """SHA-256 of every file the source reads, user code included; imports nothing heavy.
-
-    Raises:
-        ConfigError: a file is missing.
-    """
+    """SHA-256 of every file the source reads, user code included; a ConfigError where one is missing."""
     if source.saved_model is not None:
         folder = source.saved_model.directory
         return {f"{folder}/{name}": digest for name, digest in files.tree_digests(_given(folder, resolve)).items()}

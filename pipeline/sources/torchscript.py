@@ -15,6 +15,7 @@ from pipeline.base.values import Progress, Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.capture.torch_module import NamedModule, TorchRuntime
 from pipeline.data.user_code import Resolve
+from pipeline.formats import opening
 from pipeline.schema.model import Source
 
 FILE_NAME = "model.pt"
@@ -22,11 +23,10 @@ FILE_NAME = "model.pt"
 
 def make(task: Task, progress: Progress) -> Outcome:
     """The step; see ``prepare``."""
-    given = Source.model_validate_json(files.canonical_json(task.arguments["source"])).torchscript
+    given, signature = opening.section(task).torchscript, signatures.from_json(task.arguments["signature"])
     assert given is not None
-    path = Path(task.arguments["folder"]) / given.file
     with files.disk_errors(task.out_dir, "source"):
-        prepare(path, signatures.from_json(task.arguments["signature"]), task.out_dir)
+        prepare(opening.resolver(task)(given.file), signature, task.out_dir)
     return Outcome(values={"kind": "torchscript", "labels": [], "accuracy": None})
 
 
@@ -44,7 +44,6 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
     Raises:
         ConfigError: no such file.
         StageError: not a TorchScript file, or its forward takes another number of tensors than ``inputs`` has.
-        MissingError: the disk is full.
     """
     if not path.is_file():
         raise ConfigError("source: no such file", where=str(path))
@@ -63,11 +62,7 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Open a TorchScript file on the CPU, in eval mode.
-
-    Raises:
-        StageError: damaged, or not a TorchScript file.
-    """
+    """Open a TorchScript file on the CPU, in eval mode."""
     try:
         with no_deprecation_warnings():
             return torch.jit.load(str(path), map_location="cpu").eval()

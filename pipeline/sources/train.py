@@ -22,10 +22,11 @@ import torch
 from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.step import Outcome, Task
-from pipeline.base.values import Progress, Signature, SourceModel
+from pipeline.base.values import Progress, Signature
 from pipeline.capture.torch_module import NamedModule
 from pipeline.data import datasets, user_code
-from pipeline.schema.model import EarlyStop, Optimizer, Schedule, Source, Train
+from pipeline.formats import opening
+from pipeline.schema.model import EarlyStop, Optimizer, Schedule, Train
 from pipeline.sources import determinism, library, weights
 from pipeline.sources.augment import Augment
 
@@ -62,17 +63,14 @@ class _Part:
 
 
 def make(task: Task, progress: Progress) -> Outcome:
-    """The step; see ``train``, whose values it gives with ``kind``.
-
-    Arguments: ``source``, as in the YAML, and ``signature``. Unkeyed: ``folder`` of the YAML.
-    """
-    source, notes = Source.model_validate_json(files.canonical_json(task.arguments["source"])), list[str]()
-    assert source.train is not None
+    """The step; see ``train``, whose values it gives with ``kind``."""
+    settings, notes = opening.section(task).train, list[str]()
+    assert settings is not None
     with files.disk_errors(task.out_dir, "source"):
         values = train(
-            source.train,
+            settings,
             signature=signatures.from_json(task.arguments["signature"]),
-            resolve=Path(task.arguments["folder"]).joinpath,
+            resolve=opening.resolver(task),
             out_dir=task.out_dir,
             partial_dir=task.partial_dir,
             progress=progress,
@@ -81,9 +79,8 @@ def make(task: Task, progress: Progress) -> Outcome:
     return Outcome(notes=tuple(notes), values={"kind": "torch", **values})
 
 
-def opened(source: Source, *, signature: Signature, resolve: user_code.Resolve, directory: Path) -> SourceModel:
-    """The module with the weights that training left."""
-    return library.opened(source, signature=signature, resolve=resolve, directory=directory)
+opened = library.opened
+"""The module with the weights that training left."""
 
 
 def train(
@@ -142,8 +139,7 @@ class _Trainer:
         progress: Progress,
     ) -> None:
         self._settings, self._module, self._progress = settings, module, progress
-        self._named = NamedModule(module, signature)
-        self._train, self._test = parts
+        self._named, (self._train, self._test) = NamedModule(module, signature), parts
         self._classes = 1 + max(int(targets.max()) for part in parts for _, targets in part.groups)
         self._output = _scores_output(signature)
         self._optimizer = _optimizer(module, settings.optimizer)
@@ -175,13 +171,12 @@ class _Trainer:
     def accuracy(self) -> float:
         """Share of held-out samples whose arg-max is their target."""
         self._named.eval()
-        right = 0
+        right, batch = 0, _EVALUATION_BATCH if self._test.batched else 1
         with torch.inference_mode():
             for inputs, targets in self._test.groups:
-                for start in range(0, len(targets), _EVALUATION_BATCH if self._test.batched else 1):
-                    stop = start + _EVALUATION_BATCH if self._test.batched else start + 1
-                    scores = self._scores(_rows(inputs, slice(start, stop)), self._test.batched)
-                    right += int((scores.argmax(-1) == targets[start:stop]).sum())
+                for start in range(0, len(targets), batch):
+                    rows = slice(start, start + batch)
+                    right += int((self._scores(_rows(inputs, rows)).argmax(-1) == targets[rows]).sum())
         return right / self._test.size
 
     def _epoch(self, epoch: int) -> float:
@@ -214,14 +209,15 @@ class _Trainer:
         return sum(self._loss(self._augment(_rows(inputs, row)), targets[row], len(rows)) for row in rows.split(1))
 
     def _loss(self, inputs: Inputs, targets: torch.Tensor, share: int) -> float:
-        scores = self._scores(inputs, self._train.batched)
+        scores = self._scores(inputs)
         smoothing = self._settings.label_smoothing
         loss = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=smoothing) / share
         loss.backward()
         return float(loss.detach())
 
-    def _scores(self, inputs: Inputs, batched: bool) -> torch.Tensor:
+    def _scores(self, inputs: Inputs) -> torch.Tensor:
         """Scores ``[n, classes]``, checked against the classes there are."""
+        batched = self._train.batched
         values = [inputs[name] if batched else inputs[name][0] for name in self._named.input_names]
         with user_code.user_errors("source: the model failed in training"):
             scores = self._named(*values)[self._output]
@@ -241,15 +237,9 @@ class _Trainer:
             self._progress(text, share)
 
     def _keep(self, partial: Path, state: _State) -> None:
+        modules = {"module": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
         stream = io.BytesIO()
-        content = {
-            "module": self._module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "epoch": state.epoch,
-            "history": state.history,
-            "best": state.best,
-        }
-        torch.save(content, stream)
+        torch.save({**modules, "epoch": state.epoch, "history": state.history, "best": state.best}, stream)
         data = stream.getvalue()
         files.write_atomic(partial, hashlib.sha256(data).digest() + data)
 

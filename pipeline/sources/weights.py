@@ -19,7 +19,6 @@ def save(module: torch.nn.Module, directory: Path) -> None:
 
     Raises:
         StageError: the state dict holds something that is not a tensor.
-        MissingError: the disk is full.
     """
     path = directory / FILE_NAME
     with files.disk_errors(path, "source: saving the weights"):
@@ -35,11 +34,7 @@ def save(module: torch.nn.Module, directory: Path) -> None:
 
 
 def load(module: torch.nn.Module, directory: Path) -> None:
-    """Load what ``save`` wrote into a module of the same architecture.
-
-    Raises:
-        StageError: the module built now has other weights than the one saved.
-    """
+    """Load what ``save`` wrote into a module; a StageError where the one built now has other weights."""
     path = directory / FILE_NAME
     try:
         load_model(module, str(path), strict=True)

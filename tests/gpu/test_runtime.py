@@ -48,7 +48,7 @@ TWO_LENGTHS = [{"L": [1, 4, 16]}, {"L": [16, 32, 64]}]
 
 def made(source: Path, spec: EngineSpec, timing_cache: Path | None = None) -> Path:
     """Build an engine beside its graph; its path."""
-    values = build(
+    made = build(
         source,
         spec,
         source.parent,
@@ -57,7 +57,7 @@ def made(source: Path, spec: EngineSpec, timing_cache: Path | None = None) -> Pa
         timeout_s=300,
         progress=lambda text, share: None,
     )
-    return source.parent / str(values["file"])
+    return source.parent / made.file
 
 
 def asked(flavour: FlavourName, gpu: str, precision: str = "fp32", **changes: Any) -> EngineSpec:

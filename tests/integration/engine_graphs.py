@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.base.errors import PipelineError
+from pipeline.base.step import Outcome
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.formats.tensorrt.build import build
 from pipeline.formats.tensorrt.profiles import resolve
@@ -111,7 +112,7 @@ def engine_spec(precision: Any = "fp32", signature: Signature = IMAGES, given: A
     return EngineSpec(**{**values, **changes})
 
 
-def built(source: Path, spec: EngineSpec, **options: Any) -> dict[str, Any]:
+def built(source: Path, spec: EngineSpec, **options: Any) -> Outcome:
     out = source.parent / "out"
     out.mkdir(exist_ok=True)
     values: dict[str, Any] = {"timeout_s": 120, "progress": lambda text, share: None, **options}

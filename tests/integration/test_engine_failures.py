@@ -120,7 +120,7 @@ def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypat
     error = refused(source, engine_spec("int8", gpus=("sm_75", "sm_80")))
     assert error.what == "engine: asked for int8, got fp32"
     assert "from conv" in error.found
-    assert built(source, engine_spec("int8"))["properties"]["layer_types"]["correlation"] == {"Int8": 1}
+    assert built(source, engine_spec("int8")).values["layer_types"]["correlation"] == {"Int8": 1}
 
 
 def test_profiles_the_library_refuses(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_workspace_that_is_too_small(tmp_path: Path) -> None:
 
 
 def test_a_damaged_engine_is_found(tmp_path: Path) -> None:
-    facts = built(image_net(tmp_path), engine_spec())["properties"]
+    facts = built(image_net(tmp_path), engine_spec()).values
     path = tmp_path / "out/model_sm80.engine"
     data = path.read_bytes()
     path.write_bytes(data[: math.ceil(len(data) / 2)])

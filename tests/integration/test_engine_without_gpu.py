@@ -17,7 +17,7 @@ from pipeline.base.errors import MissingError, SmokeError, StageError
 from pipeline.build import loop as building
 from pipeline.config.load import load
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
-from pipeline.formats.tensorrt import judging
+from pipeline.formats.tensorrt import runtime
 from pipeline.formats.tensorrt.build import build
 from pipeline.formats.tensorrt.runtime import TensorRtRuntime
 from pipeline.machine import environment, tensorrt_flavours
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real engine of TensorRT-RTX."""
     folder = tmp_path_factory.mktemp("engine")
-    values = build(
+    made = build(
         image_net(folder),
         engine_spec(),
         folder,
@@ -49,7 +49,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout_s=120,
         progress=lambda text, share: None,
     )
-    return folder / str(values["file"])
+    return folder / made.file
 
 
 def test_an_engine_cannot_be_run_and_what_is_missing_is_said(engine: Path) -> None:
@@ -139,7 +139,7 @@ def test_where_there_is_a_gpu_the_engine_is_judged_after_its_graph(
     gpu = environment.Gpu(name="claimed", driver="1", capability="sm_80")
     monkeypatch.setattr(environment, "probe", lambda work_dir: replace(real(work_dir), gpu=gpu, cuda_bindings=True))
     monkeypatch.setattr(building, "Local", InProcess)
-    monkeypatch.setattr(judging, "TensorRtRuntime", Digits)
+    monkeypatch.setattr(runtime, "TensorRtRuntime", Digits)
     monkeypatch.setattr(Digits, "opened", [])
     monkeypatch.setattr(Digits, "error", error)
     shutil.copy(CONFIGS / "models" / "digits.onnx", tmp_path)

@@ -27,11 +27,11 @@ from tests.integration.engine_graphs import TOKENS, built, engine_spec, image_ne
 def test_an_engine_in_each_precision_with_its_sidecar(precision: Any, products: Any, tmp_path: Path) -> None:
     told: list[tuple[str, float | None]] = []
     source = image_net(tmp_path, precision)
-    values = built(source, engine_spec(precision), progress=lambda text, share: told.append((text, share)))
-    assert (values["file"], values["notes"]) == ("model_sm80.engine", [])
+    made = built(source, engine_spec(precision), progress=lambda text, share: told.append((text, share)))
+    assert (made.file, made.notes) == ("model_sm80.engine", ())
     out = tmp_path / "out"
     assert sorted(item.name for item in out.iterdir()) == ["model_sm80.engine", "model_sm80.engine.json"]
-    facts = values["properties"]
+    facts = made.values
     assert json.loads((out / "model_sm80.engine.json").read_text()) == facts
     found: dict[str, int] = {}
     for kind in ("correlation", "gemm", "runtime_fusion"):
@@ -57,9 +57,9 @@ def test_two_profiles_of_two_letters_for_several_gpus(tmp_path: Path) -> None:
     weights = {"w": np.ones((8, 4), np.float32)}
     source = saved([helper.make_node("MatMul", ["x", "w"], ["y"], name="fc")], weights, tmp_path, TOKENS)
     given = [{"L": [1, 4, 16]}, {"N": [1, 2, 8], "L": [16, 32, 64]}]
-    values = built(source, engine_spec(signature=TOKENS, given=given, gpus=("sm_80", "sm_89", "sm_120")))
-    assert values["file"] == "model_sm80_sm89_sm120.engine"
-    facts = values["properties"]
+    made = built(source, engine_spec(signature=TOKENS, given=given, gpus=("sm_80", "sm_89", "sm_120")))
+    assert made.file == "model_sm80_sm89_sm120.engine"
+    facts = made.values
     assert facts["compute_capabilities"] == ["sm_80", "sm_89", "sm_120"]
     assert [profile["x"] for profile in facts["profiles"]] == [
         {"min": [1, 1, 8], "opt": [8, 4, 8], "max": [8, 16, 8]},
@@ -82,9 +82,9 @@ def test_a_static_graph_with_external_data_makes_a_portable_engine(tmp_path: Pat
         onnx.load(str(plain)), str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx.data"
     )
     spec = engine_spec(signature=signature, max_batch_size=0, profiles=resolve(signature, (), 0), gpus=())
-    values = built(folder, spec)
-    assert values["file"] == "model.engine"
-    assert values["properties"]["compute_capabilities"] == []
+    made = built(folder, spec)
+    assert made.file == "model.engine"
+    assert made.values["compute_capabilities"] == []
 
 
 def test_a_graph_of_more_than_two_gigabytes(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_graph_of_more_than_two_gigabytes(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(folder / "model.onnx"))
     onnx.checker.check_model(str(folder / "model.onnx"))
-    facts = built(folder, engine_spec(signature=values))["properties"]
+    facts = built(folder, engine_spec(signature=values)).values
     assert facts["size_bytes"] > 2**31
     assert facts["layer_types"]["gemm"] == {"Float": 1}
     shutil.rmtree(tmp_path / "out")  # pytest keeps the folders of three runs
@@ -120,14 +120,14 @@ def test_a_graph_of_more_than_two_gigabytes(tmp_path: Path) -> None:
 
 def test_settings_the_flavour_has_are_taken_and_recorded(tmp_path: Path) -> None:
     asked = {"weight_streaming": True, "workspace_bytes": 1 << 24, "optimization_level": 1}
-    assert built(image_net(tmp_path), engine_spec(**asked))["properties"]["options"] == asked
+    assert built(image_net(tmp_path), engine_spec(**asked)).values["options"] == asked
 
 
 def test_sameness_is_judged_by_what_decides_an_engine(tmp_path: Path) -> None:
     source = image_net(tmp_path, "int8")
-    first = built(source, engine_spec("int8"))["properties"]
-    again = built(source, engine_spec("int8"))["properties"]
-    other = built(source, engine_spec("int8", gpus=("sm_86",)))["properties"]
+    first = built(source, engine_spec("int8")).values
+    again = built(source, engine_spec("int8")).values
+    other = built(source, engine_spec("int8", gpus=("sm_86",))).values
     assert first["identity"] == again["identity"] != other["identity"]
     assert first["layer_types"] == again["layer_types"]
 
@@ -158,9 +158,9 @@ def test_a_node_kept_in_float_is_accepted_only_where_it_was_kept_on_purpose(tmp_
     assert error.what == "engine: asked for fp16, got fp32"
     assert error.found.count("\n") == 0
     assert "from conv2" in error.found
-    values = built(source, engine_spec("fp16", kept_nodes=("conv2", "pool")))
-    assert (values["file"], values["notes"]) == ("model_sm80.engine", [])
-    types = values["properties"]["layer_types"]
+    made = built(source, engine_spec("fp16", kept_nodes=("conv2", "pool")))
+    assert (made.file, made.notes) == ("model_sm80.engine", ())
+    types = made.values["layer_types"]
     assert (types["correlation"], types["runtime_fusion"]) == ({"Float": 1}, {"Half": 2})
 
 
@@ -173,7 +173,7 @@ def test_a_lone_node_that_the_library_narrows_against_the_graph_is_refused(tmp_p
     )
     assert error.found == "conv2"
     assert error.hint.startswith("keep the node before or after each in fp32 too")
-    assert built(source, engine_spec("fp16"))["properties"]["layer_types"]["correlation"] == {"Half": 2}
+    assert built(source, engine_spec("fp16")).values["layer_types"]["correlation"] == {"Half": 2}
 
 
 @pytest.mark.parametrize("beside", ["relu1", "pool"])
@@ -187,15 +187,15 @@ def test_weights_beyond_fp16_are_not_rounded_to_infinity_by_an_engine(beside: st
 
     def halved(folder: str, keep: set[str]) -> tuple[Path, EngineSpec]:
         (tmp_path / folder).mkdir()
-        kept = half.convert(source, tmp_path / folder, precision="fp16", keep_nodes=keep)["properties"]["kept"]
+        kept = half.convert(source, tmp_path / folder, precision="fp16", keep_nodes=keep).values["kept"]
         return tmp_path / folder / "model.onnx", engine_spec("fp16", kept_nodes=tuple(kept))
 
     assert refused(*halved("alone", set())).found == "conv2"
-    facts = built(*halved("beside", {beside}))["properties"]
+    facts = built(*halved("beside", {beside})).values
     assert facts["layer_types"]["correlation"] == {"Float": 1}
 
 
 def test_int8_with_one_float_convolution_that_was_never_quantised(tmp_path: Path) -> None:
-    facts = built(image_net(tmp_path, "int8", in_float="conv2"), engine_spec("int8"))["properties"]
+    facts = built(image_net(tmp_path, "int8", in_float="conv2"), engine_spec("int8")).values
     assert facts["layer_types"]["correlation"] == {"Float": 1, "Int8": 1}
     assert facts["quantized_nodes"] == ["conv1", "fc"]

@@ -83,10 +83,10 @@ def test_recurrent_layers_keep_their_dynamic_length_on_every_export(layer: type,
     files = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        values = onnx_export.export(
+        outcome = onnx_export.export(
             case.source, signature=shaped, golden=case.golden, exporter="dynamo", opset=20, max_opset=21,
             max_ir_version=10, simplify=True, out_dir=tmp_path / name,
         )  # fmt: skip
-        assert values["notes"] == []
+        assert list(outcome.notes) == []
         files.append((tmp_path / name / "model.onnx").read_bytes())
     assert files[0] == files[1]

@@ -22,18 +22,18 @@ def modelopt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_modelopt_quantises_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    model, values = quantize(tmp_path / "a", convnet(32), images(10))
-    assert values["properties"]["tool"].startswith("nvidia-modelopt ")
-    assert values["properties"]["calibration"] == {"method": "minmax", "samples": 10}
-    assert values["properties"]["nodes_int8"] >= 2
+    model, outcome = quantize(tmp_path / "a", convnet(32), images(10))
+    assert outcome.values["tool"].startswith("nvidia-modelopt ")
+    assert outcome.values["calibration"] == {"method": "minmax", "samples": 10}
+    assert outcome.values["nodes_int8"] >= 2
     assert [item.name for item in model.graph.output] == ["y"]
     quantize(tmp_path / "b", convnet(32), images(10))
     assert (tmp_path / "a/out/model.onnx").read_bytes() == (tmp_path / "b/out/model.onnx").read_bytes()
 
 
 def test_modelopt_keeps_nodes(tmp_path: Path) -> None:
-    model, values = quantize(tmp_path, convnet(64), images(10), keep_nodes=["second"])
-    assert "kept in fp32: second (as asked for)" in values["notes"]
+    model, outcome = quantize(tmp_path, convnet(64), images(10), keep_nodes=["second"])
+    assert "kept in fp32: second (as asked for)" in outcome.notes
     weights = {tensor.name for tensor in model.graph.initializer}
     second = next(node for node in model.graph.node if node.name == "second")
     assert second.input[1] in weights
@@ -50,6 +50,6 @@ def test_the_onnxruntime_recipe_still_works_afterwards(tmp_path: Path) -> None:
 
 
 def test_a_net_too_small_for_modelopt_is_quantised_all_the_same(tmp_path: Path) -> None:
-    _, values = quantize(tmp_path)
-    assert values["properties"]["tool"].startswith("onnxruntime")
-    assert "found no layer that gains by int8" in values["notes"][0]
+    _, outcome = quantize(tmp_path)
+    assert outcome.values["tool"].startswith("onnxruntime")
+    assert "found no layer that gains by int8" in outcome.notes[0]

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.step import Outcome
 from pipeline.base.values import VariantResult
 from pipeline.build import loop as building
 from pipeline.build.loop import Options
@@ -90,14 +91,14 @@ def corrupt_a_scale(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("other", ["{from: onnx, precision: int8, repair: off}",
                                    "{from: onnx, format: tensorrt, precision: int8, repair: off}"])  # fmt: skip
 def test_a_corrupt_scale_is_refused_by_the_gates(bench: Bench, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
-    quantize: Callable[..., dict[str, Any]] = int8.quantize
+    quantize: Callable[..., Outcome] = int8.quantize
 
-    def corrupted(source: Path, samples: Any, out_dir: Path, **settings: Any) -> dict[str, Any]:
-        values = quantize(source, samples, out_dir, **settings)
-        model = onnx.load(str(out_dir / values["file"]))
+    def corrupted(source: Path, samples: Any, out_dir: Path, **settings: Any) -> Outcome:
+        made = quantize(source, samples, out_dir, **settings)
+        model = onnx.load(str(out_dir / made.file))
         corrupt_a_scale(model)
-        onnx.save(model, str(out_dir / values["file"]))
-        return values
+        onnx.save(model, str(out_dir / made.file))
+        return made
 
     monkeypatch.setattr(int8, "quantize", corrupted)
     bad = bench.refused(other)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx
 import torch
 from google.protobuf.message import DecodeError
 
-from pipeline.base import files
+from pipeline.base import files, signatures
 from pipeline.base.errors import StageError, first_line
-from pipeline.base.values import GoldenSamples, Signature, SourceModel
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import GoldenSamples, Progress, Signature, SourceModel
 from pipeline.capture import capture, examples, lines, script, tracing
 from pipeline.capture.examples import Examples
 from pipeline.capture.quiet import quiet
 from pipeline.capture.torch_module import NamedModule
+from pipeline.data import samples
+from pipeline.formats import opening
 from pipeline.formats.onnx import graph, interface
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 _OLDER_EXPORTER_MAX_OPSET = 20  # torch.onnx._constants.ONNX_TORCHSCRIPT_EXPORTER_MAX_OPSET, torch 2.13
 _RNN_OPERATORS = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
-_EXTERNAL_DATA_THRESHOLD_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,18 @@ class _RefusedError(Exception):
         self.where, self.capturable = where, capturable
 
 
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``export``."""
+    signature = signatures.from_json(task.arguments["signature"])
+    return export(
+        opening.opened(task, signature),
+        signature=signature,
+        golden=samples.golden(task),
+        out_dir=task.out_dir,
+        **task.arguments["options"],
+    )
+
+
 def export(
     source: SourceModel,
     *,
@@ -66,9 +80,9 @@ def export(
     max_ir_version: int,
     simplify: bool,
     out_dir: Path,
-    external_data_threshold_bytes: int = _EXTERNAL_DATA_THRESHOLD_BYTES,
-) -> dict[str, Any]:
-    """Write ``out_dir/model.onnx`` (a directory when the weights are over the threshold).
+    external_data_threshold_bytes: int = graph.PROTOBUF_LIMIT_BYTES,
+) -> Outcome:
+    """Write ``out_dir/model.onnx``; equal models give equal bytes in any directory and process.
 
     Every exported graph is run on two examples of different data and sizes before it is accepted.
 
@@ -81,11 +95,8 @@ def export(
         max_opset: limit for an ONNX file used as given.
         max_ir_version: limit of the file's IR version.
         simplify: see graph.finish.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
+        out_dir: existing directory.
         external_data_threshold_bytes: see graph.finish.
-
-    Returns:
-        ``{"file": "model.onnx", "notes": [...], "properties": {"exporter", "opset", "ir_version", …}}``.
 
     Raises:
         StageError: no exporter gives a graph that answers as the model does, or the file is not what the YAML says.
@@ -95,22 +106,18 @@ def export(
     module = NamedModule(source.module, signature).eval()
     pair = examples.choose(module, signature, golden)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".raw") as raw:
-        job = _Job(
-            source=source, module=module, signature=signature, pair=pair, opset=opset, file=Path(raw) / "raw.onnx"
-        )
+        file = Path(raw) / "raw.onnx"
+        job = _Job(source=source, module=module, signature=signature, pair=pair, opset=opset, file=file)
         used, notes = _export(job, exporter)
         finished = graph.finish(
-            job.file,
+            file,
             out_dir,
             simplify=simplify,
             max_ir_version=max_ir_version,
             external_data_threshold_bytes=external_data_threshold_bytes,
         )
-    return {
-        "file": finished["file"],
-        "notes": [*pair.notes, *notes, *finished["notes"]],
-        "properties": {"exporter": used, **finished["properties"]},
-    }
+    notes = [*pair.notes, *notes, *finished.notes]
+    return replace(finished, notes=tuple(notes), values={"exporter": used, **finished.values})
 
 
 def _export(job: _Job, exporter: Exporter) -> tuple[str, list[str]]:
@@ -148,11 +155,7 @@ def _export(job: _Job, exporter: Exporter) -> tuple[str, list[str]]:
 
 
 def _accept(job: _Job, write: Callable[[_Job], list[str]]) -> list[str]:
-    """Run an exporter, check its graph, name its dimensions, and run it on both examples.
-
-    Raises:
-        _RefusedError: the graph is not the model's.
-    """
+    """Run an exporter, check its graph, name its dimensions, and run it on both examples; returns its notes."""
     notes = write(job)
     model = onnx.load(str(job.file), load_external_data=False)
     if graph.opset(model) > job.opset:
@@ -173,9 +176,8 @@ def _accept(job: _Job, write: Callable[[_Job], list[str]]) -> list[str]:
 
 def _dynamo(job: _Job) -> list[str]:
     """torch.export, then the new exporter."""
-    for (
-        operator
-    ) in _RNN_OPERATORS:  # torch caches their first decomposition, which unrolls later sequences to one length
+    for operator in _RNN_OPERATORS:
+        # torch caches their first decomposition, which unrolls later sequences to one length
         operator._dispatch_cache.clear()
     dynamic = any(isinstance(dim, str) for spec in job.signature.inputs for dim in spec.shape)
     try:
@@ -196,10 +198,10 @@ def _dynamo(job: _Job) -> list[str]:
         raise _RefusedError(
             first_line(cause), where=lines.of_error(cause), capturable=False if failed else None
         ) from error
-    if dynamic and (
-        reason := capture.limit_problem(program.exported_program, job.module, job.signature, job.pair.first)
-    ):
-        raise _RefusedError(reason, capturable=False)
+    if dynamic:
+        captured = program.exported_program
+        if reason := capture.limit_problem(captured, job.module, job.signature, job.pair.first):
+            raise _RefusedError(reason, capturable=False)
     program.save(job.file)
     return []
 
@@ -234,14 +236,10 @@ def _older(job: _Job, capturable: bool | None) -> list[str]:
 
 def _copied(
     source: SourceModel, signature: Signature, exporter: Exporter, max_opset: int, max_ir_version: int, out_dir: Path
-) -> dict[str, Any]:
-    """Check an ONNX file against the YAML and the target, and copy it with its external data.
-
-    Raises:
-        StageError: it is not valid ONNX, too new for the target, or not what the YAML says.
-    """
+) -> Outcome:
+    """Check an ONNX file against the YAML and the target, and copy it with its external data."""
     assert source.path is not None
-    path = source.path / graph.FILE if source.path.is_dir() else source.path
+    path = graph.file_of(source.path)
     try:
         model = onnx.load(str(path), load_external_data=False)
         onnx.checker.check_model(str(path), full_check=True)
@@ -271,17 +269,11 @@ def _copied(
         )
     locations = graph.external_files(model)
     _copy(path, locations, out_dir)
-    return {
-        "file": graph.FILE,
-        "notes": [f"`exporter: {exporter}` has no effect: the source is ONNX"] if exporter != "auto" else [],
-        "properties": {
-            "exporter": "as given",
-            "opset": opset,
-            "ir_version": model.ir_version,
-            "nodes": len(model.graph.node),
-            "external_data": bool(locations),
-        },
-    }
+    return Outcome(
+        file=graph.FILE,
+        notes=(f"`exporter: {exporter}` has no effect: the source is ONNX",) if exporter != "auto" else (),
+        values={"exporter": "as given", **graph.properties(model, external=bool(locations))},
+    )
 
 
 def _copy(path: Path, locations: tuple[str, ...], out_dir: Path) -> None:

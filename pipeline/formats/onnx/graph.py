@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import onnxslim
 from google.protobuf.message import Message
 
 from pipeline.base.errors import StageError, first_line
+from pipeline.base.step import Outcome
 
 FILE = "model.onnx"
+PROTOBUF_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB
 _DATA = "model.onnx.data"
-_PROTOBUF_LIMIT = 2_000_000_000  # bytes; a protobuf message ends at 2 GiB
 _EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the graph, where shape inference reads them
 _SCOPED = re.compile(r"[/:]")
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -27,9 +28,9 @@ def finish(
     *,
     simplify: bool,
     max_ir_version: int,
-    external_data_threshold_bytes: int = _PROTOBUF_LIMIT,
-) -> dict[str, Any]:
-    """Clean, simplify, infer shapes, check, and write ``out_dir/model.onnx``.
+    external_data_threshold_bytes: int = PROTOBUF_LIMIT_BYTES,
+) -> Outcome:
+    """Clean, simplify, infer shapes, check, and write ``out_dir/model.onnx``; the values are its ``properties``.
 
     Everything that names the machine or the exporter's workings (metadata, doc strings, value infos) is dropped, so
     equal graphs give equal bytes. A simplified graph that is invalid, or has other inputs or outputs, is not used, and
@@ -43,9 +44,6 @@ def finish(
         external_data_threshold_bytes: with more weights than this, ``model.onnx`` is a directory that holds
             ``model.onnx`` and ``model.onnx.data``, as Triton's onnxruntime backend reads it.
 
-    Returns:
-        ``{"file": "model.onnx", "notes": [...], "properties": {"opset", "ir_version", "nodes", "external_data"}}``.
-
     Raises:
         StageError: the graph is not valid ONNX.
     """
@@ -53,14 +51,13 @@ def finish(
     _strip(model)
     _rename_scoped(model)
     model.ir_version = min(model.ir_version, max_ir_version)
-    notes: list[str] = []
-    if simplify and _weights_bytes(model) > _PROTOBUF_LIMIT:
-        notes.append("not simplified: onnxslim cannot take a graph over 2 GB")
+    note = ""
+    if simplify and _weights_bytes(model) > PROTOBUF_LIMIT_BYTES:
+        note = "not simplified: onnxslim cannot take a graph over 2 GB"
     elif simplify:
         model, note = _simplified(model)
-        notes += [note] if note else []
-    properties = save(model, out_dir, external_data_threshold_bytes=external_data_threshold_bytes)
-    return {"file": FILE, "notes": notes, "properties": properties}
+    saved = save(model, out_dir, external_data_threshold_bytes=external_data_threshold_bytes)
+    return Outcome(file=FILE, notes=(note,) if note else (), values=saved)
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -74,31 +71,24 @@ def file_of(path: Path) -> Path:
 
 
 def save(
-    model: onnx.ModelProto, out_dir: Path, *, external_data_threshold_bytes: int = _PROTOBUF_LIMIT
-) -> dict[str, Any]:
-    """Clean a model, write ``out_dir/model.onnx`` with fresh shapes, and check it whole.
-
-    Args:
-        model: weights in memory; changed in place.
-        out_dir: existing directory without a ``model.onnx``.
-        external_data_threshold_bytes: as for ``finish``.
-
-    Returns:
-        ``{"opset", "ir_version", "nodes", "external_data"}``.
+    model: onnx.ModelProto, out_dir: Path, *, external_data_threshold_bytes: int = PROTOBUF_LIMIT_BYTES
+) -> Mapping[str, Any]:
+    """Clean a model in place, write ``out_dir/model.onnx`` with fresh shapes, and check it whole; its ``properties``.
 
     Raises:
         StageError: the graph is not valid ONNX.
     """
     _strip(model)
     external = _weights_bytes(model) > external_data_threshold_bytes
-    properties = {
-        "opset": opset(model),
-        "ir_version": model.ir_version,
-        "nodes": len(model.graph.node),
-        "external_data": external,
-    }
+    found = properties(model, external=external)
     _infer_and_check(_write(model, out_dir, external))
-    return properties
+    return found
+
+
+def properties(model: onnx.ModelProto, *, external: bool) -> Mapping[str, Any]:
+    """What manifests tell of a file, with whether its weights lie beside it."""
+    nodes = len(model.graph.node)
+    return {"opset": opset(model), "ir_version": model.ir_version, "nodes": nodes, "external_data": external}
 
 
 def _weights_bytes(model: onnx.ModelProto) -> int:
@@ -131,8 +121,7 @@ def _rename_scoped(model: onnx.ModelProto) -> None:
     The scope of a scripted module depends on what else the process compiled before; names in order of appearance do
     not. One new name per old one, everywhere, so sub-graphs still find the outer values they use.
     """
-    messages = list(_messages(model.graph))
-    nodes = [item for item in messages if isinstance(item, onnx.NodeProto)]
+    messages, nodes = list(_messages(model.graph)), _nodes(model)
     taken = {name for node in nodes for name in node.output} | {part.name for part in messages if hasattr(part, "name")}
     renamed: dict[str, str] = {}
     for name, kind in _defined(messages):
@@ -156,7 +145,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
     Whoever changes or compares graphs does this first, so that a node has one name in all that is made of its graph.
     TensorRT's parser would make up names of its own (``node_of_<output>``).
     """
-    nodes = [item for item in _messages(model.graph) if isinstance(item, onnx.NodeProto)]
+    nodes = _nodes(model)
     taken = {node.name for node in nodes}
     for node in nodes:
         if not node.name:
@@ -173,7 +162,7 @@ def name_constants(model: onnx.ModelProto) -> None:
     tf2onnx 1.17 merges equal constants in the order of a set of objects, so that their names and order differ between
     processes, and nothing else does.
     """
-    nodes = [item for item in _messages(model.graph) if isinstance(item, onnx.NodeProto)]
+    nodes = _nodes(model)
     used = {name: number for number, name in enumerate(dict.fromkeys(name for node in nodes for name in node.input))}
     fixed = {item.name for item in (*model.graph.input, *model.graph.output)}
     kept = sorted(
@@ -189,6 +178,11 @@ def name_constants(model: onnx.ModelProto) -> None:
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
     del model.graph.initializer[:]
     model.graph.initializer.extend(copies)
+
+
+def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """All nodes, those of sub-graphs too."""
+    return [item for item in _messages(model.graph) if isinstance(item, onnx.NodeProto)]
 
 
 def _defined(messages: list[Message]) -> Iterator[tuple[str, str]]:
@@ -238,31 +232,20 @@ def _interface(model: onnx.ModelProto) -> list[bytes]:
 
 
 def _write(model: onnx.ModelProto, out_dir: Path, external: bool) -> Path:
+    place = out_dir / FILE
     if not external:
-        file = out_dir / FILE
-        file.write_bytes(model.SerializeToString(deterministic=True))
-        return file
-    folder = out_dir / FILE
-    folder.mkdir()
-    onnx.save_model(
-        model,
-        str(folder / FILE),
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=_DATA,
-        size_threshold=_EXTERNAL_FROM,
-    )
-    for part in (folder / FILE, folder / _DATA):
+        place.write_bytes(model.SerializeToString(deterministic=True))
+        return place
+    place.mkdir()
+    file = place / FILE
+    onnx.save_model(model, str(file), save_as_external_data=True, location=_DATA, size_threshold=_EXTERNAL_FROM)
+    for part in (file, place / _DATA):
         part.chmod(0o644)  # onnx writes external data as 0600, unreadable for the server's user
-    return folder / FILE
+    return file
 
 
 def _infer_and_check(file: Path) -> None:
-    """Add inferred shapes to the written file and check it whole; by path, which also works over 2 GB.
-
-    Raises:
-        StageError: inference or the checker refuses it.
-    """
+    """Add inferred shapes to the written file and check it whole; by path, which also works over 2 GB."""
     try:
         onnx.shape_inference.infer_shapes_path(str(file), str(file), check_type=True, strict_mode=False, data_prop=True)
         model = onnx.load(str(file), load_external_data=False)

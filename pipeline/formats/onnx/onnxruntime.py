@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import Array, Signature, Tensors
+from pipeline.base.values import Array, Signature, Tensors, described
 from pipeline.formats import checks
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale; its warnings about unused initializers would go to stderr
@@ -55,26 +55,18 @@ class OnnxRuntime:
                 where=file,
                 hint="the file is damaged, or needs a newer onnxruntime: export it again",
             ) from error
-        for what, found, expected in (
-            ("inputs", self._session.get_inputs(), signature.inputs),
-            ("outputs", self._session.get_outputs(), signature.outputs),
-        ):
-            checks.names("onnxruntime", what, [item.name for item in found], expected, file)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        checks.names("onnxruntime", "inputs", [item.name for item in inputs], signature.inputs, file)
+        checks.names("onnxruntime", "outputs", [item.name for item in outputs], signature.outputs, file)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: ONNX Runtime refused the inputs or failed, or an output's dtype is not the signature's.
-        """
+        """As ``values.Runtime`` has it."""
         feeds = {spec.name: inputs[spec.name] for spec in self._signature.inputs}
         try:
             results = self._session.run(self._outputs, feeds)
         except Exception as error:
             raise StageError(
-                "onnxruntime: the model failed on a sample",
-                found=str(error),
-                hint=f"inputs were {checks.describe(feeds)}",
+                "onnxruntime: the model failed on a sample", found=str(error), hint=f"inputs were {described(feeds)}"
             ) from error
         outputs: dict[str, Array] = dict(zip(self._outputs, results, strict=True))
         checks.dtypes("onnxruntime", outputs, self._signature)

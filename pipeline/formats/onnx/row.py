@@ -15,19 +15,17 @@ DEFAULT_OPSET = 20  # the newest that every exporter and runtime in use handles;
 
 
 def _options(making: Variant, target: Limits) -> dict[str, Any]:
-    return {
-        "exporter": making.exporter or "auto",
-        "opset": making.opset or min(DEFAULT_OPSET, target.max_opset),
-        "simplify": making.simplify is not False,
-        "max_ir_version": target.max_ir_version,
-        "max_opset": target.max_opset,
-    }
+    common = _common(making, target, DEFAULT_OPSET)
+    return {**common, "exporter": making.exporter or "auto", "max_opset": target.max_opset}
 
 
 def _tf2onnx_options(making: Variant, target: Limits) -> dict[str, Any]:
+    return {**_common(making, target, TF2ONNX_MAX_OPSET), "exporter": "tf2onnx"}
+
+
+def _common(making: Variant, target: Limits, opset: int) -> dict[str, Any]:
     return {
-        "exporter": "tf2onnx",
-        "opset": making.opset or min(TF2ONNX_MAX_OPSET, target.max_opset),
+        "opset": making.opset or min(opset, target.max_opset),
         "simplify": making.simplify is not False,
         "max_ir_version": target.max_ir_version,
     }
@@ -41,7 +39,7 @@ def _tf2onnx_problems(making: Variant) -> Iterator[tuple[str, str]]:
 
 
 _OF_TORCH = Export(
-    function="pipeline.formats.onnx.exporting:make",
+    function="pipeline.formats.onnx.export:make",
     tools=("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime"),
     options=_options,
 )

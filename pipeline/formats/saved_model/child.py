@@ -40,11 +40,7 @@ def main(descriptor: int) -> None:
 
 
 def _jobs() -> Mapping[str, Job]:
-    """Every job by its name; importing their modules imports TensorFlow.
-
-    Raises:
-        ImportError: TensorFlow or Keras does not load.
-    """
+    """Every job by its name; importing their modules imports TensorFlow."""
     from pipeline.formats.saved_model import models, saving, serving, training
 
     return {

@@ -44,11 +44,7 @@ class ModelFile:
 
 
 def send(connection: Connection, values: Values, arrays: Tensors | None = None) -> None:
-    """Send one message.
-
-    Raises:
-        OSError: the other side is gone.
-    """
+    """Send one message; an OSError where the other side is gone."""
     connection.send_bytes(json.dumps({**values, _ARRAYS: list(arrays or ())}).encode())
     for array in (arrays or {}).values():
         stream = io.BytesIO()
@@ -57,11 +53,7 @@ def send(connection: Connection, values: Values, arrays: Tensors | None = None) 
 
 
 def receive(connection: Connection) -> Answer:
-    """Wait for one message.
-
-    Raises:
-        EOFError: the other side is gone.
-    """
+    """Wait for one message; an EOFError where the other side is gone."""
     values: dict[str, Any] = json.loads(connection.recv_bytes())
     names = values.pop(_ARRAYS)
     return values, {name: np.load(io.BytesIO(connection.recv_bytes()), allow_pickle=False) for name in names}

@@ -80,11 +80,7 @@ def opening(model: ModelFile, signature: Signature) -> Opened:
 
 @contextlib.contextmanager
 def _failing(what: str, inputs: Tensors) -> Iterator[None]:
-    """Name the inputs that a model failed on.
-
-    Raises:
-        StageError: it failed.
-    """
+    """Name the inputs that a model failed on."""
     try:
         yield
     except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -128,12 +124,7 @@ def keras_model(model: ModelFile) -> Any:
 
 
 def build(model: ModelFile) -> Any:
-    """Call the user's callable, which returns a built Keras model.
-
-    Raises:
-        ConfigError: it does not exist.
-        StageError: it raised, or returned something else.
-    """
+    """Call the user's callable, which returns a built Keras model; if it does not, or raises, that is a StageError."""
     keras.utils.clear_session()  # layers without a name are numbered from one again
     folder = Path(model.folder)
     built = user_code.call(model.callable, lambda name: folder / name, model.args or {}, "source: building the model")
@@ -270,11 +261,7 @@ class ServedSignature:
         self.outputs = names.ordered([_port(name, info) for name, info in self.definition.outputs.items()])
 
     def run(self, feeds: Tensors) -> dict[str, Array]:
-        """Run once, by the signature's own names.
-
-        Raises:
-            StageError: the model failed.
-        """
+        """Run once, by the signature's own names."""
         tensors = {self.definition.inputs[name].name: array for name, array in feeds.items()}
         fetched = {name: info.name for name, info in self.definition.outputs.items()}
         with _failing("saved_model", feeds):
@@ -323,11 +310,7 @@ def _port(name: str, info: Any) -> Port:
 def matched(
     served: ServedSignature, signature: Signature, where: str
 ) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
-    """A SavedModel's names by the YAML's, of inputs and of outputs, and the notes.
-
-    Raises:
-        StageError: they do not agree.
-    """
+    """A SavedModel's names by the YAML's, of inputs and of outputs, and the notes; see ``names.match``."""
     inputs, in_note = names.match("inputs", served.inputs, signature.inputs, where)
     outputs, out_note = names.match("outputs", served.outputs, signature.outputs, where)
     return inputs, outputs, tuple(note for note in (in_note, out_note) if note)

@@ -70,12 +70,7 @@ class Process:
         self._answer(_unheard)
 
     def call(self, job: str, values: Values, arrays: Tensors | None = None, progress: Progress = _unheard) -> Answer:
-        """Have one job done; see ``child``.
-
-        Raises:
-            PipelineError: what the job raised.
-            StageError: the process died.
-        """
+        """Have one job done; see ``child``. Raises what the job raised; a StageError where the process died."""
         try:
             with contextlib.suppress(BrokenPipeError):  # then there is nothing to be read either
                 messages.send(self._connection, {"job": job, **values}, arrays)
@@ -141,11 +136,7 @@ _shared: list[Process] = []
 
 
 def shared() -> Process:
-    """The one process in which models are trained, opened and run; started at first need.
-
-    Raises:
-        MissingError: TensorFlow or Keras is not installed, or does not load.
-    """
+    """The one process in which models are trained, opened and run, started at first need; raises as ``Process``."""
     while _shared and not _shared[0].alive:
         _shared.pop().close()
     if not _shared:
@@ -157,11 +148,7 @@ def shared() -> Process:
 
 @contextlib.contextmanager
 def fresh() -> Iterator[Process]:
-    """A process for one file: what TensorFlow writes depends on what a process did before.
-
-    Raises:
-        MissingError: TensorFlow or Keras is not installed, or does not load.
-    """
+    """A process for one file: what TensorFlow writes depends on what a process did before; raises as ``Process``."""
     process = Process()
     try:
         yield process
@@ -172,12 +159,12 @@ def fresh() -> Iterator[Process]:
 class RemoteRuntime:
     """A model opened in the shared process, behind values.Runtime, with the names and dtypes of a signature.
 
+    Attributes:
+        notes: how the model's tensors were matched to the signature's.
+
     Raises:
         MissingError: TensorFlow is not installed.
         StageError: the model cannot be opened, or its inputs and outputs are not the signature's.
-
-    Attributes:
-        notes: how the model's tensors were matched to the signature's.
     """
 
     def __init__(self, model: ModelFile, signature: Signature) -> None:
@@ -188,11 +175,7 @@ class RemoteRuntime:
         self._handle, self.notes = values["handle"], tuple(values["notes"])
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: the model failed, or an output's dtype is not the signature's.
-        """
+        """As ``values.Runtime`` has it."""
         feeds = {name: inputs[name] for name in self._inputs}
         _, arrays = self._process.call("run", {"handle": self._handle}, feeds)
         return {name: arrays[name] for name in self._outputs}

@@ -7,7 +7,7 @@ from pipeline.formats.format import Export, Format
 from pipeline.machine.target import LAST_WITH_TENSORFLOW
 
 _EXPORT = Export(
-    function="pipeline.formats.saved_model.exporting:make",
+    function="pipeline.formats.saved_model.export:make",
     tools=("keras", "tensorflow", "tensorflow-cpu"),  # the last two are one library; one of them is absent
 )
 FORMAT = Format(
@@ -15,7 +15,7 @@ FORMAT = Format(
     backends={"saved_model": triton_facts.BACKENDS["tensorflow"]},
     exports={"keras": _EXPORT, "saved_model": _EXPORT},
     refusal="a SavedModel is made of `keras` or `saved_model`; the source is `{maker}`",
-    judge="pipeline.formats.saved_model.judging:judge",
+    judge="pipeline.formats.saved_model.runtime:judge",
     last_release=LAST_WITH_TENSORFLOW,
     successor="tfserving",
 )

@@ -24,30 +24,17 @@ _FINGERPRINT = "fingerprint.pb"  # holds a random number; loaders do without it
 def save(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: write ``model`` to the directory ``out`` as a SavedModel whose ``serving_default`` has the YAML's names.
 
-    A SavedModel that is so already is copied as it is.
-
-    Returns:
-        ``as_given`` and ``notes``.
-
-    Raises:
-        StageError: the model cannot be opened or saved.
+    A SavedModel that is so already is copied as it is. Answers with ``as_given`` and ``notes``.
     """
     as_given, notes = _saved(*messages.subject(values), values["out"])
     return {"as_given": as_given, "notes": notes}, {}
 
 
 def to_onnx(values: Values, arrays: Tensors, tell: Progress) -> Answer:
-    """Job: write ``model`` as an ONNX file ``out`` of operator set ``opset``, by way of a SavedModel.
+    """Job: write ``model`` as an ONNX file ``out`` of operator set ``opset``, by way of a SavedModel; ``notes``.
 
     tf2onnx 1.17 converts SavedModels by its command line alone, and its ``from_keras`` fails for Sequential models
     (KeyError 'keras_tensor_…'); so the command line's ``main`` is called here.
-
-    Returns:
-        ``notes``.
-
-    Raises:
-        MissingError: tf2onnx is not installed.
-        StageError: the model cannot be opened, or tf2onnx cannot convert it.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "saved_model")

@@ -26,12 +26,7 @@ _ALL_FIELDS: Mapping[str, Any] = {"including_default_value_fields": True}
 def metadata(values: Values, arrays: Tensors, tell: Progress) -> Answer:
     """Job: what TF-Serving answers to ``GET /v1/models/NAME/metadata`` (``name``, ``version``) for that in ``path``.
 
-    Returns:
-        ``metadata``: every signature, with all fields, in protobuf's JSON (tensorflow_serving/model_servers/
-        http_rest_api_handler.cc).
-
-    Raises:
-        StageError: not a SavedModel, damaged, not for serving, or without a signature that a server could be asked for.
+    Every signature, with all fields, in protobuf's JSON (tensorflow_serving/model_servers/http_rest_api_handler.cc).
     """
     path = Path(values["path"])
     try:

@@ -102,11 +102,7 @@ def _scores(model: Any, inputs: Any) -> Array:
 
 
 def _check_scores(model: Any, inputs: Any, classes: int) -> bool:
-    """Whether the untrained model's scores are probabilities.
-
-    Raises:
-        StageError: it failed, or does not give one score per class.
-    """
+    """Whether the untrained model's scores are probabilities."""
     with user_code.user_errors("source: the model failed in training"):
         outputs = models.output_tensors(model, model.predict(inputs, batch_size=_EVALUATION_BATCH, verbose=0))
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())

@@ -37,7 +37,7 @@ def make(task: Task, progress: Progress) -> Outcome:
     ``timeout_s``.
     """
     graph = task.upstream["graph"]
-    made = build(
+    return build(
         graph.path,
         replace(from_json(task.arguments["spec"]), kept_nodes=tuple(graph.values.get("kept", ()))),
         task.out_dir,
@@ -46,7 +46,6 @@ def make(task: Task, progress: Progress) -> Outcome:
         timeout_s=task.arguments["timeout_s"],
         progress=progress,
     )
-    return Outcome(file=made["file"], notes=tuple(made["notes"]), values=made["properties"])
 
 
 def build(
@@ -58,7 +57,7 @@ def build(
     log_path: Path,
     timeout_s: float,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Outcome:
     """Build the engines of a spec, prove them, and write them to ``out_dir``, each with its sidecar ``<file>.json``.
 
     Args:
@@ -72,20 +71,15 @@ def build(
         progress: told the library's phase and the share of the build that is done.
 
     Returns:
-        ``{"file", "notes", "properties"}`` with the sidecar's facts. Of several engines, the first one's file, and as
-        properties their common ``identity`` and, under ``engines``, the facts of each by file name.
+        The sidecar's facts as values. Of several engines, the first one's file, and as values their common ``identity``
+        and, under ``engines``, the facts of each by file name.
 
     Raises:
         MissingError: the flavour is not installed, does not load, or has no such GPU here; the disk is full.
         StageError: the graph or a setting is refused, the build failed, took too long or was killed, or what it made
             is not what was asked for.
     """
-    flavour = tensorrt_flavours.flavour(spec.flavour)
-    if tensorrt_flavours.installed(spec.flavour) is None:
-        raise failures.absent(flavour, f"no module {' or '.join(flavour.modules)}")
-    refused = tensorrt_flavours.refusals(spec.flavour, precision=spec.precision, gpus=spec.gpus, options=spec.options)
-    if refused:
-        raise StageError("engine: unsupported", found="\n".join(message for _, message in refused))
+    flavour = _usable(spec)
     facts: dict[str, dict[str, Any]] = {}
     with (
         disk_errors(out_dir, "building an engine"),
@@ -93,21 +87,34 @@ def build(
     ):
         for item in spec.each:
             plan = Path(scratch) / item.file_name
-            job = {
-                "spec": to_json(item),
-                "onnx": str(onnx / _ONNX_FILE if onnx.is_dir() else onnx),
-                "plan": str(plan),
-                "result": str(Path(scratch) / f"{item.file_name}.result"),
-                "timing_cache": None if timing_cache is None else str(timing_cache),
-            }
-            result = _run(job, flavour, log_path, timeout_s, progress)
+            result = _run(_job(item, onnx, plan, timing_cache), flavour, log_path, timeout_s, progress)
             progress("engine: inspecting", None)
             facts[item.file_name] = _proven(result, item, onnx, plan, log_path)
             text = json.dumps(facts[item.file_name], indent=2, sort_keys=True)
             write_atomic(plan.with_name(f"{item.file_name}.json"), f"{text}\n")
         for name in (part for file_name in facts for part in (file_name, f"{file_name}.json")):
             (Path(scratch) / name).replace(out_dir / name)
-    return {"file": next(iter(facts)), "notes": [], "properties": _together(spec, facts)}
+    return Outcome(file=next(iter(facts)), values=_together(spec, facts))
+
+
+def _usable(spec: EngineSpec) -> Flavour:
+    flavour = tensorrt_flavours.flavour(spec.flavour)
+    if tensorrt_flavours.installed(spec.flavour) is None:
+        raise failures.absent(flavour, f"no module {' or '.join(flavour.modules)}")
+    refused = tensorrt_flavours.refusals(spec.flavour, precision=spec.precision, gpus=spec.gpus, options=spec.options)
+    if refused:
+        raise StageError("engine: unsupported", found="\n".join(message for _, message in refused))
+    return flavour
+
+
+def _job(spec: EngineSpec, onnx: Path, plan: Path, timing_cache: Path | None) -> dict[str, Any]:
+    return {
+        "spec": to_json(spec),
+        "onnx": str(onnx / _ONNX_FILE if onnx.is_dir() else onnx),
+        "plan": str(plan),
+        "result": f"{plan}.result",
+        "timing_cache": None if timing_cache is None else str(timing_cache),
+    }
 
 
 def _together(spec: EngineSpec, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -150,11 +157,7 @@ def _run(
 
 
 def _follow(child: subprocess.Popen[bytes], log_path: Path, start: int, timeout_s: float, progress: Progress) -> None:
-    """Wait for the child, passing its progress on.
-
-    Raises:
-        StageError: it took longer than ``timeout_s``.
-    """
+    """Wait for the child, passing its progress on."""
     deadline, rest, running = time.monotonic() + timeout_s, "", True
     with log_path.open(errors="replace") as log:
         log.seek(start)
@@ -176,11 +179,7 @@ def _follow(child: subprocess.Popen[bytes], log_path: Path, start: int, timeout_
 
 
 def _proven(result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path, log_path: Path) -> dict[str, Any]:
-    """The sidecar's facts of an engine that is what was asked for.
-
-    Raises:
-        StageError: it is not.
-    """
+    """The sidecar's facts of an engine that is what was asked for."""
     log = str(log_path)
     if damage := plan_file.problem(plan, spec.flavour):
         raise StageError("engine: the builder wrote a damaged file", found=damage, log=log)
@@ -194,11 +193,9 @@ def _proven(result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path,
         )
     inputs, outputs = layers.ports(result["table"])
     # Classic TensorRT's inspector does not list them in this form; the child has checked those of the network.
-    listed = bool(inputs) or spec.flavour == "tensorrt_rtx"
-    if listed and (wrong := interface.problems(inputs, outputs, spec)):
+    if (inputs or spec.flavour == "tensorrt_rtx") and (wrong := interface.problems(inputs, outputs, spec)):
         raise StageError("engine: its inputs and outputs are not the model's", found="\n".join(wrong), log=log)
-    wrong = layers.judge(table, spec.precision, kept=spec.kept_nodes, quantized=result["quantized"])
-    if wrong:
+    if wrong := layers.judge(table, spec.precision, kept=spec.kept_nodes, quantized=result["quantized"]):
         raise _wrong_precision(wrong, table, spec, log)
     if lost := layers.narrowed(table, set(spec.kept_nodes) & set(result["products"])):
         raise StageError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.formats.tensorrt import interface, spec
+from pipeline.formats.tensorrt import engine_session, interface, spec
 from pipeline.formats.tensorrt.failures import FailureError
 from pipeline.machine import tensorrt_flavours
 
@@ -69,18 +69,10 @@ def _build(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _library(name: tensorrt_flavours.FlavourName) -> ModuleType:
-    """The first of a flavour's modules that is there.
-
-    Raises:
-        FailureError: none is, or it cannot load its libraries.
-    """
-    reasons = []
-    for module in tensorrt_flavours.flavour(name).modules:
-        try:
-            return importlib.import_module(module)
-        except (ImportError, OSError) as error:  # its bindings load the libraries with ctypes, which raises OSError
-            reasons.append(f"import {module}: {error}")
-    raise FailureError("missing", *reasons)
+    try:
+        return engine_session.library(tensorrt_flavours.flavour(name).modules)
+    except engine_session.UnavailableError as error:
+        raise FailureError("missing", str(error)) from error
 
 
 def _tell(phase: str, share: float) -> None:

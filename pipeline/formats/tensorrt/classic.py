@@ -20,11 +20,7 @@ from pipeline.machine.cuda_driver import Device, DriverError, devices
 
 
 def chosen(found: Sequence[Device], gpus: Sequence[str]) -> Device:
-    """The first device, or the first of the capability asked for.
-
-    Raises:
-        FailureError: there is none.
-    """
+    """The first device, or the first of the capability asked for; a FailureError where there is none."""
     fitting = [device for device in found if not gpus or device.capability == gpus[0]]
     if not fitting:
         here = ", ".join(f"{device.capability} ({device.name})" for device in found)
@@ -49,16 +45,13 @@ def prepare(spec: EngineSpec) -> Device:
 def configure(
     config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None, device: Device
 ) -> tuple[str, ...]:
-    """Set what the spec asks of this flavour, and load what was timed before.
+    """Set what the spec asks of this flavour, and load what was timed before; returns the compute capability built for.
 
     Args:
         config: changed in place.
         spec: what is asked.
         timing_cache: folder of the caches, one per TensorRT version and GPU; None to time everything anew.
         device: what ``prepare`` took.
-
-    Returns:
-        The compute capability built for.
 
     Raises:
         FailureError: a setting this version does not have.

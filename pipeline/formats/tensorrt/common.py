@@ -62,11 +62,7 @@ class Log(trt.ILogger):
 
 
 class Monitor(trt.IProgressMonitor):
-    """Turns the library's nested phases into one share done.
-
-    Args:
-        tell: called with the phase and the share (0 to 1), when there is another phase or 1 % more done.
-    """
+    """Turns the library's nested phases into one share done, and tells of another phase or 1 % more."""
 
     def __init__(self, tell: Callable[[str, float], None]) -> None:
         trt.IProgressMonitor.__init__(self)
@@ -105,11 +101,7 @@ class Monitor(trt.IProgressMonitor):
 
 
 def make_builder(log: Log) -> trt.Builder:
-    """The library's builder.
-
-    Raises:
-        FailureError: it cannot start: for classic TensorRT, there is no GPU.
-    """
+    """The library's builder; a FailureError where it cannot start: for classic TensorRT, there is no GPU."""
     try:
         return trt.Builder(log)
     except TypeError as error:  # pybind11's "factory function returned nullptr"
@@ -118,11 +110,6 @@ def make_builder(log: Log) -> trt.Builder:
 
 def parse(builder: trt.Builder, log: Log, onnx: Path) -> trt.INetworkDefinition:
     """The network of an ONNX file, strongly typed: every tensor has the graph's type.
-
-    Args:
-        builder: of the library.
-        log: gets what the parser says.
-        onnx: the file; external data lie beside it.
 
     Raises:
         FailureError: the parser refuses it, with every node at fault.
@@ -198,11 +185,7 @@ def configure(builder: trt.Builder, spec: EngineSpec, tell: Callable[[str, float
 
 
 def set_flag(config: trt.IBuilderConfig, name: str) -> None:
-    """Set a builder flag by name.
-
-    Raises:
-        FailureError: this flavour has no such flag.
-    """
+    """Set a builder flag by name; a FailureError where this flavour has none."""
     flag = getattr(trt.BuilderFlag, name, None)
     if flag is None:
         raise FailureError("unsupported", f"the builder flag {name}")
@@ -212,12 +195,7 @@ def set_flag(config: trt.IBuilderConfig, name: str) -> None:
 def build(
     builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, log: Log, plan: Path
 ) -> None:
-    """Build the engine and write it to ``plan``.
-
-    Raises:
-        FailureError: the builder makes none.
-        OSError: the file cannot be written.
-    """
+    """Build the engine and write it to ``plan``; a FailureError where the builder makes none."""
     built: Any = builder.build_serialized_network(network, config)  # None when it fails, whatever the stubs say
     if built is None:
         raise FailureError("build", *log.last_errors())

@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,12 +90,7 @@ def misfit(shape: Shape, span: Range) -> str:
 
 
 def fitting(profiles: Mapping[int, Profile], shapes: Mapping[str, Shape]) -> int | None:
-    """The profile that takes these shapes and, of several, is made for the nearest (the sum over all dimensions).
-
-    Args:
-        profiles: by index.
-        shapes: of every input.
-    """
+    """The profile that takes these shapes and, of several, is made for the nearest (the sum over all dimensions)."""
 
     def distance(index: int) -> int:
         profile = profiles[index]
@@ -141,7 +136,7 @@ class Session:
     """
 
     def __init__(self, flavour: str, plan: bytes, device: int = 0) -> None:
-        self._library = _library(flavour)
+        self._library = library((flavour, f"{flavour}_bindings"))
         self._cuda = _use(device)
         self._log = _log(self._library)
         self._runtime: trt.Runtime = self._library.Runtime(self._log)
@@ -163,14 +158,7 @@ class Session:
         weakref.finalize(self, self._cuda.cudaStreamDestroy, self._stream)
 
     def run(self, inputs: Mapping[str, Array], profile: int = 0) -> dict[str, Array]:
-        """Run once.
-
-        Args:
-            inputs: by name; their shapes fit the profile.
-            profile: index of the optimization profile to run with.
-
-        Returns:
-            The outputs by name.
+        """Run once with an optimization profile that the inputs' shapes fit; arrays by name in, and out.
 
         Raises:
             SessionError: an input has another dtype than the engine's, or CUDA or TensorRT failed.
@@ -294,14 +282,14 @@ class _Memory:
         return self.address
 
 
-def _library(flavour: str) -> ModuleType:
-    """A flavour's Python module, which may be installed without the package that gives it its plain name.
+def library(names: Iterable[str]) -> ModuleType:
+    """The first of a flavour's Python modules that is there: its bindings, under whatever name they are installed.
 
     Raises:
-        UnavailableError: it is not installed, or cannot load its libraries.
+        UnavailableError: none is, or it cannot load its libraries.
     """
     reasons = []
-    for module in (flavour, f"{flavour}_bindings"):
+    for module in names:
         try:
             return importlib.import_module(module)
         except (ImportError, OSError) as error:  # it loads its libraries with ctypes, which raises OSError
@@ -310,11 +298,7 @@ def _library(flavour: str) -> ModuleType:
 
 
 def _use(device: int) -> ModuleType:
-    """Make a GPU that of this thread, and return the CUDA runtime's module.
-
-    Raises:
-        UnavailableError: no such GPU, no driver, or no module.
-    """
+    """Make a GPU that of this thread, and return the CUDA runtime's module."""
     try:
         cuda = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -324,12 +308,7 @@ def _use(device: int) -> ModuleType:
 
 
 def _done(cuda: ModuleType, result: tuple[Any, ...]) -> Any:
-    """What a call of the CUDA runtime gave besides its status.
-
-    Raises:
-        UnavailableError: there is no GPU, or no driver for it.
-        SessionError: it failed otherwise.
-    """
+    """What a call of the CUDA runtime gave besides its status."""
     status, *values = result
     if int(status) != 0:
         kind = UnavailableError if int(status) in _NO_DEVICE else SessionError
@@ -377,11 +356,7 @@ def _allocator(library: ModuleType, memory: _Memory) -> Any:
 
 
 def _dtype(tensor: Tensor) -> np.dtype[Any]:
-    """What numpy calls the type of a tensor that lies on the device as an array does.
-
-    Raises:
-        SessionError: it does not.
-    """
+    """What numpy calls the type of a tensor that lies on the device as an array does."""
     strange = {
         f"of type {tensor.kind}": tensor.kind not in _NUMPY,
         "a shape tensor": tensor.is_shape,

@@ -12,11 +12,23 @@ from pipeline.machine.tensorrt_flavours import Flavour
 
 Kind = Literal["missing", "gpu", "unsupported", "parse", "interface", "profile", "build", "disk"]
 
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|bad_alloc|MEM_ALLOC_FAILED|FAILED_ALLOCATION", re.IGNORECASE)
-# "within workspace limit" of TensorRT-RTX 1.7, "insufficient workspace" of TensorRT 10
-_WORKSPACE = re.compile(r"within workspace limit|insufficient workspace", re.IGNORECASE)
-_UNSUPPORTED = re.compile(r"is not supported|HW-specific datatypes|not supported on this platform", re.IGNORECASE)
-
+_NO_ENGINE = "engine: the builder made no engine"
+# What the builder's last words mean, and what to do about it; the first row that they match.
+_BUILD_FAILURES = (
+    (
+        r"out ?of ?memory|bad_alloc|MEM_ALLOC_FAILED|FAILED_ALLOCATION",
+        "engine: out of memory",
+        "smaller profiles, `workspace_bytes`, or more memory",
+    ),
+    (
+        r"is not supported|HW-specific datatypes|not supported on this platform",
+        "engine: unsupported by this flavour ({flavour})",
+        "another `precision`, or other `gpus`",
+    ),
+    # the first of TensorRT-RTX 1.7, the second of TensorRT 10
+    (r"within workspace limit|insufficient workspace", _NO_ENGINE, "raise `workspace_bytes`, or leave it out"),
+    ("", _NO_ENGINE, "the log's end tells more"),
+)
 # What to do about a node the parser refuses, by its error code.
 _NODE_HINTS = {
     "UNSUPPORTED_NODE_DATATYPE": "it cannot compute in that type: keep the node in fp32 (keep_fp32), or change the "
@@ -33,7 +45,8 @@ class FailureError(Exception):
 
     Args:
         kind: what sort of reason; decides the error the parent raises.
-        details: JSON values: ``lines`` for all kinds, ``nodes`` for ``parse``, ``errno`` for ``disk``.
+        lines: the reason.
+        details: JSON values: ``nodes`` for ``parse``, ``errno`` for ``disk``.
     """
 
     def __init__(self, kind: Kind, *lines: str, **details: Any) -> None:
@@ -46,58 +59,41 @@ class UnavailableError(MissingError):
 
 
 def error(values: Mapping[str, Any], flavour: Flavour, log_path: Path) -> PipelineError:
-    """The error for what a child told.
-
-    Args:
-        values: of a ``FailureError``.
-        flavour: what was to build.
-        log_path: the build's log.
-    """
+    """The error for the ``values`` of a ``FailureError`` that a child told."""
     lines, log = "\n".join(values["lines"]), str(log_path)
     match values["kind"]:
         case "missing":
             return absent(flavour, lines, log=log)
         case "gpu":
-            return _without_gpu(flavour, lines, log)
+            hint = "build on a machine with that GPU and its driver, or name this machine's under `engine.gpus`"
+            return _unusable(flavour, lines, hint, log)
         case "unsupported":
             return StageError(f"engine: {lines}: unsupported by this flavour ({flavour.name})", log=log)
         case "parse":
             return _parse_error(values["nodes"], lines, log)
         case "interface":
-            return StageError(
-                "engine: the graph's inputs and outputs are not the model's",
-                found=lines,
-                hint="correct `inputs` and `outputs` in the YAML, or the file under `source`",
-                log=log,
-            )
+            what = "engine: the graph's inputs and outputs are not the model's"
+            hint = "correct `inputs` and `outputs` in the YAML, or the file under `source`"
+            return StageError(what, found=lines, hint=hint, log=log)
         case "profile":
-            return StageError(
-                "engine: the builder made no engine",
-                found=lines,
-                hint="correct `engine.profiles`, or the shapes under `inputs`",
-                log=log,
-            )
+            hint = "correct `engine.profiles`, or the shapes under `inputs`"
+            return StageError(_NO_ENGINE, found=lines, hint=hint, log=log)
         case "disk":
             raise OSError(values["errno"], lines)
-    return _build_error(lines, flavour, log)
+    found = (row for row in _BUILD_FAILURES if re.search(row[0], lines, re.IGNORECASE))
+    _, what, hint = next(found)
+    return StageError(what.format(flavour=flavour.name), found=lines, hint=hint, log=log)
 
 
 def absent(flavour: Flavour, found: str, *, log: str = "") -> UnavailableError:
     """The error for a flavour that is not there, with what to type."""
     gpu = ", on a machine with an NVIDIA GPU and its driver" if flavour.needs_gpu else ""
-    return UnavailableError(
-        f"engine: the flavour {flavour.name} cannot be used here", found=found, hint=f"{flavour.install}{gpu}", log=log
-    )
+    return _unusable(flavour, found, f"{flavour.install}{gpu}", log)
 
 
-def _without_gpu(flavour: Flavour, found: str, log: str) -> UnavailableError:
-    """The error for a flavour that is there, without a GPU to build on."""
-    return UnavailableError(
-        f"engine: the flavour {flavour.name} cannot be used here",
-        found=found,
-        hint="build on a machine with that GPU and its driver, or name this machine's under `engine.gpus`",
-        log=log,
-    )
+def _unusable(flavour: Flavour, found: str, hint: str, log: str) -> UnavailableError:
+    what = f"engine: the flavour {flavour.name} cannot be used here"
+    return UnavailableError(what, found=found, hint=hint, log=log)
 
 
 def died(status: int, tail: str, log_path: Path) -> StageError:
@@ -134,19 +130,3 @@ def _parse_error(nodes: Sequence[Mapping[str, str]], lines: str, log: str) -> St
         hint="\n".join(hints),
         log=log,
     )
-
-
-def _build_error(lines: str, flavour: Flavour, log: str) -> StageError:
-    if _OUT_OF_MEMORY.search(lines):
-        return StageError(
-            "engine: out of memory", found=lines, hint="smaller profiles, `workspace_bytes`, or more memory", log=log
-        )
-    if _UNSUPPORTED.search(lines):
-        return StageError(
-            f"engine: unsupported by this flavour ({flavour.name})",
-            found=lines,
-            hint="another `precision`, or other `gpus`",
-            log=log,
-        )
-    hint = "raise `workspace_bytes`, or leave it out" if _WORKSPACE.search(lines) else "the log's end tells more"
-    return StageError("engine: the builder made no engine", found=lines, hint=hint, log=log)

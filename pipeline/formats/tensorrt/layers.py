@@ -8,6 +8,7 @@ prints the same lines, with ``Format/Datatype`` for ``Datatype``, by public logs
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -94,9 +95,10 @@ class Layer:
 
         The weights are the largest constant; scales and biases are smaller, and Float whatever the weights are.
         """
-        weights = max(self.constants, key=lambda tensor: _size(tensor.shape), default=None)
-        operands = [*self.inputs, *([weights] if weights is not None and _size(weights.shape) > 1 else [])]
-        found = {tensor.dtype for tensor in operands}
+        found = {tensor.dtype for tensor in self.inputs}
+        weights = max(self.constants, key=lambda tensor: math.prod(tensor.shape), default=None)
+        if weights is not None and math.prod(weights.shape) > 1:
+            found.add(weights.dtype)
         return tuple(name for name in _ARITHMETIC if name in found)
 
     @property
@@ -190,14 +192,10 @@ def judge(
 
 
 def narrowed(layers: Sequence[Layer], kept: Collection[str]) -> list[str]:
-    """Those of the nodes kept on purpose that the engine does not compute in Float, sorted.
+    """Those of the products kept on purpose (by names of ONNX nodes) that the engine does not compute in Float, sorted.
 
     TensorRT-RTX 1.7.1 narrows a convolution or matrix product that stands alone between a cast to float and a cast
     back, weights included; with one more node in float beside it, it does not.
-
-    Args:
-        layers: of the engine.
-        kept: names of ONNX nodes that are convolutions or matrix products.
     """
     products = [layer for layer in layers if layer.is_product and layer.arithmetic]
     in_float = {node for layer in products if "Float" in layer.arithmetic for node in layer.nodes}
@@ -233,11 +231,3 @@ def _dtype(words: str) -> str:
 
 def _shape(text: str) -> Shape:
     return tuple(int(size) for size in text.split(",") if size.strip())
-
-
-def _size(shape: Shape) -> int:
-    """Elements of a constant; its dimensions are known."""
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -18,15 +18,7 @@ _LENGTH = slice(16, 24)  # unsigned, little-endian
 
 
 def unlike_sidecar(path: Path, flavour: FlavourName) -> str:
-    """What is wrong with an engine's file by the sidecar beside it; without one, by the file alone.
-
-    Args:
-        path: the engine.
-        flavour: what built it.
-
-    Raises:
-        OSError: not readable.
-    """
+    """What is wrong with an engine's file by the sidecar beside it; without one, by the file alone."""
     sidecar = path.with_name(f"{path.name}.json")
     try:
         sha256 = str(json.loads(sidecar.read_text())["plan_sha256"]) if sidecar.exists() else ""
@@ -42,9 +34,6 @@ def problem(path: Path, flavour: FlavourName | None, *, sha256: str = "") -> str
         path: the engine.
         flavour: what built it; where that is not known, a file that begins as TensorRT-RTX's do is held for one.
         sha256: what its sidecar says; not compared when empty.
-
-    Raises:
-        OSError: not readable.
     """
     size = path.stat().st_size
     if size == 0:

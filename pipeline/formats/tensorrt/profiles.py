@@ -64,7 +64,7 @@ def problems(signature: Signature, given: Sequence[Ranges], max_batch_size: int)
 
 
 def check(golden: GoldenSamples, spec: EngineSpec, where: str) -> None:
-    """Check that an engine will take every golden sample: it is asked with all of them, and warmed up with one.
+    """Check that an engine takes every golden sample: it is asked with all of them, and warmed up with one.
 
     Args:
         golden: the samples, one row each; ``resolve`` has seen to larger batches.
@@ -85,16 +85,10 @@ def check(golden: GoldenSamples, spec: EngineSpec, where: str) -> None:
 def fitting_profile(
     runtime: str, profiles: Mapping[int, engine_session.Profile], shapes: Mapping[str, Shape], where: str = ""
 ) -> int:
-    """The profile to run a sample with.
-
-    Args:
-        runtime: for the message: ``tensorrt``.
-        profiles: an engine's, by index.
-        shapes: the sample's, of every input.
-        where: of the profiles in the YAML, if known.
+    """The index of the profile to run a sample of these shapes with.
 
     Raises:
-        StageError: no profile takes these shapes.
+        StageError: no profile takes them; the message names ``runtime`` and, if known, the place in the YAML.
     """
     chosen = fitting(profiles, shapes)
     if chosen is None:

@@ -16,16 +16,7 @@ def prepare(spec: EngineSpec) -> None:
 
 
 def configure(config: trt.IBuilderConfig, spec: EngineSpec, timing_cache: Path | None, device: None) -> tuple[str, ...]:
-    """Set the compute capabilities; without any the engine is portable.
-
-    Args:
-        config: changed in place.
-        spec: what is asked.
-        timing_cache: not used: this flavour times nothing when it builds.
-        device: not used.
-
-    Returns:
-        The compute capabilities built for.
+    """Set the compute capabilities, which are returned; without any the engine is portable. This flavour times nothing.
 
     Raises:
         FailureError: the library knows no such capability.

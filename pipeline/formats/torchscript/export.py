@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from pipeline.base import signatures
 from pipeline.base.errors import StageError
-from pipeline.base.values import GoldenSamples, Signature, SourceModel
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import GoldenSamples, Progress, Signature, SourceModel
 from pipeline.capture import examples, tracing
 from pipeline.capture.examples import Examples
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.capture.script import Method, build, is_argument
 from pipeline.capture.torch_module import NamedModule
+from pipeline.data import samples
+from pipeline.formats import opening
 from pipeline.formats.torchscript import archive
 from pipeline.formats.torchscript.runtime import TorchScriptRuntime
 
 FILE = "model.pt"
 
 
+def make(task: Task, progress: Progress) -> Outcome:
+    """The step; see ``export``."""
+    signature = signatures.from_json(task.arguments["signature"])
+    return export(
+        opening.opened(task, signature),
+        signature=signature,
+        golden=samples.golden(task),
+        out_dir=task.out_dir,
+        **task.arguments["options"],
+    )
+
+
 def export(
     source: SourceModel, *, signature: Signature, golden: GoldenSamples, method: Method, out_dir: Path
-) -> dict[str, Any]:
+) -> Outcome:
     """Write ``out_dir/model.pt`` and run it against the source model.
 
-    Args:
-        source: a torch module or a TorchScript file.
-        signature: forward's argument names, and the order of the returned tuple.
-        golden: what to trace on; see examples.choose.
-        method: ``auto`` traces, and scripts what a trace would freeze.
-        out_dir: existing directory; equal models give equal bytes in any directory and process.
-
-    Returns:
-        ``{"file": "model.pt", "notes": [...], "properties": {"method": "trace"}}``.
+    Equal models give equal bytes in any directory and process. Method ``auto`` traces, and scripts what a trace would
+    freeze; the value ``method`` says which it was.
 
     Raises:
         StageError: the model cannot be traced or scripted, or is frozen (``where`` names the line).
@@ -54,7 +62,7 @@ def export(
     archive.canonicalise(raw, out_dir / FILE)
     raw.unlink()
     _verify(out_dir / FILE, signature, pair)
-    return {"file": FILE, "notes": [*pair.notes, *built.notes], "properties": {"method": built.method}}
+    return Outcome(file=FILE, notes=(*pair.notes, *built.notes), values={"method": built.method})
 
 
 def _check_names(signature: Signature) -> None:
@@ -67,15 +75,8 @@ def _check_names(signature: Signature) -> None:
 
 
 def _verify(file: Path, signature: Signature, pair: Examples) -> None:
-    """Open the written file and compare its answers with the source model's on both examples.
-
-    Raises:
-        StageError: they differ.
-    """
+    """Open the written file and compare its answers with the source model's on both examples."""
     if wrong := tracing.unlike(TorchScriptRuntime(file, signature), signature, pair):
         _, reason = wrong
-        raise StageError(
-            "export: the TorchScript file does not answer as the model does",
-            found=reason,
-            hint="try the other `method`",
-        )
+        what = "export: the TorchScript file does not answer as the model does"
+        raise StageError(what, found=reason, hint="try the other `method`")

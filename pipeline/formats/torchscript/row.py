@@ -14,11 +14,11 @@ def _options(making: Variant, target: Limits) -> dict[str, Any]:
     return {"method": making.method or "auto"}
 
 
-_EXPORT = Export(function="pipeline.formats.torchscript.exporting:make", tools=("torch",), options=_options)
+_EXPORT = Export(function="pipeline.formats.torchscript.export:make", tools=("torch",), options=_options)
 FORMAT = Format(
     kind="torchscript",
     backends={"torchscript": triton_facts.BACKENDS["pytorch"]},
     exports={"torch": _EXPORT, "torchscript": _EXPORT},
     refusal="{source} cannot be made into TorchScript; expected {formats}",
-    judge="pipeline.formats.torchscript.judging:judge",
+    judge="pipeline.formats.torchscript.runtime:judge",
 )

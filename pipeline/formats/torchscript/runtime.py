@@ -6,18 +6,23 @@ from pathlib import Path
 
 import torch
 
+from pipeline.base import signatures
 from pipeline.base.errors import StageError, first_line
-from pipeline.base.values import Array, Signature, Tensors
+from pipeline.base.step import Outcome, Task
+from pipeline.base.values import Array, Progress, Signature, Tensors, described
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats import checks
+from pipeline.proof import parity
+
+
+def judge(task: Task, progress: Progress) -> Outcome:
+    """The step; upstream ``graph`` and ``samples``, arguments ``signature`` and those of ``parity.Gates``."""
+    runtime = TorchScriptRuntime(task.upstream["graph"].path, signatures.from_json(task.arguments["signature"]))
+    return parity.judged(runtime, task)
 
 
 class TorchScriptRuntime:
     """A file of ``torch.jit.save`` whose forward takes the signature's inputs by name and returns its outputs in order.
-
-    Args:
-        path: the file.
-        signature: names and dtypes to feed and to return.
 
     Raises:
         StageError: the file cannot be loaded, or its arguments are not the signature's inputs.
@@ -39,11 +44,7 @@ class TorchScriptRuntime:
         checks.names("torchscript", "inputs", [item.name for item in arguments], signature.inputs, str(path))
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once.
-
-        Raises:
-            StageError: the module failed, or its outputs are not the signature's in number or dtype.
-        """
+        """As ``values.Runtime`` has it."""
         feeds = {spec.name: torch.from_numpy(inputs[spec.name].copy()) for spec in self._signature.inputs}
         try:
             with torch.inference_mode():
@@ -51,8 +52,8 @@ class TorchScriptRuntime:
         except (RuntimeError, torch.jit.Error) as error:  # the second where the module itself raises
             raise StageError(
                 "torchscript: the model failed on a sample",
-                found=_last_line(error),
-                hint=f"inputs were {checks.describe(dict(inputs))}",
+                found=(str(error).strip().splitlines() or [type(error).__name__])[-1],  # behind its own traceback
+                hint=f"inputs were {described(inputs)}",
             ) from error
         values = (result,) if isinstance(result, torch.Tensor) else tuple(result)
         if len(values) != len(self._signature.outputs):
@@ -60,13 +61,7 @@ class TorchScriptRuntime:
                 f"torchscript: the model returned {len(values)} outputs",
                 found=f"expected {', '.join(spec.name for spec in self._signature.outputs)}",
             )
-        outputs: dict[str, Array] = {
-            spec.name: value.numpy() for spec, value in zip(self._signature.outputs, values, strict=True)
-        }
+        specs = self._signature.outputs
+        outputs: dict[str, Array] = {spec.name: value.numpy() for spec, value in zip(specs, values, strict=True)}
         checks.dtypes("torchscript", outputs, self._signature)
         return outputs
-
-
-def _last_line(error: BaseException) -> str:
-    """TorchScript puts the operator's message after its own traceback."""
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

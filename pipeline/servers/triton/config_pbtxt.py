@@ -64,19 +64,8 @@ def describe(
     Raises:
         ConfigError: a field has a wrong type, or refines a tensor that the model does not have.
     """
-    backend = BACKENDS[kind]
-    batched = max_batch_size > 0
-    extra: dict[str, bytes] = {}
-    defaults: dict[str, Any] = {
-        "name": model_name,
-        "platform": backend.platform,
-        "backend": backend.name,
-        "max_batch_size": max_batch_size,
-        "version_policy": {"latest": {"num_versions": 1}},
-        "input": [_tensor(spec, batched) for spec in signature.inputs],
-        "output": _outputs(signature.outputs, batched, extra),
-        "instance_group": [{"count": 1, "kind": backend.kind}],
-    }
+    batched, extra = max_batch_size > 0, dict[str, bytes]()
+    defaults = {"name": model_name, "max_batch_size": max_batch_size, **_defaults(kind, signature, batched, extra)}
     if engines:
         defaults["cc_model_filenames"] = dict(engines)
     if batched and not any(fields.get(name) for name in _SCHEDULERS[1:]):
@@ -95,6 +84,19 @@ def describe(
     if merged.get("model_warmup") is None:
         extra = {path: data for path, data in extra.items() if not path.startswith("warmup/")}
     return ModelFiles(config=model_config.build(merged), extra=extra)
+
+
+def _defaults(kind: str, signature: Signature, batched: bool, extra: dict[str, bytes]) -> dict[str, Any]:
+    """What every model of a kind has; label files go into ``extra``."""
+    backend = BACKENDS[kind]
+    return {
+        "platform": backend.platform,
+        "backend": backend.name,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [_tensor(spec, batched) for spec in signature.inputs],
+        "output": _outputs(signature.outputs, batched, extra),
+        "instance_group": [{"count": 1, "kind": backend.kind}],
+    }
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:

@@ -29,18 +29,12 @@ def launch(
     start_timeout_s: float,
     exit_timeout_s: float = 30.0,
 ) -> Iterator[Served]:
-    """Serve models of a repository from the release's image until the block is left.
+    """Serve models of a repository, mounted read-only, from a release's image (``YY.MM``) until the block is left.
 
     The container ends with this process, unless this process is killed outright: Docker's client dies then, and
-    ``docker rm --force`` of the name in the log is left to do.
-
-    Args:
-        repository: root of the model repository; mounted read-only.
-        models: names of the models to load.
-        release: the image's ``YY.MM``.
-        log_path: the container's output is appended here.
-        start_timeout_s: until every model has answered once; fetching the image is not counted.
-        exit_timeout_s: how long requests in flight may take on leaving.
+    ``docker rm --force`` of the name in the log is left to do. The container's output is appended to ``log_path``.
+    Every model has answered once within ``start_timeout_s``, which does not count the fetching of the image; requests
+    in flight may take ``exit_timeout_s`` on leaving.
 
     Raises:
         ConfigError: no models, or one whose configuration cannot be read.
@@ -49,28 +43,32 @@ def launch(
     """
     if not models:
         raise ConfigError("server: no model to serve", where=str(repository))
-    name = server_id = f"triton-{uuid.uuid4().hex[:12]}"
+    name = f"triton-{uuid.uuid4().hex[:12]}"
 
-    def launch_on(ports: Ports) -> Launch:
-        flags = server_flags(models, server_id, exit_timeout_s)
-        return Launch(
-            argv=[*docker_run(repository, models, release=release, name=name, ports=ports), *flags],
-            env=None,  # Docker's client finds its engine and credentials there; the container gets none of it
-            host=_HOST,
-            ports=ports,
-            server_id=server_id,
-            models=tuple(models),
-            log_path=log_path,
-            start_timeout_s=start_timeout_s,
-            exit_timeout_s=exit_timeout_s,
+    def argv(ports: Ports) -> list[str]:
+        started = docker_run(repository, models, release=release, name=name, ports=ports)
+        return [*started, *server_flags(models, name, exit_timeout_s)]
+
+    def launch() -> contextlib.AbstractContextManager[Served]:
+        ports = find_ports(_HOST, Ports())
+        return running(
+            Launch(
+                argv=argv(ports),
+                env=None,  # Docker's client finds its engine and credentials there; the container gets none of it
+                host=_HOST,
+                ports=ports,
+                server_id=name,
+                models=tuple(models),
+                log_path=log_path,
+                start_timeout_s=start_timeout_s,
+                exit_timeout_s=exit_timeout_s,
+            )
         )
 
-    docker.require_engine(launch_on(_USUAL_PORTS).argv)
+    docker.require_engine(argv(_USUAL_PORTS))
     docker.require_image(f"{_IMAGE}:{release}-py3")
-    with docker.killed_at_last(name):
-        started = on_free_ports(lambda: running(launch_on(find_ports(_HOST, Ports()))), who="server", log_path=log_path)
-        with started as served:
-            yield served
+    with docker.killed_at_last(name), on_free_ports(launch, who="server", log_path=log_path) as served:
+        yield served
 
 
 def docker_run(repository: Path, models: Sequence[str], *, release: str, name: str, ports: Ports) -> list[str]:

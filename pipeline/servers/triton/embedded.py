@@ -22,7 +22,11 @@ from pipeline.servers.triton.probe import curl_line
 __all__ = ["curl_line", "embedded", "engines_of", "ensembles_of", "home", "models_of"]
 
 _STAND_INS = Path(__file__).parent / "backends"
-_SHARED = (Path(triton_facts.__file__), Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py")
+_SHARED = (
+    _STAND_INS / "stand_in.py",
+    Path(triton_facts.__file__),
+    Path(__file__).parents[2] / "formats" / "tensorrt" / "engine_session.py",
+)
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only looked up here
 
 
@@ -40,19 +44,11 @@ def embedded(
     start_timeout_s: float,
     exit_timeout_s: float = 30.0,
 ) -> Iterator[Served]:
-    """Serve models of a repository until the block is left; the server dies with the thread that started it.
+    """Serve models of a repository, and of roots ``beside`` it, until the block is left; other models are left alone.
 
-    Args:
-        repository: root of the model repository.
-        models: names of the models to load; others are left alone.
-        beside: roots of further repositories that they may be in.
-        log_path: the server's output is appended here; its backends are assembled beside it and removed again.
-        http_port: a port of ``host``, or 0 for a free one.
-        grpc_port: likewise.
-        metrics_port: likewise.
-        host: address to listen on.
-        start_timeout_s: until every model has answered once.
-        exit_timeout_s: how long requests in flight may take on leaving.
+    The server dies with the thread that started it. Its output is appended to ``log_path``; its backends are assembled
+    beside that, and removed again. A port of 0 is any free one of ``host``. Every model has answered once within
+    ``start_timeout_s``; requests in flight may take ``exit_timeout_s`` on leaving.
 
     Raises:
         ConfigError: no models, or a host or ports that cannot be.
@@ -63,35 +59,37 @@ def embedded(
         raise ConfigError("server: no model to serve", where=str(repository))
     home, stub, libpython = _installed()
     asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
-    with contextlib.ExitStack() as stack:
-        with files.disk_errors(log_path, "server: assembling its backends"):
-            log_path.parent.mkdir(parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
-            backends = Path(stack.enter_context(folder)).absolute()
-            _assemble(backends, home, stub)
-        server_id = f"triton-{uuid.uuid4().hex[:12]}"
-        locations = [
-            str(home / "bin" / "tritonserver"),
-            *(f"--model-repository={root.absolute()}" for root in (repository, *beside)),
-            f"--backend-directory={backends}",
-            f"--cache-directory={home / 'caches'}",
-        ]
+    server_id = f"triton-{uuid.uuid4().hex[:12]}"
+    with _assembled(log_path, home, stub) as backends:
+        locations = _locations(home, backends, (repository, *beside))
 
-        def launch(ports: Ports) -> Launch:
-            return Launch(
-                argv=[*locations, *server_flags(models, server_id, exit_timeout_s), *_addresses(host, ports)],
-                env=_environment(home, libpython),
-                host=_ANY_ADDRESS.get(host, host),
-                ports=ports,
-                server_id=server_id,
-                models=tuple(models),
-                log_path=log_path,
-                start_timeout_s=start_timeout_s,
-                exit_timeout_s=exit_timeout_s,
+        def launch() -> contextlib.AbstractContextManager[Served]:
+            ports = find_ports(host, asked)
+            return running(
+                Launch(
+                    argv=[*locations, *server_flags(models, server_id, exit_timeout_s), *_addresses(host, ports)],
+                    env=_environment(home, libpython),
+                    host=_ANY_ADDRESS.get(host, host),
+                    ports=ports,
+                    server_id=server_id,
+                    models=tuple(models),
+                    log_path=log_path,
+                    start_timeout_s=start_timeout_s,
+                    exit_timeout_s=exit_timeout_s,
+                )
             )
 
-        started = on_free_ports(lambda: running(launch(find_ports(host, asked))), who="server", log_path=log_path)
-        yield stack.enter_context(started)
+        with on_free_ports(launch, who="server", log_path=log_path) as served:
+            yield served
+
+
+def _locations(home: Path, backends: Path, roots: Sequence[Path]) -> list[str]:
+    return [
+        str(home / "bin" / "tritonserver"),
+        *(f"--model-repository={root.absolute()}" for root in roots),
+        f"--backend-directory={backends}",
+        f"--cache-directory={home / 'caches'}",
+    ]
 
 
 def _addresses(host: str, ports: Ports) -> list[str]:
@@ -131,16 +129,30 @@ def _installed() -> tuple[Path, Path, Path]:
     return found.tritonserver.parents[1], found.stub, found.libpython.parent
 
 
+@contextlib.contextmanager
+def _assembled(log_path: Path, home: Path, stub: Path) -> Iterator[Path]:
+    """A backend directory beside the log, for as long as the server runs."""
+    with contextlib.ExitStack() as stack:
+        with files.disk_errors(log_path, "server: assembling its backends"):
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
+            backends = Path(stack.enter_context(folder)).absolute()
+            _assemble(backends, home, stub)
+        yield backends
+
+
 def _assemble(backends: Path, home: Path, stub: Path) -> None:
-    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins with what they share.
+    """Lay out a backend directory: ``python/`` with the stub, and the stand-ins, each with what they share.
 
     One stand-in serves both flavours of TensorRT; it takes its flavour from its folder's name.
     Copies, not links: the server refuses a library whose real path is elsewhere ("escapes backend directory").
     """
-    shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shared = shutil.ignore_patterns("__pycache__", "stand_in.py")
+    shutil.copytree(_STAND_INS, backends, dirs_exist_ok=True, ignore=shared)
     shutil.copytree(backends / "tensorrt", backends / "tensorrt_rtx")
-    for file in _SHARED:
-        shutil.copy(file, backends)
+    for folder in tuple(backends.iterdir()):
+        for file in _SHARED:
+            shutil.copy(file, folder)
     python = backends / "python"
     python.mkdir()
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):

@@ -106,4 +106,4 @@ def test_tensorflows_models_go_through_tf2onnx(tmp_path: Path) -> None:
     assert "tf2onnx" in onnx.export.tools
     assert "tf2onnx" not in saved.export.tools
     assert onnx.export.module == "pipeline.formats.tf2onnx"
-    assert saved.export.module == "pipeline.formats.saved_model.exporting"
+    assert saved.export.module == "pipeline.formats.saved_model.export"

@@ -58,7 +58,7 @@ def test_a_graph_of_fp32_is_judged_as_it_is_whatever_is_built_from_it(tmp_path: 
         made = by_key(plan(tmp_path, text=text.replace("tensorrt_rtx", flavour)))
         assert made["rtx"].kind == flavour
         assert made["rtx"].parity.function == "pipeline.formats.onnx.judging:judge"
-    assert made["ts"].parity.function == "pipeline.formats.torchscript.judging:judge"
+    assert made["ts"].parity.function == "pipeline.formats.torchscript.runtime:judge"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.base.step import Outcome
 from pipeline.base.values import Array
 from pipeline.formats.onnx import graph
 from pipeline.precision import half
@@ -155,11 +156,11 @@ def loops(folder: Path) -> Path:
     return saved(folder, body(layers, [info("x", [2])], [info("y", None)], **tensors))
 
 
-def convert(source: Path, precision: Any = "fp16", **options: Any) -> tuple[dict[str, Any], onnx.ModelProto]:
+def convert(source: Path, precision: Any = "fp16", **options: Any) -> tuple[Outcome, onnx.ModelProto]:
     out = source.parent / precision
     out.mkdir()
-    values = half.convert(source, out, precision=precision, **options)
-    return values, graph.load(out / graph.FILE)
+    outcome = half.convert(source, out, precision=precision, **options)
+    return outcome, graph.load(out / graph.FILE)
 
 
 def bodies(holder: onnx.NodeProto) -> list[onnx.GraphProto]:

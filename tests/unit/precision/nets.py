@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.base.step import Outcome
 from pipeline.base.values import Array, GoldenSamples, Sample
 from pipeline.formats.onnx import graph
 from pipeline.precision import int8
@@ -82,16 +83,16 @@ def silent(message: str, fraction: float | None) -> None:
 
 def quantize(
     folder: Path, model: onnx.ModelProto | None = None, samples: GoldenSamples | None = None, **options: Any
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+) -> tuple[onnx.ModelProto, Outcome]:
     folder.mkdir(exist_ok=True)
     source = saved(convnet() if model is None else model, folder)
     (folder / "out").mkdir()
     defaults = {"consumer": "tensorrt", "method": "minmax", "percentile": 99.99, "reduce_range": False}
     samples = images(8) if samples is None else samples
-    values = int8.quantize(source, samples, folder / "out", **{"progress": silent, **defaults, **options})
+    outcome = int8.quantize(source, samples, folder / "out", **{"progress": silent, **defaults, **options})
     assert sorted(item.name for item in folder.iterdir()) == ["fp32.onnx", "out"]
-    assert [item.name for item in (folder / "out").iterdir()] == [values["file"]]
-    return graph.load(folder / "out" / values["file"]), values
+    assert [item.name for item in (folder / "out").iterdir()] == [outcome.file]
+    return graph.load(folder / "out" / outcome.file), outcome
 
 
 def constants(model: onnx.ModelProto) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.transformers import float16
 
 from pipeline.base.errors import StageError
+from pipeline.base.step import Outcome
 from pipeline.base.values import Array
 from pipeline.formats.onnx import graph
 from pipeline.precision import half_rules
@@ -50,15 +51,12 @@ def test_weights_and_nodes_are_converted_inputs_and_outputs_are_not(precision: s
     layers = [node("Mul", "x w", "z"), node("Add", "z b", "y")]
     inputs, outputs = [info("x", ["N", 2])], [info("y", ["N", 2]), info("z", ["N", 2])]
     source = saved(tmp_path / "a", body(layers, inputs, outputs, w=np.float32([2, 1.0009]), b=np.float32([1, 0])))
-    values, model = convert(source, precision)
-    assert values == {
-        "file": "model.onnx",
-        "notes": [],
-        "properties": {
-            "opset": 20 if precision == "fp16" else 22, "ir_version": 9, "nodes": 5, "external_data": False,
-            "precision": precision, f"nodes_{precision}": 2, "nodes_fp32": 0, "kept": [],
-        },
+    outcome, model = convert(source, precision)
+    facts = {
+        "opset": 20 if precision == "fp16" else 22, "ir_version": 9, "nodes": 5, "external_data": False,
+        "precision": precision, f"nodes_{precision}": 2, "nodes_fp32": 0, "kept": [],
     }  # fmt: skip
+    assert outcome == Outcome(file="model.onnx", values=facts)
     assert list(model.graph.input) == inputs
     assert list(model.graph.output) == outputs
     assert {item.data_type for item in model.graph.initializer} == {kind}
@@ -72,9 +70,9 @@ def test_weights_and_nodes_are_converted_inputs_and_outputs_are_not(precision: s
 @PRECISIONS
 def test_a_conv_net(precision: str, kind: int, tmp_path: Path) -> None:
     source = conv_net(tmp_path / "a")
-    values, model = convert(source, precision)
-    assert values["properties"][f"nodes_{precision}"] == 6
-    assert values["properties"]["nodes_fp32"] == 0
+    outcome, model = convert(source, precision)
+    assert outcome.values[f"nodes_{precision}"] == 6
+    assert outcome.values["nodes_fp32"] == 0
     assert in_order(model)
     assert all(computes_in(model, f"n_{name}") == kind for name in ("conv", "relu", "pool", "mean", "flat"))
     if precision == "fp16":
@@ -94,12 +92,12 @@ def test_the_same_answers_as_onnxruntimes_own_converter(tmp_path: Path) -> None:
 
 def test_two_integer_inputs_and_dynamic_shapes(tmp_path: Path) -> None:
     source = attention(tmp_path / "a")
-    values, model = convert(source)
+    outcome, model = convert(source)
     assert list(model.graph.input) == list(graph.load(source).graph.input)
     for feeds in (tokens(), tokens(2, 12)):
         assert close(run(model, **feeds)[0], run(source, **feeds)[0], 5e-3)
-    assert values["properties"]["nodes_fp16"] == 10
-    assert values["properties"]["nodes_fp32"] == 5
+    assert outcome.values["nodes_fp16"] == 10
+    assert outcome.values["nodes_fp32"] == 5
 
 
 def test_two_float32_readers_share_one_cast_and_constants_are_not_shared(tmp_path: Path) -> None:
@@ -123,14 +121,14 @@ def test_two_float32_readers_share_one_cast_and_constants_are_not_shared(tmp_pat
 
 def test_what_is_kept_on_demand_is_noted(tmp_path: Path) -> None:
     keep = {"keep_ops": ["MaxPool", "LSTM"], "keep_nodes": {"n_y", "n_conv"}}
-    values, model = convert(conv_net(tmp_path / "a"), **keep)
-    assert values["notes"] == [
+    outcome, model = convert(conv_net(tmp_path / "a"), **keep)
+    assert list(outcome.notes) == [
         "kept in float32: n_conv, n_y (named); n_pool (operator named)",
         "no LSTM in the graph to keep in float32",
     ]
-    assert values["properties"]["nodes_fp16"] == 3
-    assert values["properties"]["nodes_fp32"] == 3
-    assert values["properties"]["kept"] == ["n_conv", "n_pool", "n_y"]
+    assert outcome.values["nodes_fp16"] == 3
+    assert outcome.values["nodes_fp32"] == 3
+    assert outcome.values["kept"] == ["n_conv", "n_pool", "n_y"]
     kinds = {name: computes_in(model, f"n_{name}") for name in ("conv", "relu", "pool", "mean", "flat", "y")}
     assert kinds == {"conv": FLOAT, "relu": FP16, "pool": FLOAT, "mean": FP16, "flat": FP16, "y": FLOAT}
     weights = types(model)
@@ -140,9 +138,9 @@ def test_what_is_kept_on_demand_is_noted(tmp_path: Path) -> None:
 def test_a_node_without_a_name_goes_by_its_output(tmp_path: Path) -> None:
     layers = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])]))
-    values, model = convert(source, keep_nodes={"a"})
-    assert values["notes"] == ["kept in float32: a (named)"]
-    assert values["properties"]["nodes_fp32"] == 1
+    outcome, model = convert(source, keep_nodes={"a"})
+    assert list(outcome.notes) == ["kept in float32: a (named)"]
+    assert outcome.values["nodes_fp32"] == 1
     assert (computes_in(model, "a"), computes_in(model, "y")) == (FLOAT, FP16)
 
 
@@ -192,10 +190,10 @@ X = [np.float32([0.1, 0.3]), np.float32([-0.5, 0.25])]
 @PRECISIONS
 def test_bodies_are_converted_with_what_they_read_from_outside(precision: str, kind: int, tmp_path: Path) -> None:
     source = loops(tmp_path / "a")
-    values, model = convert(source, precision)
-    assert values["properties"][f"nodes_{precision}"] == 9
+    outcome, model = convert(source, precision)
+    assert outcome.values[f"nodes_{precision}"] == 9
     # Exp, ReduceSum and Less of the loop, the constant that is a branch's output, ReduceSum, Greater
-    assert values["properties"]["nodes_fp32"] == 6
+    assert outcome.values["nodes_fp32"] == 6
     loop = next(item for item in model.graph.node if item.op_type == "Loop")
     (step,) = bodies(loop)
     found = types(step)
@@ -231,8 +229,8 @@ def test_new_names_avoid_those_in_use(tmp_path: Path) -> None:
 
 def test_a_node_kept_in_float32_keeps_its_body(tmp_path: Path) -> None:
     source = loops(tmp_path / "a")
-    values, model = convert(source, keep_nodes={"n_state_end", "n_t"})
-    assert values["notes"] == ["kept in float32: n_state_end, n_t (named)"]
+    outcome, model = convert(source, keep_nodes={"n_state_end", "n_t"})
+    assert list(outcome.notes) == ["kept in float32: n_state_end, n_t (named)"]
     loop = next(item for item in model.graph.node if item.op_type == "Loop")
     assert FP16 not in types(bodies(loop)[0]).values()
     assert types(model)["r"] == FP16  # the loop reads a cast of it
@@ -254,10 +252,10 @@ def test_same_input_same_bytes(precision: str, kind: int, tmp_path: Path) -> Non
 def test_weights_outside_the_file(precision: str, kind: int, tmp_path: Path) -> None:
     source = attention(tmp_path / "a", external_data_threshold_bytes=1000)
     assert source.is_dir()
-    values, model = convert(source, precision)
-    assert values["properties"]["external_data"] is False
+    outcome, model = convert(source, precision)
+    assert outcome.values["external_data"] is False
     inside, same = convert(attention(tmp_path / "b"), precision)
-    assert inside == values
+    assert inside == outcome
     assert same == model
 
 
@@ -285,7 +283,7 @@ def test_bf16_weights_are_rounded_once_to_nearest_even(tmp_path: Path) -> None:
 def test_bf16_keeps_an_opset_that_knows_it(tmp_path: Path) -> None:
     layers = [node("Neg", "x", "y")]
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])]), opset=23)
-    assert convert(source, "bf16")[0]["properties"]["opset"] == 23
+    assert convert(source, "bf16")[0].values["opset"] == 23
 
 
 def test_a_graph_that_cannot_be_brought_to_bf16s_opset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ from tests.unit.precision.half_nets import (
 def test_a_mask_that_float16_cannot_hold_reaches_softmax_as_it_is(tmp_path: Path) -> None:
     """A row with nothing but masked words would be NaN if the mask became -inf."""
     source = attention(tmp_path / "a")
-    values, model = convert(source)
-    assert values["notes"] == ["kept in float32: n_bias, n_masked (values fp16 cannot hold)"]
+    outcome, model = convert(source)
+    assert list(outcome.notes) == ["kept in float32: n_bias, n_masked (values fp16 cannot hold)"]
     feeds = tokens()
     assert not feeds["mask"][2].any()
     assert close(run(model, **feeds)[0][2], run(source, **feeds)[0][2], 5e-3)
@@ -34,8 +34,8 @@ def test_a_mask_that_float16_cannot_hold_reaches_softmax_as_it_is(tmp_path: Path
 
 
 def test_bf16_cannot_hold_float32s_least_number_either(tmp_path: Path) -> None:
-    values, _ = convert(attention(tmp_path / "a"), "bf16")
-    assert values["notes"] == ["kept in float32: n_bias, n_masked (values bf16 cannot hold)"]
+    outcome, _ = convert(attention(tmp_path / "a"), "bf16")
+    assert list(outcome.notes) == ["kept in float32: n_bias, n_masked (values bf16 cannot hold)"]
 
 
 def test_sensitive_neighbours_hand_on_float32(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_sizes_and_positions_beyond_2048_are_exact(tmp_path: Path) -> None:
         node("Sigmoid", "short", "y"),
     ]
     made = body(layers, [info("x", ["N"])], [info("y", ["M"])], part=np.float32([0.75]), zero=np.int64([0]))
-    values, model = convert(saved(tmp_path / "a", made))
-    assert values["properties"]["nodes_fp16"] == 2
+    outcome, model = convert(saved(tmp_path / "a", made))
+    assert outcome.values["nodes_fp16"] == 2
     assert run(model, x=np.zeros(5461, np.float32))[0].shape == (4095,)  # 4096 in float16
 
 
@@ -115,9 +115,9 @@ def test_constants_that_float16_cannot_hold(constant: float, unfit: bool, tmp_pa
     ]
     tensors = {"w": np.float32([constant]), "shape": np.int64([-1])}
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])], **tensors))
-    values, model = convert(source)
+    outcome, model = convert(source)
     # the reader of what the constant went into stays too; its bounded result does not count
-    assert values["notes"] == (["kept in float32: n_a, n_b, n_c (values fp16 cannot hold)"] if unfit else [])
+    assert list(outcome.notes) == (["kept in float32: n_a, n_b, n_c (values fp16 cannot hold)"] if unfit else [])
     assert computes_in(model, "n_y") == FP16
     x = np.float32([0.5, -65000])
     assert close(run(model, x=x)[0], run(source, x=x)[0], 1e-3)
@@ -127,8 +127,8 @@ def test_a_divisor_that_float16_would_make_zero(tmp_path: Path) -> None:
     layers = [node("Clip", "x least", "a"), node("Div", "x a", "y"), node("Neg", "x", "z")]
     outputs = [info("y", ["N"]), info("z", ["N"])]
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], outputs, least=np.float32(1e-12)))
-    values, model = convert(source)
-    assert values["notes"] == ["kept in float32: n_a, n_y (values fp16 cannot hold)"]
+    outcome, model = convert(source)
+    assert list(outcome.notes) == ["kept in float32: n_a, n_y (values fp16 cannot hold)"]
     assert run(model, x=np.float32([0, 3]))[0].tolist() == [0, 1]
 
 
@@ -136,8 +136,8 @@ def test_large_weights_keep_all_their_readers(tmp_path: Path) -> None:
     layers = [node("MatMul", "x w", "a"), node("Tanh", "a", "b"), node("MatMul", "x w", "c"), node("Add", "b c", "y")]
     w = np.float32([[1e5, 0], [0, 2]])
     source = saved(tmp_path / "a", body(layers, [info("x", ["N", 2])], [info("y", ["N", 2])], w=w))
-    values, model = convert(source)
-    assert values["notes"] == ["kept in float32: n_a, n_c (values fp16 cannot hold)"]
+    outcome, model = convert(source)
+    assert list(outcome.notes) == ["kept in float32: n_a, n_c (values fp16 cannot hold)"]
     assert {item.name: item.data_type for item in model.graph.initializer} == {"w": FLOAT}
     assert run(model, x=np.float32([[0.5, 1]]))[0][0] == pytest.approx([50001, 2 + np.tanh(2)], rel=1e-3)
 
@@ -146,8 +146,8 @@ def test_inputs_that_onnx_says_are_float32_stay(tmp_path: Path) -> None:
     layers = [node("Resize", "x - scales", "y", mode="nearest")]
     x, y = info("x", [1, 1, 2, 2]), info("y", [1, 1, 4, 4])
     source = saved(tmp_path / "a", body(layers, [x], [y], scales=np.float32([1, 1, 2, 2])))
-    values, model = convert(source)
-    assert values["properties"]["nodes_fp16"] == 1
+    outcome, model = convert(source)
+    assert outcome.values["nodes_fp16"] == 1
     assert types(model)["scales"] == FLOAT
     assert run(model, x=np.ones((1, 1, 2, 2), np.float32))[0].sum() == 16
 
@@ -155,8 +155,8 @@ def test_inputs_that_onnx_says_are_float32_stay(tmp_path: Path) -> None:
 def test_an_operator_onnx_does_not_define_stays(tmp_path: Path) -> None:
     layers = [node("Neg", "x", "a"), node("Strange", "a", "y", domain="other")]
     source = saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])]))
-    values, model = convert(source)
-    assert values["notes"] == ["kept in float32: n_y (no standard operator)"]
+    outcome, model = convert(source)
+    assert list(outcome.notes) == ["kept in float32: n_y (no standard operator)"]
     assert types(model)["a"] == FP16
     assert [item.op_type for item in model.graph.node] == ["Cast", "Neg", "Cast", "Strange"]
 
@@ -182,6 +182,6 @@ def test_a_filled_tensor_that_float16_cannot_hold(tmp_path: Path) -> None:
         node("Tanh", "a", "b"),
         node("Neg", "b", "y"),
     ]
-    values, model = convert(saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])])))
-    assert values["notes"] == ["kept in float32: n_many, n_a, n_b (values fp16 cannot hold)"]
+    outcome, model = convert(saved(tmp_path / "a", body(layers, [info("x", ["N"])], [info("y", ["N"])])))
+    assert list(outcome.notes) == ["kept in float32: n_many, n_a, n_b (values fp16 cannot hold)"]
     assert run(model, x=np.float32([0, 1]))[0].tolist() == [0, -1]

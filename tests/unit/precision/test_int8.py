@@ -68,11 +68,11 @@ def kernels(model: onnx.ModelProto, folder: Path) -> list[str]:
 @pytest.mark.parametrize("consumer", ["onnxruntime", "tensorrt"])
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_close_to_fp32_on_samples_calibration_never_saw(tmp_path: Path, consumer: str, method: str) -> None:
-    model, values = quantize(tmp_path, samples=images(16), consumer=consumer, method=method)
+    model, outcome = quantize(tmp_path, samples=images(16), consumer=consumer, method=method)
     held_out = images(16, seed=2)
     assert cosine(simulated(model, held_out), run(convnet(), held_out)) > (0.99 if method == "entropy" else 0.999)
-    properties = values["properties"]
-    assert values["notes"] == []
+    properties = outcome.values
+    assert list(outcome.notes) == []
     assert properties["nodes_int8"] == 3
     assert properties["precision"] == "int8"
     assert properties["recipe"] == ("S8S8" if consumer == "tensorrt" else "U8S8")
@@ -117,24 +117,24 @@ def test_onnxruntime_runs_it_in_integers(tmp_path: Path) -> None:
 
 def test_reduced_range_is_seven_bits(tmp_path: Path) -> None:
     for reduce_range, limit in ((True, 64), (False, 127)):
-        model, values = quantize(tmp_path / str(limit), consumer="onnxruntime", reduce_range=reduce_range)
+        model, outcome = quantize(tmp_path / str(limit), consumer="onnxruntime", reduce_range=reduce_range)
         weights = [array for name, array in constants(model).items() if name.startswith("w") and array.ndim > 1]
         assert [array.dtype for array in weights] == [np.dtype(np.int8)] * 3
         assert {int(np.abs(array.astype(int)).max()) for array in weights} == {limit}
-        assert values["properties"]["reduce_range"] is reduce_range
+        assert outcome.values["reduce_range"] is reduce_range
 
 
 def test_tensorrt_weights_keep_eight_bits(tmp_path: Path) -> None:
-    model, values = quantize(tmp_path, reduce_range=True)
+    model, outcome = quantize(tmp_path, reduce_range=True)
     assert np.abs(constants(model)["w1_quantized"].astype(int)).max() == 127
-    assert values["properties"]["reduce_range"] is False
+    assert outcome.values["reduce_range"] is False
 
 
 def test_every_sample_moves_the_range(tmp_path: Path) -> None:
     arrays = [np.ones((1, 2, 4), np.float32)] * 10 + [np.full((1, 2, 4), 50, np.float32)]
-    model, values = quantize(tmp_path, one_layer(), golden(arrays))
+    model, outcome = quantize(tmp_path, one_layer(), golden(arrays))
     assert scales(model)["x"] == pytest.approx(50 / 127)
-    assert values["properties"]["calibration"]["samples"] == 11
+    assert outcome.values["calibration"]["samples"] == 11
 
 
 def test_a_sample_left_out_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,20 +158,20 @@ def test_entropy_differs_from_minmax(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("consumer", ["onnxruntime", "tensorrt"])
 def test_kept_nodes_and_operators(tmp_path: Path, consumer: str) -> None:
-    model, values = quantize(tmp_path / "a", consumer=consumer, keep_nodes=["second"])
+    model, outcome = quantize(tmp_path / "a", consumer=consumer, keep_nodes=["second"])
     assert "second" not in reads_int8(model)
     assert {"first", "linear"} <= reads_int8(model)
-    assert values["notes"] == ["2 of 3 Conv, Gemm and MatMul nodes are int8", "kept in fp32: second (as asked for)"]
-    assert values["properties"]["kept"] == ["second"]
+    assert list(outcome.notes) == ["2 of 3 Conv, Gemm and MatMul nodes are int8", "kept in fp32: second (as asked for)"]
+    assert outcome.values["kept"] == ["second"]
     assert np.array_equal(constants(model)["w2"], constants(convnet())["w2"])
     assert inputs_of(model, "second")[1:] == ["w2", "b2"]
     if consumer == "tensorrt":
         assert inputs_of(model, "second")[0] == "r1"  # although the sum reads it rounded
-    model, values = quantize(tmp_path / "b", consumer=consumer, keep_ops=["Gemm", "Add", "Softmax"])
-    assert values["properties"]["nodes_int8"] == 2
+    model, outcome = quantize(tmp_path / "b", consumer=consumer, keep_ops=["Gemm", "Add", "Softmax"])
+    assert outcome.values["nodes_int8"] == 2
     assert not {"linear", *(["residual"] if consumer == "tensorrt" else [])} & reads_int8(model)
-    assert values["notes"][1:] == ["no Softmax in the graph to keep in fp32"]
-    assert values["properties"]["kept"] == ["linear", "residual"]
+    assert outcome.notes[1:] == ("no Softmax in the graph to keep in fp32",)
+    assert outcome.values["kept"] == ["linear", "residual"]
 
 
 def test_a_name_that_is_no_nodes(tmp_path: Path) -> None:
@@ -248,9 +248,9 @@ def test_masks_and_biases_stay_fp32(tmp_path: Path, consumer: str) -> None:
     }
     model = made(nodes, weights, ["N", "L", 4], ["N", "L", 4])
     samples = golden([random.standard_normal((1, length, 4), np.float32) for length in (2, 5, 3, 5, 5, 2)])
-    result, values = quantize(tmp_path, model, samples, consumer=consumer)
+    result, outcome = quantize(tmp_path, model, samples, consumer=consumer)
     assert reads_int8(result) == {"layer", "last"}
-    assert [note.partition(" to ")[0] for note in values["notes"]] == ["kept in fp32: masking (values from -3.4e+38"]
+    assert [note.partition(" to ")[0] for note in outcome.notes] == ["kept in fp32: masking (values from -3.4e+38"]
     for sample in samples.samples:
         one = golden([sample.inputs["x"]])
         assert cosine(simulated(result, one), run(model, one)) > 0.999
@@ -266,11 +266,11 @@ def test_weights_in_constant_nodes_and_nodes_without_names(tmp_path: Path) -> No
     ]
     model = made(nodes, {}, ["N", 4], ["N", 4])
     samples = golden([np.ones((1, 4), np.float32)] * 3)
-    result, values = quantize(tmp_path / "a", model, samples)
+    result, outcome = quantize(tmp_path / "a", model, samples)
     assert np.allclose(scales(result)["w_quantized"], np.float32([1, 2, 4, 8]) / 127, rtol=1e-6)
-    assert values["properties"]["nodes_int8"] == 2
-    result, values = quantize(tmp_path / "b", model, samples, keep_nodes=["a"])
-    assert values["properties"]["nodes_int8"] == 1
+    assert outcome.values["nodes_int8"] == 2
+    result, outcome = quantize(tmp_path / "b", model, samples, keep_nodes=["a"])
+    assert outcome.values["nodes_int8"] == 1
     assert reads_int8(result) == {"y_"}  # the name y was taken
 
 
@@ -305,8 +305,8 @@ def test_a_gemm_bias_that_is_no_vector_stays_fp32(tmp_path: Path) -> None:
     ]
     weights = {"w": np.eye(4, dtype=np.float32), "b": np.float32([[3]])}
     model = made(nodes, weights, ["N", 4], ["N", 4])
-    result, values = quantize(tmp_path, model, golden([np.ones((1, 4), np.float32)]), consumer="onnxruntime")
-    assert values["notes"][1] == "kept in fp32: odd (its bias is not a vector)"
+    result, outcome = quantize(tmp_path, model, golden([np.ones((1, 4), np.float32)]), consumer="onnxruntime")
+    assert outcome.notes[1] == "kept in fp32: odd (its bias is not a vector)"
     assert "odd" not in reads_int8(result)
 
 
@@ -377,20 +377,24 @@ def test_modelopt_is_used_where_it_is_installed(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(modelopt, "version", lambda: "0.47.0")
     monkeypatch.setattr(modelopt, "quantize", fake)
-    _, values = quantize(tmp_path / "b", keep_ops=["Mul"])
-    assert values["properties"]["tool"] == "nvidia-modelopt 0.47.0"
-    assert values["properties"]["calibration"] == {"method": "minmax", "samples": 8}
+    _, outcome = quantize(tmp_path / "b", keep_ops=["Mul"])
+    assert outcome.values["tool"] == "nvidia-modelopt 0.47.0"
+    assert outcome.values["calibration"] == {"method": "minmax", "samples": 8}
     assert asked == [{"keep_ops": ["Mul"], "keep_nodes": ()}]
     with pytest.raises(StageError, match="did not use every sample"):
         quantize(tmp_path / "c")
     for folder, method in (("d", "entropy"), ("e", "percentile")):
-        _, values = quantize(tmp_path / folder, method=method)
-        assert values["properties"]["tool"].startswith("onnxruntime")
-        assert values["notes"] == ["made with the ONNX Runtime recipe: of the methods, ModelOpt 0.47.0 has minmax only"]
-    _, values = quantize(tmp_path / "f", consumer="onnxruntime")
-    assert values["properties"]["tool"].startswith("onnxruntime")
-    assert values["notes"] == []
+        _, outcome = quantize(tmp_path / folder, method=method)
+        assert outcome.values["tool"].startswith("onnxruntime")
+        assert list(outcome.notes) == [
+            "made with the ONNX Runtime recipe: of the methods, ModelOpt 0.47.0 has minmax only"
+        ]
+    _, outcome = quantize(tmp_path / "f", consumer="onnxruntime")
+    assert outcome.values["tool"].startswith("onnxruntime")
+    assert list(outcome.notes) == []
     assert len(asked) == 2
-    _, values = quantize(tmp_path / "g")
-    assert values["properties"]["tool"].startswith("onnxruntime")
-    assert values["notes"] == ["made with the ONNX Runtime recipe: ModelOpt 0.47.0 found no layer that gains by int8"]
+    _, outcome = quantize(tmp_path / "g")
+    assert outcome.values["tool"].startswith("onnxruntime")
+    assert list(outcome.notes) == [
+        "made with the ONNX Runtime recipe: ModelOpt 0.47.0 found no layer that gains by int8"
+    ]

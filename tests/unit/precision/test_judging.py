@@ -10,7 +10,7 @@ import pytest
 from pipeline.base.values import Signature
 from pipeline.formats.table import FORMATS
 from pipeline.plan import steps
-from pipeline.precision import half_graphs, int8_graphs, judging, simulate
+from pipeline.precision import half, int8, judging, simulate
 from pipeline.schema.variants import Precision
 from pipeline.servers.planned import Reduction
 from tests.unit.base.test_store import step
@@ -21,7 +21,7 @@ SIGNATURE = Signature(inputs=(), outputs=(), batch=None)
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     calls: list[tuple[str, dict[str, Any]]] = []
-    for module in (half_graphs, int8_graphs):
+    for module in (half, int8):
         monkeypatch.setattr(module, "OnnxRuntime", lambda path, _, **how: calls.append((path.name, how)))
     monkeypatch.setattr(simulate, "half", lambda path, folder: folder / f"rounded-{path.name}")
     return calls

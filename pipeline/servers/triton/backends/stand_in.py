@@ -1,27 +1,18 @@
 """What Triton's C++ backends have in common, for the Python backends that stand in for them.
 
-Runs inside Triton's Python stub, where this project's package cannot be imported. Rules and wording are those
-of triton-inference-server/backend (src/backend_common.cc, backend_model.cc, backend_output_responder.cc) at
-r24.10.
+Runs inside Triton's Python stub, where this project's package cannot be imported: each backend's folder, the only one
+of ours on the stub's import path, gets a copy. Rules and wording are those of triton-inference-server/backend
+(src/backend_common.cc, backend_model.cc, backend_output_responder.cc) at r24.10, or of the backends that call these.
 """
 
-import importlib.util
+import itertools
 import re
 from pathlib import Path
 
 import numpy as np
+import triton_facts as facts
 import triton_python_backend_utils as pb_utils
 
-
-def load(name):
-    """A module that stand-ins share; it lies beside this file, which is not on the stub's import path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-facts = load("triton_facts")
 _CONFIG_TYPES = {np.dtype(kind): name for name, kind in facts.NUMPY_TYPES.items()}
 _BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
@@ -92,26 +83,65 @@ def check_dims(config, item, shape, *, exact):
         exact: a dynamic dimension of the model takes only a dynamic one, not any size.
     """
     batched = int(config["max_batch_size"]) > 0
-    start = f"model '{config['name']}', tensor '{item['name']}': "
     if batched and shape[0] != -1:
         raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension and the "
-            f"first dimension must be -1; but shape expected by the model is {shape_text(shape)}"
+            f"model '{config['name']}', tensor '{item['name']}': for the model to support batching the shape should "
+            "have at least 1 dimension and the first dimension must be -1; but shape expected by the model is "
+            f"{shape_text(shape)}"
         )
     full = [*([-1] if batched else []), *dims_of(item)]
     pairs = zip(shape, full, strict=False)
-    if len(shape) == len(full) and all(model == configured for model, configured in pairs if exact or model != -1):
-        return
+    if len(shape) != len(full) or any(model != configured for model, configured in pairs if exact or model != -1):
+        raise other_dims(config["name"], item["name"], shape, full, batched=batched)
+
+
+def other_dims(name, tensor, shape, full, *, batched):
+    """The refusal of dims that are not the model's ``shape``; ``full`` are those configured, with the batch."""
     specified = f"(shape {shape_text(full)})"
     if batched:
         specified = (
             "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making "
             f"complete shape {shape_text(full)})"
         )
-    raise RefusedError(
-        f"{start}the model expects {len(shape)} dimensions (shape {shape_text(shape)}) but the model configuration "
-        f"specifies {len(full)} dimensions {specified}"
+    return RefusedError(
+        f"model '{name}', tensor '{tensor}': the model expects {len(shape)} dimensions (shape {shape_text(shape)}) but "
+        f"the model configuration specifies {len(full)} dimensions {specified}"
     )
+
+
+def check_names(items, known, role):
+    """Refuse inputs or outputs that the model does not have."""
+    for item in items:
+        if item["name"] not in known:
+            allowed = ", ".join(sorted(known))
+            raise RefusedError(f"unexpected inference {role} '{item['name']}', allowed {role}s are: {allowed}")
+
+
+def check_count(name, expected, found):
+    """Refuse another number of inputs."""
+    if found != expected:
+        raise RefusedError(
+            f"unable to load model '{name}', configuration expects {expected} inputs, model provides {found}"
+        )
+
+
+def check_control(control, known):
+    """Refuse a sequence control that is no input of the model."""
+    if control not in known:
+        raise RefusedError(
+            f"configuration specified sequence control '{control}', but model does not provide that input"
+        )
+
+
+def check_supported(item, backend, what):
+    """Refuse a data type that a backend does not take; ``what`` names the tensor and the model."""
+    if item["data_type"] not in backend.types:
+        raise RefusedError(f"unsupported datatype {item['data_type']} for {what}")
+
+
+def texts(array):
+    """The elements of an array of text, which the server hands over as bytes."""
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
 
 
 def model_file(args, config, default, capability=None):
@@ -150,11 +180,7 @@ def refuse_unsupported(config):
 
 
 def sequence_controls(config):
-    """The sequence batcher's control tensors, which reach the model as inputs.
-
-    Returns:
-        A list of (tensor name, config data type).
-    """
+    """The sequence batcher's control tensors, which reach the model as inputs: (name, config data type) of each."""
     controls = []
     for control_input in config.get("sequence_batching", {}).get("control_input", []):
         for control in control_input.get("control", []):
@@ -178,12 +204,7 @@ class Output:
         self._fixed = self.dims if all(size >= 0 for size in self.dims) else None
 
     def check(self, array, rows):
-        """Refuse an array of another dtype or shape.
-
-        Args:
-            array: the model's output for the whole batch.
-            rows: size of the batch; ignored where the model has no batch dimension.
-        """
+        """Refuse an output for a batch of so many rows of another dtype or shape."""
         if array.dtype != self.dtype:
             raise RefusedError(
                 f"configuration expects datatype {self.config_type} for output '{self.name}', "
@@ -209,6 +230,16 @@ class Output:
         return len(shape) == len(self.dims) and all(limit in (-1, size) for size, limit in sizes)
 
 
+def _joined(parts):
+    """The inputs of several requests as one batch; those of a single one are not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except (KeyError, ValueError) as error:
+        raise RefusedError(f"requests of one batch differ in inputs or shapes: {error}") from error
+
+
 class Batcher:
     """Turns the requests of one execution into one run of the model, and its outputs into responses.
 
@@ -226,43 +257,24 @@ class Batcher:
     def execute(self, requests):
         """One response per request; a failed run fails all its requests, as in the C++ backends."""
         try:
-            if len(requests) == 1:
-                return [self._response(self._alone(requests[0]))]
-            return self._together(requests)
+            return self._answers(requests)
         except RefusedError as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
 
-    def _alone(self, request):
-        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        rows = next(iter(inputs.values())).shape[0] if self._limit else 0
-        self._require_size(rows if self._limit else 1)
-        arrays = self._run(inputs)
-        for output, array in zip(self._outputs, arrays, strict=True):
-            output.check(array, rows)
-        return arrays
-
-    def _together(self, requests):
+    def _answers(self, requests):
         parts = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]
-        rows = [next(iter(part.values())).shape[0] for part in parts] if self._limit else [1] * len(parts)
+        rows = [next(iter(part.values())).shape[0] if self._limit else 1 for part in parts]
         total = sum(rows)
-        self._require_size(total)
-        try:
-            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        except (KeyError, ValueError) as error:
-            raise RefusedError(f"requests of one batch differ in inputs or shapes: {error}") from error
-        arrays = self._run(joined)
-        for output, array in zip(self._outputs, arrays, strict=True):
-            output.check(array, total)
-        responses, start = [], 0
-        for count in rows:
-            responses.append(self._response([array[start : start + count] for array in arrays]))
-            start += count
-        return responses
-
-    def _require_size(self, total):
         if total != 1 and total > self._limit:
             raise RefusedError(f"batch size {total} for '{self._name}', max allowed is {self._limit}")
+        arrays = self._run(_joined(parts))
+        for output, array in zip(self._outputs, arrays, strict=True):
+            output.check(array, total)
+        if len(rows) == 1:
+            return [self._response(arrays)]
+        starts = np.cumsum([0, *rows]).tolist()
+        return [self._response([array[start:end] for array in arrays]) for start, end in itertools.pairwise(starts)]
 
     def _response(self, arrays):
         tensors = [pb_utils.Tensor(output.name, array) for output, array in zip(self._outputs, arrays, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.base.errors import StageError
+from pipeline.base.step import Outcome
 from pipeline.base.values import Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.onnx import export as onnx_export
@@ -19,7 +20,7 @@ from tests.unit.formats import tiny
 OPTIONS: dict[str, Any] = {"exporter": "auto", "opset": 20, "max_opset": 21, "max_ir_version": 10, "simplify": True}
 
 
-def export(case: tiny.Case, out_dir: Path, **options: Any) -> dict[str, Any]:
+def export(case: tiny.Case, out_dir: Path, **options: Any) -> Outcome:
     return onnx_export.export(
         case.source, signature=case.signature, golden=case.golden, out_dir=out_dir, **{**OPTIONS, **options}
     )
@@ -42,10 +43,10 @@ def assert_answers(case: tiny.Case, file: Path) -> None:
 
 def test_two_inputs_of_dynamic_batch_and_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     case = tiny.case(tiny.Text(), tiny.TEXT, tiny.text_rows(7, 7, 9, 5))
-    values = export(case, tmp_path)
-    assert values["file"] == "model.onnx"
-    assert values["notes"] == []
-    properties = values["properties"]
+    outcome = export(case, tmp_path)
+    assert outcome.file == "model.onnx"
+    assert list(outcome.notes) == []
+    properties = outcome.values
     assert properties["exporter"] == "dynamo"
     assert properties["opset"] == 20
     assert properties["ir_version"] <= 10
@@ -61,19 +62,19 @@ def test_two_inputs_of_dynamic_batch_and_length(tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_no_batch_dimension(exporter: str, tmp_path: Path) -> None:
     case = tiny.case(tiny.Unbatched(), tiny.UNBATCHED, tiny.unbatched_rows())
-    values = export(case, tmp_path, exporter=exporter)
-    assert values["properties"]["exporter"] == exporter
+    outcome = export(case, tmp_path, exporter=exporter)
+    assert outcome.values["exporter"] == exporter
     assert shapes(tmp_path / "model.onnx") == {"signal": ["T"], "kernel": [3], "y": [3]}
     assert_answers(case, tmp_path / "model.onnx")
 
 
 def test_a_data_dependent_loop_becomes_loop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     case = tiny.case(tiny.Recurrent(), tiny.XY, tiny.floats(1, 4))
-    values = export(case, tmp_path)
-    assert values["properties"]["exporter"] == "torchscript"
-    assert values["notes"][0].startswith("exported by the older exporter, because dynamo: Could not guard on data-dep")
-    assert values["notes"][1].startswith("scripted, because a trace would be frozen: ")
-    assert all("\n" not in note for note in values["notes"])
+    outcome = export(case, tmp_path)
+    assert outcome.values["exporter"] == "torchscript"
+    assert outcome.notes[0].startswith("exported by the older exporter, because dynamo: Could not guard on data-dep")
+    assert outcome.notes[1].startswith("scripted, because a trace would be frozen: ")
+    assert all("\n" not in note for note in outcome.notes)
     assert "Loop" in {node.op_type for node in onnx.load(str(tmp_path / "model.onnx")).graph.node}
     assert shapes(tmp_path / "model.onnx") == {"x": ["N", 4], "y": ["N", 4]}
     runtime = OnnxRuntime(tmp_path / "model.onnx", tiny.XY)
@@ -114,23 +115,23 @@ def test_no_exporter_gives_both_reasons_and_the_line(tmp_path: Path) -> None:
 def test_a_length_taken_another_way_is_not_narrowed_silently(tmp_path: Path) -> None:
     shaped = tiny.signature([tiny.spec("x", "N", "L", 4)], [tiny.spec("y", "N", "L", 4)])
     case = tiny.case(tiny.LongOnesDiffer(), shaped, tiny.floats(1, 6, 4))
-    values = export(case, tmp_path)
-    assert "captured the model for L from 0 to 16 only, and it also runs at 17" in values["notes"][0]
+    outcome = export(case, tmp_path)
+    assert "captured the model for L from 0 to 16 only, and it also runs at 17" in outcome.notes[0]
     long = np.ones((2, 20, 4), np.float32)
     assert (OnnxRuntime(tmp_path / "model.onnx", shaped).run({"x": long})["y"] == 2).all()
 
 
 def test_dynamo_that_stays_over_the_asked_opset_falls_back(tmp_path: Path) -> None:
     case = tiny.case(tiny.Mixed(), tiny.XY, tiny.floats(1, 4))
-    values = export(case, tmp_path, opset=17)
-    assert values["properties"]["opset"] <= 17
+    outcome = export(case, tmp_path, opset=17)
+    assert outcome.values["opset"] <= 17
     assert_answers(case, tmp_path / "model.onnx")
 
 
 def test_the_ir_version_is_lowered_to_the_limit(tmp_path: Path) -> None:
     case = tiny.case(tiny.Mixed(), tiny.XY, tiny.floats(1, 4))
-    values = export(case, tmp_path, exporter="torchscript", max_ir_version=8, opset=17)
-    assert values["properties"]["ir_version"] == 8
+    outcome = export(case, tmp_path, exporter="torchscript", max_ir_version=8, opset=17)
+    assert outcome.values["ir_version"] == 8
     assert onnx.load(str(tmp_path / "model.onnx")).ir_version == 8
 
 
@@ -138,8 +139,8 @@ def test_a_torchscript_source_goes_to_the_older_exporter(tmp_path: Path) -> None
     with no_deprecation_warnings():
         scripted = torch.jit.script(tiny.Dictionary())
     case = tiny.case(scripted, tiny.AB, tiny.floats(1, 4))
-    values = export(case, tmp_path)
-    assert values["notes"] == ["exported by the older exporter, because the source is TorchScript"]
+    outcome = export(case, tmp_path)
+    assert list(outcome.notes) == ["exported by the older exporter, because the source is TorchScript"]
     assert_answers(case, tmp_path / "model.onnx")
 
 
@@ -179,7 +180,7 @@ class TestGiven:
         return path
 
     @staticmethod
-    def copied(path: Path, out_dir: Path, signature: Signature = tiny.XY, **options: Any) -> dict[str, Any]:
+    def copied(path: Path, out_dir: Path, signature: Signature = tiny.XY, **options: Any) -> Outcome:
         out_dir.mkdir(exist_ok=True)
         case = tiny.case(torch.nn.Identity(), tiny.XY, tiny.floats(1, 4))
         source = SourceModel(kind="onnx", module=None, path=path, runtime=case.source.runtime)
@@ -189,20 +190,15 @@ class TestGiven:
 
     def test_copied_byte_for_byte(self, tmp_path: Path) -> None:
         path = self.model(tmp_path / "given.onnx")
-        values = self.copied(path, tmp_path / "out")
+        outcome = self.copied(path, tmp_path / "out")
         assert (tmp_path / "out/model.onnx").read_bytes() == path.read_bytes()
-        assert values == {
-            "file": "model.onnx",
-            "notes": [],
-            "properties": {
-                "exporter": "as given", "opset": 20, "ir_version": 9, "nodes": 1, "external_data": False,
-            },
-        }  # fmt: skip
+        facts = {"exporter": "as given", "opset": 20, "ir_version": 9, "nodes": 1, "external_data": False}
+        assert outcome == Outcome(file="model.onnx", values=facts)
 
     def test_external_data_comes_along_in_tritons_layout(self, tmp_path: Path) -> None:
         path = self.model(tmp_path / "given.onnx", external=True)
-        values = self.copied(path, tmp_path / "out")
-        assert values["properties"]["external_data"] is True
+        outcome = self.copied(path, tmp_path / "out")
+        assert outcome.values["external_data"] is True
         folder = tmp_path / "out/model.onnx"
         assert sorted(item.relative_to(folder).as_posix() for item in folder.rglob("*")) == [
             "model.onnx", "w", "w/given.bin",
@@ -248,8 +244,8 @@ class TestGiven:
 
     def test_an_exporter_has_no_effect_and_says_so(self, tmp_path: Path) -> None:
         path = self.model(tmp_path / "given.onnx")
-        values = self.copied(path, tmp_path / "out", exporter="dynamo")
-        assert values["notes"] == ["`exporter: dynamo` has no effect: the source is ONNX"]
+        outcome = self.copied(path, tmp_path / "out", exporter="dynamo")
+        assert list(outcome.notes) == ["`exporter: dynamo` has no effect: the source is ONNX"]
 
 
 def test_onnxruntime_is_quiet_about_our_graphs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.base.errors import StageError
+from pipeline.base.step import Outcome
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.formats.onnx import graph
 from pipeline.formats.onnx.onnxruntime import OnnxRuntime
@@ -40,7 +41,7 @@ def model(*, size: int = 4, scope: str = "/inner/l") -> onnx.ModelProto:
     return proto
 
 
-def finish(proto: onnx.ModelProto, folder: Path, **options: Any) -> dict[str, Any]:
+def finish(proto: onnx.ModelProto, folder: Path, **options: Any) -> Outcome:
     (folder / "out").mkdir(parents=True)
     onnx.save(proto, str(folder / "raw.onnx"))
     return graph.finish(folder / "raw.onnx", folder / "out", **{"simplify": True, "max_ir_version": 9, **options})
@@ -52,17 +53,14 @@ def answers(path: Path) -> None:
 
 
 def test_simplified_checked_and_described(tmp_path: Path) -> None:
-    values = finish(model(), tmp_path)
-    assert values == {
-        "file": "model.onnx",
-        "notes": [],
-        "properties": {"opset": 20, "ir_version": 9, "nodes": 2, "external_data": False},
-    }
+    outcome = finish(model(), tmp_path)
+    facts = {"opset": 20, "ir_version": 9, "nodes": 2, "external_data": False}
+    assert outcome == Outcome(file="model.onnx", values=facts)
     answers(tmp_path / "out/model.onnx")
 
 
 def test_without_simplification_every_node_stays(tmp_path: Path) -> None:
-    assert finish(model(), tmp_path, simplify=False)["properties"]["nodes"] == 3
+    assert finish(model(), tmp_path, simplify=False).values["nodes"] == 3
     answers(tmp_path / "out/model.onnx")
 
 
@@ -126,8 +124,8 @@ def test_external_data_in_tritons_layout_readable_by_all(tmp_path: Path) -> None
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])], [weight, wide],
     )  # fmt: skip
     proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    values = finish(proto, tmp_path / "big", simplify=False, external_data_threshold_bytes=8000)
-    assert values["properties"]["external_data"] is True
+    outcome = finish(proto, tmp_path / "big", simplify=False, external_data_threshold_bytes=8000)
+    assert outcome.values["external_data"] is True
     folder = tmp_path / "big/out/model.onnx"
     assert sorted(item.name for item in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert (folder / "model.onnx.data").stat().st_size == 16_000
@@ -144,9 +142,9 @@ def test_a_simplifier_that_fails_is_noted_and_not_used(tmp_path: Path, monkeypat
         raise RuntimeError("cannot fold\nmore")
 
     monkeypatch.setattr(onnxslim, "slim", broken)
-    values = finish(model(), tmp_path)
-    assert values["notes"] == ["not simplified: onnxslim failed (RuntimeError: cannot fold)"]
-    assert values["properties"]["nodes"] == 3
+    outcome = finish(model(), tmp_path)
+    assert list(outcome.notes) == ["not simplified: onnxslim failed (RuntimeError: cannot fold)"]
+    assert outcome.values["nodes"] == 3
     answers(tmp_path / "out/model.onnx")
 
 
@@ -158,8 +156,8 @@ def test_a_simplifier_that_breaks_the_graph_is_noted_and_not_used(
         return proto
 
     monkeypatch.setattr(onnxslim, "slim", breaking)
-    values = finish(model(), tmp_path)
-    assert values["notes"][0].startswith("not simplified: onnxslim failed (ValidationError: ")
+    outcome = finish(model(), tmp_path)
+    assert outcome.notes[0].startswith("not simplified: onnxslim failed (ValidationError: ")
     answers(tmp_path / "out/model.onnx")
 
 
@@ -171,7 +169,7 @@ def test_a_simplifier_that_changes_the_inputs_is_noted_and_not_used(
         return proto
 
     monkeypatch.setattr(onnxslim, "slim", freezing)
-    assert finish(model(), tmp_path)["notes"] == ["not simplified: onnxslim changed the inputs or outputs"]
+    assert finish(model(), tmp_path).notes == ("not simplified: onnxslim changed the inputs or outputs",)
     answers(tmp_path / "out/model.onnx")
 
 

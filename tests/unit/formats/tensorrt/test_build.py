@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.errors import MissingError
+from pipeline.base.step import Outcome
 from pipeline.formats.tensorrt import build
 from pipeline.formats.tensorrt.spec import EngineSpec
 from pipeline.machine import tensorrt_flavours
@@ -38,7 +39,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def fleet(out: Path, *gpus: str) -> dict[str, Any]:
+def fleet(out: Path, *gpus: str) -> Outcome:
     return build.build(
         out.parent / "model.onnx",
         spec(flavour="tensorrt", gpus=gpus),
@@ -51,16 +52,16 @@ def fleet(out: Path, *gpus: str) -> dict[str, Any]:
 
 
 def test_classic_tensorrt_gives_a_plan_and_a_sidecar_per_capability(out: Path) -> None:
-    values = fleet(out, "sm_80", "sm_89")
+    made = fleet(out, "sm_80", "sm_89")
     assert {item.name: item.read_text() for item in out.glob("*.plan")} == {
         "model_sm80.plan": "plan for sm_80",
         "model_sm89.plan": "plan for sm_89",
     }
     assert json.loads((out / "model_sm89.plan.json").read_text())["compute_capabilities"] == ["sm_89"]
-    assert (values["file"], values["notes"]) == ("model_sm80.plan", [])
-    assert values["properties"]["compute_capabilities"] == ["sm_80", "sm_89"]
-    assert values["properties"]["engines"]["model_sm89.plan"]["identity"] == "id sm_89"
-    assert values["properties"]["identity"] == fleet(out, "sm_89", "sm_80")["properties"]["identity"]
+    assert (made.file, made.notes) == ("model_sm80.plan", ())
+    assert made.values["compute_capabilities"] == ["sm_80", "sm_89"]
+    assert made.values["engines"]["model_sm89.plan"]["identity"] == "id sm_89"
+    assert made.values["identity"] == fleet(out, "sm_89", "sm_80").values["identity"]
 
 
 def test_a_fleet_is_whole_or_not_there(out: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import StageError
+from pipeline.base.step import Outcome
 from pipeline.base.values import Signature, SourceModel
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.formats.torchscript import export as torchscript
@@ -14,7 +15,7 @@ from pipeline.proof.comparison import FP32, compare
 from tests.unit.formats import tiny
 
 
-def export(case: tiny.Case, out_dir: Path, method: torchscript.Method = "auto") -> dict[str, Any]:
+def export(case: tiny.Case, out_dir: Path, method: torchscript.Method = "auto") -> Outcome:
     return torchscript.export(case.source, signature=case.signature, golden=case.golden, method=method, out_dir=out_dir)
 
 
@@ -42,9 +43,9 @@ CASES = [
 @pytest.mark.parametrize(("module", "signature", "rows", "method"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_auto(module: Any, signature: Signature, rows: Any, method: str, tmp_path: Path) -> None:
     case = tiny.case(module(), signature, rows())
-    values = export(case, tmp_path)
-    assert values["file"] == "model.pt"
-    assert values["properties"] == {"method": method}
+    outcome = export(case, tmp_path)
+    assert outcome.file == "model.pt"
+    assert outcome.values == {"method": method}
     assert [item.name for item in tmp_path.iterdir()] == ["model.pt"]
     assert_answers(case, tmp_path / "model.pt")
 
@@ -71,8 +72,8 @@ def test_one_output_is_a_tensor_not_a_tuple(tmp_path: Path) -> None:
 
 def test_a_scripted_loop_runs_as_long_as_the_data_needs(tmp_path: Path) -> None:
     case = tiny.case(tiny.Recurrent(), tiny.XY, tiny.floats(1, 4))
-    values = export(case, tmp_path)
-    assert "Converting a tensor to a Python boolean" in values["notes"][0] or "two traces differ" in values["notes"][0]
+    outcome = export(case, tmp_path)
+    assert "Converting a tensor to a Python boolean" in outcome.notes[0] or "two traces differ" in outcome.notes[0]
     runtime = TorchScriptRuntime(tmp_path / "model.pt", tiny.XY)
     for scale in (0.01, 1.0, 50.0):
         x = np.full((3, 4), scale, np.float32)
@@ -82,12 +83,12 @@ def test_a_scripted_loop_runs_as_long_as_the_data_needs(tmp_path: Path) -> None:
 def test_a_branch_that_all_samples_take_alike_is_found_by_its_warning(tmp_path: Path) -> None:
     positive = [{"x": np.abs(row["x"])} for row in tiny.floats(1, 4)]
     case = tiny.case(tiny.Branch(), tiny.XY, positive)
-    values = export(case, tmp_path)
-    assert values["properties"] == {"method": "script"}
-    assert values["notes"][0].startswith(
+    outcome = export(case, tmp_path)
+    assert outcome.values == {"method": "script"}
+    assert outcome.notes[0].startswith(
         "scripted, because a trace would be frozen: Converting a tensor to a Python bool"
     )
-    assert tiny.line_of("# of Branch") in values["notes"][0]
+    assert tiny.line_of("# of Branch") in outcome.notes[0]
     runtime = TorchScriptRuntime(tmp_path / "model.pt", tiny.XY)
     assert runtime.run({"x": -np.ones((1, 4), np.float32)})["y"].tolist() == [[-2.0] * 4]
 
@@ -108,8 +109,8 @@ def test_method_trace_refuses_a_frozen_batch_size_and_names_the_line(tmp_path: P
 
 
 def test_method_script_is_honoured(tmp_path: Path) -> None:
-    values = export(tiny.case(tiny.Recurrent(), tiny.XY, tiny.floats(1, 4)), tmp_path, "script")
-    assert values == {"file": "model.pt", "notes": [], "properties": {"method": "script"}}
+    outcome = export(tiny.case(tiny.Recurrent(), tiny.XY, tiny.floats(1, 4)), tmp_path, "script")
+    assert outcome == Outcome(file="model.pt", values={"method": "script"})
 
 
 def test_neither_way_gives_both_reasons(tmp_path: Path) -> None:
@@ -124,17 +125,17 @@ def test_neither_way_gives_both_reasons(tmp_path: Path) -> None:
 def test_a_warning_that_torch_export_explains_away_is_noted(tmp_path: Path) -> None:
     shaped = tiny.signature([tiny.spec("x", "N", "L", 4)], [tiny.spec("y", "N", "L", 4)])
     case = tiny.case(tiny.AtMost16(), shaped, tiny.floats(1, 6, 4))
-    values = export(case, tmp_path)
-    assert values["properties"] == {"method": "trace"}
-    assert values["notes"][0].startswith("the tracer warned, harmlessly as torch.export shows: Converting a tensor to")
+    outcome = export(case, tmp_path)
+    assert outcome.values == {"method": "trace"}
+    assert outcome.notes[0].startswith("the tracer warned, harmlessly as torch.export shows: Converting a tensor to")
 
 
 def test_a_length_taken_another_way_is_not_explained_away(tmp_path: Path) -> None:
     shaped = tiny.signature([tiny.spec("x", "N", "L", 4)], [tiny.spec("y", "N", "L", 4)])
     case = tiny.case(tiny.LongOnesDiffer(), shaped, tiny.floats(1, 6, 4))
-    values = export(case, tmp_path)
-    assert values["properties"] == {"method": "script"}
-    assert "for L from 0 to 16 only, and it also runs at 17" in values["notes"][0]
+    outcome = export(case, tmp_path)
+    assert outcome.values == {"method": "script"}
+    assert "for L from 0 to 16 only, and it also runs at 17" in outcome.notes[0]
     long = np.ones((2, 20, 4), np.float32)
     assert (TorchScriptRuntime(tmp_path / "model.pt", shaped).run({"x": long})["y"] == 2).all()
 
@@ -143,9 +144,9 @@ def test_a_torchscript_source_is_wrapped_as_it_is(tmp_path: Path) -> None:
     with no_deprecation_warnings():
         scripted = torch.jit.script(tiny.Dictionary())
     case = tiny.case(scripted, tiny.AB, tiny.floats(1, 4))
-    values = export(case, tmp_path, "trace")
-    assert values["properties"] == {"method": "as given"}
-    assert values["notes"] == ["`method: trace` has no effect: the source is TorchScript"]
+    outcome = export(case, tmp_path, "trace")
+    assert outcome.values == {"method": "as given"}
+    assert list(outcome.notes) == ["`method: trace` has no effect: the source is TorchScript"]
     assert_answers(case, tmp_path / "model.pt")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,51 +13,18 @@ from onnx import TensorProto, helper
 
 from pipeline.base import model_config
 from tests.models import make_models as make
+from tests.unit.servers.triton import stub
+from tests.unit.servers.triton.stub import Tensor, TritonError
 
 X3 = make.tensor_text("x", "float32", [3])
 Y3 = make.tensor_text("y", "float32", [3])
 ONNX, TORCH = "onnxruntime_onnx", "pytorch_libtorch"
 
 
-class Tensor:
-    """As in Triton's Python stub: a name and an array."""
-
-    def __init__(self, name: str, array: np.ndarray) -> None:
-        self._name, self._array = name, array
-
-    def name(self) -> str:
-        return self._name
-
-    def as_numpy(self) -> np.ndarray:
-        return self._array
-
-
-class TritonError(SimpleNamespace):
-    INTERNAL = 13
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message=message, code=code)
-
-
-class Response:
-    def __init__(self, tensors=(), error=None) -> None:
-        self.error = error
-        self.outputs = {tensor.name(): tensor.as_numpy() for tensor in tensors}
-
-
 @pytest.fixture(scope="module")
 def backends(backend_folder: Path):
-    """The two stand-ins' model.py, loaded beside a stub's utils module of our own."""
-    utils = ModuleType("triton_python_backend_utils")
-    utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, TritonError, Response
-    loaded = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "triton_python_backend_utils", utils)
-        for name in ("onnxruntime", "pytorch"):
-            spec = importlib.util.spec_from_file_location(f"stand_in_{name}", backend_folder / name / "model.py")
-            loaded[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(loaded[name])
-    return loaded
+    """The two stand-ins' model.py."""
+    return {name: stub.load(backend_folder / name) for name in ("onnxruntime", "pytorch")}
 
 
 def _onnx(inputs=(X3,), outputs=(Y3,), **options) -> str:

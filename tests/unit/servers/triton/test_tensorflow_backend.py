@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from tests.unit.servers.triton import stub
 
 FLOAT, STRING, BFLOAT16 = 1, 7, 14
 
 
 @pytest.fixture(scope="module")
 def backend(backend_folder: Path) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-        spec = importlib.util.spec_from_file_location("stand_in_tensorflow", backend_folder / "tensorflow" / "model.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+    return stub.load(backend_folder / "tensorflow")
 
 
 def info(*shape: int, dtype: int = FLOAT, unknown: bool = False) -> SimpleNamespace:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,8 @@ from numpy.testing import assert_array_equal
 from pipeline.base import model_config
 from tests.models.make_models import tensor_text
 from tests.unit.formats.tensorrt.fake_tensorrt import PLAN, Engine, Port, install
-from tests.unit.servers.triton.test_stand_ins import Response, Tensor, TritonError
+from tests.unit.servers.triton import stub as stubs
+from tests.unit.servers.triton.stub import Tensor
 
 X, Y = tensor_text("x", "float32", [-1]), tensor_text("y", "float32", [-1])
 SPANS = (((1, 1), (4, 4), (8, 8)), ((1, 8), (8, 16), (8, 32)))
@@ -35,9 +34,6 @@ class Stub:
 
     def __init__(self, patch: pytest.MonkeyPatch, backends: Path, root: Path) -> None:
         self._patch, self._backends, self._root = patch, backends, root
-        utils = ModuleType("triton_python_backend_utils")
-        utils.__dict__.update(Tensor=Tensor, TritonError=TritonError, InferenceResponse=Response)
-        patch.setitem(sys.modules, "triton_python_backend_utils", utils)
 
     def open(
         self, config: str, made: Engine, *, backend: str = "tensorrt", kind: str = "GPU", files: Any = None
@@ -48,13 +44,7 @@ class Stub:
         version.mkdir(parents=True, exist_ok=True)
         for name, data in ({"model.plan": PLAN} if files is None else files).items():
             (version / name).write_bytes(data)
-        path = self._backends / backend / "model.py"
-        spec = importlib.util.spec_from_file_location(f"stand_in_{backend}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        instance = module.TritonPythonModel()
+        instance = stubs.load(self._backends / backend).TritonPythonModel()
         fields = {"max_batch_size": 0, **model_config.to_dict(model_config.parse_text(config, "m"))}
         instance.initialize(
             {

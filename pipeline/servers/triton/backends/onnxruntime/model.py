@@ -5,24 +5,12 @@ onnxruntime_utils.cc), with the same wording, so that a model served here is one
 Each instance is a process of its own.
 """
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import numpy as np
+import stand_in
 
-
-def _load_stand_in():
-    """The shared part lies one folder up; the stub's import path has only this file's folder."""
-    path = Path(__file__).resolve().parent.parent / "stand_in.py"
-    spec = importlib.util.spec_from_file_location("stand_in", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stand_in = _load_stand_in()
 facts = stand_in.facts
 RefusedError = stand_in.RefusedError
 
@@ -83,7 +71,7 @@ class TritonPythonModel:
         for name in self._scalar_inputs.intersection(inputs):
             inputs[name] = inputs[name].reshape(())
         for name in self._text_inputs.intersection(inputs):
-            inputs[name] = _decoded(inputs[name])
+            inputs[name] = np.array(stand_in.texts(inputs[name]), np.object_).reshape(inputs[name].shape)
         try:
             arrays = self._session.run(self._output_names, inputs, self._run_options)
         except Exception as error:
@@ -91,12 +79,6 @@ class TritonPythonModel:
         for index, shape in self._scalar_outputs:
             arrays[index] = np.asarray(arrays[index]).reshape(shape)
         return arrays
-
-
-def _decoded(array):
-    """Strings as ONNX Runtime wants them: the server hands over bytes."""
-    flat = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
-    return np.array(flat, dtype=np.object_).reshape(array.shape)
 
 
 def _runtime_error(error):
@@ -203,10 +185,7 @@ def _check_inputs(session, config):
     for control, data_type in controls:
         _check_control(infos, control, data_type, config)
     expected = sum(not item.get("optional", False) for item in config["input"]) + len(controls)
-    if len(infos) != expected:
-        raise RefusedError(
-            f"unable to load model '{name}', configuration expects {expected} inputs, model provides {len(infos)}"
-        )
+    stand_in.check_count(name, expected, len(infos))
     infos.update(_tensors(session.get_overridable_initializers()))
     for item in config["input"]:
         if item.get("optional", False) and limit != 0:
@@ -228,10 +207,7 @@ def _check_outputs(session, config):
 
 
 def _check_control(infos, control, data_type, config):
-    if control not in infos:
-        raise RefusedError(
-            f"configuration specified sequence control '{control}', but model does not provide that input"
-        )
+    stand_in.check_control(control, infos)
     found, shape = infos[control]
     unbatched = shape[1:] if int(config["max_batch_size"]) > 0 else shape
     start = f"unable to load model '{config['name']}', sequence control '{control}'"
@@ -246,10 +222,8 @@ def _check_control(infos, control, data_type, config):
 def _check_tensor(item, infos, role, config):
     """The C++ backend's checks of one configured input or output: its name, its data type, its dims."""
     name, tensor, data_type = config["name"], item["name"], item["data_type"]
-    if tensor not in infos:
-        raise RefusedError(f"unexpected inference {role} '{tensor}', allowed {role}s are: {', '.join(sorted(infos))}")
-    if data_type not in _BACKEND.types:
-        raise RefusedError(f"unsupported datatype {data_type} for {role} '{tensor}' for model '{name}'")
+    stand_in.check_names([item], infos, role)
+    stand_in.check_supported(item, _BACKEND, f"{role} '{tensor}' for model '{name}'")
     found, shape = infos[tensor]
     if data_type.removeprefix("TYPE_").replace("STRING", "BYTES") != found:
         raise RefusedError(

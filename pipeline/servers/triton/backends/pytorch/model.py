@@ -6,25 +6,13 @@ a process of its own, so parameters that are global to the C++ server's process 
 ENABLE_WEIGHT_SHARING has nothing to share.
 """
 
-import importlib.util
 import io
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
+import stand_in
 
-
-def _load_stand_in():
-    """The shared part lies one folder up; the stub's import path has only this file's folder."""
-    path = Path(__file__).resolve().parent.parent / "stand_in.py"
-    spec = importlib.util.spec_from_file_location("stand_in", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stand_in = _load_stand_in()
 RefusedError = stand_in.RefusedError
 
 _BACKEND = stand_in.facts.BACKENDS["pytorch"]
@@ -96,7 +84,7 @@ class TritonPythonModel:
 
     def _value(self, name, array):
         if name in self._text_inputs:
-            return [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
+            return stand_in.texts(array)
         tensor = self._torch.from_numpy(array)
         return tensor if self._device.type == "cpu" else tensor.to(self._device)
 
@@ -218,10 +206,7 @@ def _check_arguments(arguments, kinds, count, name):
                 f"An input of type '{argument.type}' was detected in the model. Only a single input of type "
                 "Dict(str, Tensor) or input(s) of type Tensor are supported."
             )
-    if len(arguments) != count:
-        raise RefusedError(
-            f"unable to load model '{name}', configuration expects {count} inputs, model provides {len(arguments)}"
-        )
+    stand_in.check_count(name, count, len(arguments))
 
 
 def _input_positions(names, controls, arguments):
@@ -248,10 +233,7 @@ def _output_positions(config):
 
 
 def _check_tensor(item, role, config, batched):
-    if item["data_type"] not in _BACKEND.types:
-        raise RefusedError(
-            f"unsupported datatype {item['data_type']} for {role} '{item['name']}' for model '{config['name']}'"
-        )
+    stand_in.check_supported(item, _BACKEND, f"{role} '{item['name']}' for model '{config['name']}'")
     if item["data_type"] == "TYPE_STRING" and len(stand_in.dims_of(item)) + batched > 1:
         raise RefusedError(
             f"Triton only supports 1 dimensional List of String as {role} for '{item['name']}' for model "

@@ -5,24 +5,12 @@ tensorflow_utils.cc, mirror/tensorflow_backend_tf.cc), with the same wording, so
 real backend would serve. Each instance is a process of its own, so MAX_SESSION_SHARE_COUNT has nothing to share.
 """
 
-import importlib.util
 import json
 import os
-from pathlib import Path
 
 import numpy as np
+import stand_in
 
-
-def _load_stand_in():
-    """The shared part lies one folder up; the stub's import path has only this file's folder."""
-    path = Path(__file__).resolve().parent.parent / "stand_in.py"
-    spec = importlib.util.spec_from_file_location("stand_in", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stand_in = _load_stand_in()
 RefusedError = stand_in.RefusedError
 
 _BACKEND = stand_in.facts.BACKENDS["tensorflow"]
@@ -127,17 +115,9 @@ def _checked_inputs(definition, config):
     """Refuse inputs that the signature does not have as configured; the graph's tensor by input name."""
     controls = [name for name, _ in stand_in.sequence_controls(config)]
     for control in controls:
-        if control not in definition.inputs:
-            raise RefusedError(
-                f"configuration specified sequence control '{control}', but model does not provide that input"
-            )
-    _check_names(config["input"], definition.inputs, "input")
-    expected = len(config["input"]) + len(controls)
-    if len(definition.inputs) != expected:
-        raise RefusedError(
-            f"unable to load model '{config['name']}', configuration expects {expected} inputs, "
-            f"model provides {len(definition.inputs)}"
-        )
+        stand_in.check_control(control, definition.inputs)
+    stand_in.check_names(config["input"], definition.inputs, "input")
+    stand_in.check_count(config["name"], len(config["input"]) + len(controls), len(definition.inputs))
     for item in config["input"]:
         _check_tensor(item, definition.inputs[item["name"]], "input", config)
     return {name: info.name for name, info in definition.inputs.items()}
@@ -145,18 +125,10 @@ def _checked_inputs(definition, config):
 
 def _checked_outputs(definition, config):
     """Refuse outputs that the signature does not have as configured."""
-    _check_names(config["output"], definition.outputs, "output")
+    stand_in.check_names(config["output"], definition.outputs, "output")
     for item in config["output"]:
         _check_tensor(item, definition.outputs[item["name"]], "output", config)
     return [stand_in.Output(item, int(config["max_batch_size"]) > 0) for item in config["output"]]
-
-
-def _check_names(items, infos, role):
-    for item in items:
-        if item["name"] not in infos:
-            raise RefusedError(
-                f"unexpected inference {role} '{item['name']}', allowed {role}s are: {', '.join(sorted(infos))}"
-            )
 
 
 def _check_tensor(item, info, role, config):

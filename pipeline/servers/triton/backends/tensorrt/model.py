@@ -6,22 +6,12 @@ backend would serve. What that refuses only while it completes a configuration i
 process of its own; CUDA graphs and stream priorities, which change no answer, are not reproduced. Served on no GPU yet.
 """
 
-import importlib.util
 import json
 from pathlib import Path
 
+import engine_session
+import stand_in
 
-def _load_stand_in():
-    """The shared part lies one folder up; the stub's import path has only this file's folder."""
-    path = Path(__file__).resolve().parent.parent / "stand_in.py"
-    spec = importlib.util.spec_from_file_location("stand_in", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stand_in = _load_stand_in()
-engine_session = stand_in.load("engine_session")
 RefusedError = stand_in.RefusedError
 shape_text = stand_in.shape_text
 
@@ -123,10 +113,7 @@ def _check(session, profiles, config, instance):
             f"most {len(held['input'])}"
         )
     for role, tensors in held.items():
-        for item in config[role]:
-            if item["name"] not in tensors:
-                allowed = ", ".join(sorted(tensors))
-                raise RefusedError(f"unexpected inference {role} '{item['name']}', allowed {role}s are: {allowed}")
+        stand_in.check_names(config[role], tensors, role)
     for role, tensors in held.items():
         for item in config[role]:
             _check_kind(item, tensors[item["name"]], f"{role} '{item['name']}' for model '{name}'")
@@ -151,8 +138,7 @@ def _check(session, profiles, config, instance):
 
 def _check_kind(item, tensor, what):
     """Refuse a data type, a shape tensor or a layout that is not what the engine has, or not to be had here."""
-    if item["data_type"] not in _BACKEND.types:
-        raise RefusedError(f"unsupported datatype {item['data_type']} for {what}")
+    stand_in.check_supported(item, _BACKEND, what)
     marked = bool(item.get("is_shape_tensor", False))
     if tensor.is_shape and not marked:
         raise RefusedError(f"{what} is a shape tensor but the model configuration doesn't mark it as a shape tensor.")
@@ -197,26 +183,15 @@ def _check_type(tensor, data_type, role, instance):
 
 def _check_dims(tensor, dims, name, batched):
     """``dims`` are the configuration's; a dimension that is dynamic on either side may be any size."""
-    start = f"model '{name}', tensor '{tensor.name}': "
     if batched and not tensor.shape:
         raise RefusedError(
-            f"{start}for the model to support batching the shape should have at least 1 dimension; but shape expected "
-            f"by the model is {shape_text(tensor.shape)}"
+            f"model '{name}', tensor '{tensor.name}': for the model to support batching the shape should have at least "
+            f"1 dimension; but shape expected by the model is {shape_text(tensor.shape)}"
         )
     full = (-1, *dims) if batched else tuple(dims)
     pairs = zip(tensor.shape, full, strict=False)
-    if len(full) == len(tensor.shape) and all(-1 in pair or pair[0] == pair[1] for pair in pairs):
-        return
-    specified = f"(shape {shape_text(full)})"
-    if batched:
-        specified = (
-            "(an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making "
-            f"complete shape {shape_text(full)})"
-        )
-    raise RefusedError(
-        f"{start}the model expects {len(tensor.shape)} dimensions (shape {shape_text(tensor.shape)}) but the model "
-        f"configuration specifies {len(full)} dimensions {specified}"
-    )
+    if len(full) != len(tensor.shape) or any(-1 not in pair and pair[0] != pair[1] for pair in pairs):
+        raise stand_in.other_dims(name, tensor.name, tensor.shape, full, batched=batched)
 
 
 def _check_ranges(tensor, dims, profiles, name, batched):
