@@ -65,7 +65,7 @@ def reduce(
     progress: Progress,
     runnable: blame.Runnable = lambda reduced, _: reduced,
 ) -> Outcome:
-    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget and give account of that.
+    """Make a reduced-precision graph and, where the gates refuse it, repair it within the budget, and give account.
 
     Attempt n keeps the 2^(n-1) worst nodes (1, 2, 4, …, the share's limit at most) of one ranking, made from the
     first graph. The best try is chosen: one that passed, else the highest accuracy, else the lowest max_abs, else the
