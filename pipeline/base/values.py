@@ -150,7 +150,7 @@ class Tolerance:
         max_rel: part relative to the reference element.
         max_scaled: part relative to the greatest magnitude in the reference tensor.
         min_cosine: least cosine similarity over an output tensor's samples.
-        min_top1: least share of samples whose arg-max over the last axis agrees, 0 to 1.
+        min_top1: least share of samples whose arg-max agrees, 0 to 1, in outputs of scores of classes.
     """
 
     max_abs: float

@@ -24,7 +24,7 @@ class Comparison:
         max_rel: greatest difference relative to the expected element (floored at 1 % of the tensor's greatest
             magnitude).
         cosine: least cosine similarity of any sample (index of dimension 0) of any output of floats.
-        top1: share of rows whose arg-max over the last axis agrees; None where no output has a class axis.
+        top1: share of rows whose arg-max over the classes agrees; None where no output is scores of classes.
         passed: whether the tolerance holds for every output.
         worst: where the greatest difference is: ``logits[3, 7]``.
         reason: why it did not pass, in one sentence; empty when it did.
@@ -43,9 +43,8 @@ def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Compari
     """Compare by name; dimension 0 is taken as the samples.
 
     Names, dtypes and shapes are compared first, then the places of NaN and infinity, then the values: integers
-    and booleans must be equal, a float passes when ``|actual - expected|`` is at most ``tolerance.allowed``. An
-    output of floats with two or more dimensions and a last one above 1 has a
-    class axis. Never raises for unequal tensors.
+    and booleans must be equal, a float passes when ``|actual - expected|`` is at most ``tolerance.allowed``, and of
+    scores of classes (``has_class_axis``) the arg-max is compared too. Never raises for unequal tensors.
     """
     if mismatch := _structure(actual, expected):
         return _refused(mismatch)
@@ -65,8 +64,11 @@ def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Compari
 
 
 def has_class_axis(array: Array) -> bool:
-    """Whether the last axis can be scores of classes: floats, two or more dimensions, a last one above 1."""
-    return array.dtype.kind == "f" and array.ndim >= 2 and array.shape[-1] > 1
+    """Whether a tensor can be scores of classes: floats ``[samples, classes]``, more than one class.
+
+    With more dimensions nothing says which one the classes are: a segmentation's last is its width.
+    """
+    return array.dtype.kind == "f" and array.ndim == 2 and array.shape[-1] > 1
 
 
 def with_samples(tensors: Tensors, *, batched: bool) -> Tensors:
@@ -180,8 +182,8 @@ def _least_cosine(actual: Array, expected: Array, noise: float) -> float:
 
 def _agreement(actual: Array, expected: Array) -> float:
     """Share of rows where the actual arg-max is one of the expected maxima (a tie has several)."""
-    rows = np.where(np.isnan(expected), -np.inf, expected).reshape(-1, expected.shape[-1])
-    chosen = np.argmax(np.where(np.isnan(actual), -np.inf, actual).reshape(rows.shape), axis=1)
+    rows = np.where(np.isnan(expected), -np.inf, expected)
+    chosen = np.argmax(np.where(np.isnan(actual), -np.inf, actual), axis=1)
     return float(np.mean(rows[np.arange(len(rows)), chosen] == rows.max(axis=1)))
 
 
