@@ -55,16 +55,13 @@ class PipelineError(Exception):
     def __str__(self) -> str:
         """The error form: what, then found, where, try and log, one to a line."""
         rows = (("found", self.found), ("where", self.where), ("try", self.hint), ("log", self.log))
-        details = [f"  {name + ':':<7}{_indented(text)}" for name, text in rows if text]
+        indented = ((name, text.strip().replace("\n", "\n" + " " * 9)) for name, text in rows if text)
+        details = [f"  {name + ':':<7}{text}" for name, text in indented]
         return "\n".join([self.what, *details])
 
     def in_one_line(self) -> str:
         """What failed and what was found."""
         return " ".join((f"{self.what}: {self.found}" if self.found else self.what).split())
-
-
-def _indented(text: str) -> str:
-    return text.strip().replace("\n", "\n" + " " * 9)
 
 
 class ConfigError(PipelineError):
@@ -109,6 +106,11 @@ def listed(texts: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """The first of several texts, and how many more there are."""
     more = f"{' ' if between == ', ' else between}and {len(texts) - most} more" if len(texts) > most else ""
     return between.join(texts[:most]) + more
+
+
+def flattened(error: BaseException, most: int = 600) -> str:
+    """An exception's message without its line breaks, cut off."""
+    return " ".join(str(error).split())[:most]
 
 
 def first_line(error: BaseException) -> str:

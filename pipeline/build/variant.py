@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.base import files
-from pipeline.base.errors import MissingError
+from pipeline.base.errors import MissingError, StageError
 from pipeline.base.step import Made, Step, tool_versions
 from pipeline.base.values import Artifact
 from pipeline.build import gate, source_gate
@@ -47,6 +47,27 @@ def make(run: Run, steps: Steps, variants: list[Variant], stop: Callable[[], Non
         stop: ends what is running.
     """
     side_by_side([partial(_make, run, steps, variant) for variant in variants], stop)
+    for variant in variants:
+        with run.guarded(variant, "build"):
+            _check_ancestors(run, variant)
+
+
+def _check_ancestors(run: Run, variant: Variant) -> None:
+    """What is made of a refused file is refused too, whatever its own gates allow.
+
+    Raises:
+        StageError: a variant that this one is made from failed, in this build.
+    """
+    config, key = run.plan.loaded.config.variants, variant.key
+    while not run.results[variant.key].error and (parent := config[key].from_):
+        if parent in run.results and run.results[parent].error:
+            raise StageError(
+                f"{variant.identifier}: not published, because {run.results[parent].identifier}, which it is made "
+                "from, was refused",
+                where=run.plan.loaded.where("variants", key, "from"),
+                hint="see the error of that variant",
+            )
+        key = parent
 
 
 def _buildable(run: Run, variant: Variant, engine: EnginePlan) -> bool:

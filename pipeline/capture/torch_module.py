@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline.base import runtimes
 from pipeline.base.errors import StageError
-from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors
+from pipeline.base.values import Array, Signature, Tensors, described
 
 
 class NamedModule(torch.nn.Module):
@@ -126,20 +127,13 @@ class TorchRuntime:
             raise StageError(
                 "source: the model failed on a sample",
                 found=f"{type(error).__name__}: {error}",
-                hint=f"inputs were {_shapes(inputs)}; check `inputs` against the model's forward",
+                hint=f"inputs were {described(inputs)}; check `inputs` against the model's forward",
             ) from error
         if isinstance(named := _by_name(whole), Mapping):
             self._notes |= dict.fromkeys(_positions("outputs", self._module.output_names, list(named)))
-        outputs = {}
-        for spec, tensor in zip(self._signature.outputs, results, strict=True):
-            array = tensor.detach().cpu().numpy()
-            if array.dtype != NUMPY_DTYPES[spec.dtype]:
-                raise StageError(
-                    f"source: output {spec.name} is {array.dtype}",
-                    found=f"`outputs.{spec.name}.dtype` says {spec.dtype}",
-                    hint=f"write dtype: {array.dtype}",
-                )
-            outputs[spec.name] = array
+        specs = self._signature.outputs
+        outputs = {spec.name: tensor.detach().cpu().numpy() for spec, tensor in zip(specs, results, strict=True)}
+        runtimes.check_dtypes("source", outputs, self._signature)
         return outputs
 
 
@@ -147,7 +141,3 @@ def _positions(what: str, names: Sequence[str], known: Sequence[str]) -> Iterato
     """A note on names that are not the model's, where an order could be wrong."""
     if len(names) > 1 and not set(names) & set(known):
         yield f"`{what}` go by position: {', '.join(names)} for the model's {', '.join(known) or 'unnamed ones'}"
-
-
-def _shapes(inputs: Tensors) -> str:
-    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())

@@ -24,7 +24,7 @@ class Comparison:
         max_rel: greatest difference relative to the expected element (floored at 1 % of the tensor's greatest
             magnitude).
         cosine: least cosine similarity of any sample (index of dimension 0) of any output of floats.
-        top1: share of rows whose arg-max over the last axis agrees; None where no output has a class axis.
+        top1: share of rows whose arg-max over the classes agrees; None where no output is scores of classes.
         passed: whether the tolerance holds for every output.
         worst: where the greatest difference is: ``logits[3, 7]``.
         reason: why it did not pass, in one sentence; empty when it did.
@@ -43,9 +43,8 @@ def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Compari
     """Compare by name; dimension 0 is taken as the samples.
 
     Names, dtypes and shapes are compared first, then the places of NaN and infinity, then the values: integers
-    and booleans must be equal, a float passes when ``|actual - expected|`` is at most ``tolerance.allowed``. An
-    output of floats with two or more dimensions and a last one above 1 has a
-    class axis. Never raises for unequal tensors.
+    and booleans must be equal, a float passes when ``|actual - expected|`` is at most ``tolerance.allowed``, and of
+    scores of classes (``has_class_axis``) the arg-max is compared too. Never raises for unequal tensors.
     """
     if mismatch := _structure(actual, expected):
         return _refused(mismatch)
@@ -65,8 +64,16 @@ def compare(actual: Tensors, expected: Tensors, tolerance: Tolerance) -> Compari
 
 
 def has_class_axis(array: Array) -> bool:
-    """Whether the last axis can be scores of classes: floats, two or more dimensions, a last one above 1."""
-    return array.dtype.kind == "f" and array.ndim >= 2 and array.shape[-1] > 1
+    """Whether a tensor can be scores of classes: floats ``[samples, classes]``, more than one class.
+
+    With more dimensions nothing says which one the classes are: a segmentation's last is its width.
+    """
+    return array.dtype.kind == "f" and array.ndim == 2 and array.shape[-1] > 1
+
+
+def with_samples(tensors: Tensors, *, batched: bool) -> Tensors:
+    """Dimension 0 is the samples, in a comparison; a model without a batch dimension has one sample."""
+    return tensors if batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
 
 
 def _refused(reason: str, worst: str = "") -> Comparison:
@@ -87,7 +94,7 @@ def _structure(actual: Tensors, expected: Tensors) -> str:
 
 def _compare_one(name: str, actual: Array, expected: Array, tolerance: Tolerance) -> Comparison:
     if expected.size == 0:
-        return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+        return _equal(name)
     if expected.dtype.kind != "f":
         return _compare_exact(name, actual, expected)
     got, reference = actual.astype(np.float64), expected.astype(np.float64)
@@ -133,10 +140,14 @@ def _compare_one(name: str, actual: Array, expected: Array, tolerance: Tolerance
     )
 
 
+def _equal(name: str) -> Comparison:
+    return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+
+
 def _compare_exact(name: str, actual: Array, expected: Array) -> Comparison:
     wrong = actual != expected
     if not wrong.any():
-        return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+        return _equal(name)
     if expected.dtype.kind not in "iub":
         return _refused(f"{name}: {int(wrong.sum())} of {wrong.size} elements differ", name)
     difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
@@ -171,8 +182,8 @@ def _least_cosine(actual: Array, expected: Array, noise: float) -> float:
 
 def _agreement(actual: Array, expected: Array) -> float:
     """Share of rows where the actual arg-max is one of the expected maxima (a tie has several)."""
-    rows = np.where(np.isnan(expected), -np.inf, expected).reshape(-1, expected.shape[-1])
-    chosen = np.argmax(np.where(np.isnan(actual), -np.inf, actual).reshape(rows.shape), axis=1)
+    rows = np.where(np.isnan(expected), -np.inf, expected)
+    chosen = np.argmax(np.where(np.isnan(actual), -np.inf, actual), axis=1)
     return float(np.mean(rows[np.arange(len(rows)), chosen] == rows.max(axis=1)))
 
 

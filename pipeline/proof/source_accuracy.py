@@ -7,7 +7,7 @@ given images normalised otherwise than in its training, passes that as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,24 @@ def judge(
     names = _scores(labelled, signature, golden.batched, classes, trained)
     judged = [_judged(name, labelled, held_out) for name in names]
     return max(judged, key=lambda one: one.value, default=None)
+
+
+def unvarying(golden: GoldenSamples) -> Iterator[str]:
+    """What is to be said of golden answers that are all alike: a variant that always answers so would pass as well."""
+    count = len(golden.samples)
+    if count < 2:
+        return
+    answers = {name: [sample.outputs[name] for sample in golden.samples] for name in golden.samples[0].outputs}
+    if all(array.tobytes() == arrays[0].tobytes() for arrays in answers.values() for array in arrays):
+        yield f"the source model gives one answer to all {count} golden samples, which prove little: see `inputs`"
+        return
+    for name, arrays in answers.items():
+        scores = arrays[0].dtype.kind == "f" and arrays[0].ndim == (2 if golden.batched else 1) and arrays[0].size > 1
+        if scores and len({int(array.argmax()) for array in arrays}) == 1:
+            yield (
+                f"output {name}: the greatest value is the same one, [{int(arrays[0].argmax())}], for all {count} "
+                "golden samples, which proves little: are the weights trained, and the samples unlike?"
+            )
 
 
 def has_score_per_target(labelled: Sequence[Sample], name: str, *, batched: bool) -> bool:

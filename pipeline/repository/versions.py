@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pipeline.base import files
 from pipeline.base.values import RepositoryEntry
 
 LOCK_TIMEOUT_S = 3600.0  # a build holds its models' locks while it proves them
+_SWAP_TIMEOUT_S = 900.0
 CONFIG = "config.pbtxt"
 
 Waiting = Callable[[str], None]
@@ -61,14 +63,14 @@ class Version:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that the version directory will hold."""
-        return {name: digest for part, path in self.parts.items() for name, digest in _digests(part, path).items()}
-
-
-def _digests(name: str, path: Path) -> dict[str, str]:
-    if path.is_file():
-        return {name: files.sha256_file(path)}
-    folder = f"{name}/" if name else ""
-    return {f"{folder}{part}": digest for part, digest in files.tree_digests(path).items()}
+        found: dict[str, str] = {}
+        for name, path in self.parts.items():
+            if path.is_file():
+                found[name] = files.sha256_file(path)
+            else:
+                folder = f"{name}/" if name else ""
+                found |= {f"{folder}{part}": digest for part, digest in files.tree_digests(path).items()}
+        return found
 
 
 def state_dir(root: Path) -> Path:
@@ -79,6 +81,11 @@ def state_dir(root: Path) -> Path:
 def global_lock(root: Path) -> Path:
     """Held while anything in a root, or a record of it, is changed."""
     return state_dir(root) / "lock"
+
+
+def changing(root: Path, waiting: Waiting = lambda holder: None) -> contextlib.AbstractContextManager[None]:
+    """Hold a root's global lock; a MissingError where it is held by another for too long."""
+    return files.locked(global_lock(root), _SWAP_TIMEOUT_S, waiting)
 
 
 def version_numbers(model_dir: Path) -> list[int]:

@@ -26,7 +26,9 @@ class ParityGate(Section):
         None, description="share of the greatest magnitude in the output"
     )
     min_cosine: Fraction | None = None
-    min_top1: Fraction | None = None
+    min_top1: Fraction | None = Field(
+        None, description="share of samples whose arg-max agrees, in outputs of floats [samples, classes]"
+    )
 
 
 class AccuracyGate(Section):

@@ -34,12 +34,13 @@ def make(task: Task, progress: Progress) -> Outcome:
         seed=given["seed"],
         out_dir=task.out_dir,
     )
+    golden = samples.read(task.out_dir / samples.FILE_NAME)
     judged = source_accuracy.judge(
-        samples.read(task.out_dir / samples.FILE_NAME),
+        golden,
         signature,
         classes=len(made.values["labels"]),
         trained=data is not None,
         held_out=None if source["accuracy"] is None else (source["accuracy"], source["test_samples"]),
     )
-    notes = (*model.notes(), *made.notes)
+    notes = (*model.notes(), *made.notes, *source_accuracy.unvarying(golden))
     return replace(made, notes=notes, values={**made.values, "source": asdict(judged) if judged else None})

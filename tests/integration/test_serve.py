@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from pipeline.base.errors import MissingError, SmokeError
+from pipeline.base.errors import ConfigError, MissingError, SmokeError
 from pipeline.servers import process
 from pipeline.servers.process import Ports
 from pipeline.servers.triton import container, probe
@@ -113,6 +114,35 @@ def test_ready_server_answers_and_leaves_nothing_behind(repository, tmp_path, mo
     _await_gone(family)
     assert [item for item in segments if item.exists()] == []
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".backends-")] == []
+
+
+HOSTILE = "it's a [place] & more $HOME é; touch pwned #"
+
+
+def test_a_path_that_a_shell_would_read_is_only_a_path(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, logs = tmp_path / HOSTILE / "repository", tmp_path / HOSTILE / "logs"
+    shutil.copytree(repository / "small", root / "small")
+    with _serving(root, "small", folder=logs) as served:
+        _run_curl_line(root, "small", served.server.http_url, tmp_path)
+        family = _family(served.server.pid)
+    _await_gone(family)
+    assert [path.name for path in tmp_path.iterdir()] == [HOSTILE]
+    assert [path.name for path in logs.iterdir()] == ["server.log"]
+
+
+@pytest.mark.parametrize(
+    "field", ['default_model_filename: "model.onnx; touch pwned"', 'instance_group {name: "$(id)"}']
+)
+def test_a_name_that_a_shell_would_read_is_refused(repository, tmp_path, field):
+    shutil.copytree(repository / "small", tmp_path / "root" / "small")
+    with (tmp_path / "root" / "small" / "config.pbtxt").open("a") as file:
+        file.write(f"{field}\n")
+    with (
+        pytest.raises(ConfigError, match="'small' cannot be served here"),
+        _serving(tmp_path / "root", "small", folder=tmp_path),
+    ):
+        pass
 
 
 def test_models_of_several_repositories_are_served_by_one_server(repository, tmp_path):

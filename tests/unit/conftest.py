@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 
+import numpy.testing  # noqa: F401 - asks lscpu when it is first imported: before any test
 import pytest
 
 

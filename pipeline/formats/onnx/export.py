@@ -44,12 +44,9 @@ class _Job:
 
 
 class _RefusedError(Exception):
-    """An exporter failed, or its graph is not the model's; the text says why in one line.
+    """An exporter failed, or its graph is not the model's: the reason in one line, and the user's line where known.
 
-    Args:
-        reason: for the note or the error.
-        where: the user's line, where known.
-        capturable: False when torch.export is what failed.
+    ``capturable`` is False when torch.export is what failed.
     """
 
     def __init__(self, reason: str, *, where: str = "", capturable: bool | None = None) -> None:
@@ -122,35 +119,27 @@ def export(
 
 def _export(job: _Job, exporter: Exporter) -> tuple[str, list[str]]:
     """Write ``job.file`` with the first exporter that succeeds; which one, and the notes."""
-    capturable: bool | None = None
-    reasons: list[str] = []
-    where = ""
+    refusals: dict[str, _RefusedError] = {}
     if exporter != "torchscript" and (exporter == "dynamo" or job.source.kind == "torch"):
         try:
-            _accept(job, _dynamo)
+            return "dynamo", _accept(job, _dynamo)
         except _RefusedError as refused:
-            reasons.append(f"dynamo: {refused}")
-            where, capturable = refused.where, refused.capturable
-        else:
-            return "dynamo", []
+            refusals["dynamo"] = refused
     if exporter != "dynamo":
-        notes = [f"exported by the older exporter, because {reasons[0]}"] if reasons else []
+        newer = refusals.get("dynamo")
+        notes = [f"exported by the older exporter, because dynamo: {newer}"] if newer else []
         if job.source.kind == "torchscript" and exporter == "auto":
             notes = ["exported by the older exporter, because the source is TorchScript"]
         try:
-            notes += _accept(job, lambda job: _older(job, capturable))
+            return "torchscript", notes + _accept(job, lambda job: _older(job, newer.capturable if newer else None))
         except _RefusedError as refused:
-            reasons.append(f"torchscript: {refused}")
-            where = where or refused.where
-        else:
-            return "torchscript", notes
+            refusals["torchscript"] = refused
+    hint = "write that line with tensor operations, or export the model yourself and use `source.onnx`"
     raise StageError(
         "export: the model cannot be exported to ONNX",
-        found="\n".join(reasons),
-        where=where,
-        hint="use `exporter: auto`"
-        if exporter != "auto"
-        else "write that line with tensor operations, or export the model yourself and use `source.onnx`",
+        found="\n".join(f"{name}: {refused}" for name, refused in refusals.items()),
+        where=next((refused.where for refused in refusals.values() if refused.where), ""),
+        hint=hint if exporter == "auto" else "use `exporter: auto`",
     )
 
 
@@ -244,12 +233,9 @@ def _copied(
         model = onnx.load(str(path), load_external_data=False)
         onnx.checker.check_model(str(path), full_check=True)
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise StageError(
-            "export: the ONNX file is not valid",
-            found=first_line(error),
-            where=str(path),
-            hint="export it again; `onnx.checker.check_model(path, full_check=True)` shows the same",
-        ) from error
+        what = "export: the ONNX file is not valid"
+        hint = "export it again; `onnx.checker.check_model(path, full_check=True)` shows the same"
+        raise StageError(what, found=first_line(error), where=str(path), hint=hint) from error
     opset = graph.opset(model)
     if opset > max_opset or model.ir_version > max_ir_version:
         raise StageError(
@@ -261,12 +247,9 @@ def _copied(
             "onnx.version_converter.convert_version and a lower model.ir_version, or set a newer `triton.target`",
         )
     if reason := interface.problem(model, signature):
-        raise StageError(
-            "export: the ONNX file is not what the configuration says",
-            found=reason,
-            where=str(path),
-            hint="correct `inputs` and `outputs`, or export the file again with these names and dynamic axes",
-        )
+        what = "export: the ONNX file is not what the configuration says"
+        hint = "correct `inputs` and `outputs`, or export the file again with these names and dynamic axes"
+        raise StageError(what, found=reason, where=str(path), hint=hint)
     locations = graph.external_files(model)
     _copy(path, locations, out_dir)
     return Outcome(

@@ -15,6 +15,7 @@ from pipeline.base.errors import ConfigError, MissingError
 from pipeline.machine import doctor, environment
 from pipeline.servers import process
 from pipeline.servers.process import Ports, Served, find_ports, on_free_ports
+from pipeline.servers.triton import shell_names
 from pipeline.servers.triton.launch import Launch, running, server_flags
 from pipeline.servers.triton.models import engines_of, ensembles_of, home, models_of
 from pipeline.servers.triton.probe import curl_line
@@ -60,8 +61,10 @@ def embedded(
     home, stub, libpython = _installed()
     asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     server_id = f"triton-{uuid.uuid4().hex[:12]}"
-    with _assembled(log_path, home, stub) as backends:
-        locations = _locations(home, backends, (repository, *beside))
+    roots = (repository, *beside)
+    shell_names.require(roots, models)
+    with _assembled(log_path, home, stub) as backends, shell_names.links(roots) as served_from:
+        locations = _locations(home, backends, served_from)
 
         def launch() -> contextlib.AbstractContextManager[Served]:
             ports = find_ports(host, asked)
@@ -86,7 +89,7 @@ def embedded(
 def _locations(home: Path, backends: Path, roots: Sequence[Path]) -> list[str]:
     return [
         str(home / "bin" / "tritonserver"),
-        *(f"--model-repository={root.absolute()}" for root in roots),
+        *(f"--model-repository={root}" for root in roots),
         f"--backend-directory={backends}",
         f"--cache-directory={home / 'caches'}",
     ]
@@ -131,12 +134,15 @@ def _installed() -> tuple[Path, Path, Path]:
 
 @contextlib.contextmanager
 def _assembled(log_path: Path, home: Path, stub: Path) -> Iterator[Path]:
-    """A backend directory beside the log, for as long as the server runs."""
+    """A backend directory, for as long as the server runs: beside the log, where a shell takes that path as it is."""
+    place = log_path.parent.absolute()
     with contextlib.ExitStack() as stack:
         with files.disk_errors(log_path, "server: assembling its backends"):
-            log_path.parent.mkdir(parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(dir=log_path.parent, prefix=".backends-")
-            backends = Path(stack.enter_context(folder)).absolute()
+            place.mkdir(parents=True, exist_ok=True)
+            if shell_names.is_plain(place):
+                backends = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place, prefix=".backends-")))
+            else:
+                backends = stack.enter_context(shell_names.folder_of_our_own())
             _assemble(backends, home, stub)
         yield backends
 

@@ -124,14 +124,28 @@ def test_a_shared_step_that_fails_fails_all_that_need_it_alike_and_no_other(tmp_
     assert run.results["ts"].parity is not None
 
 
-def test_a_gate_refuses_its_variant_alone_and_an_engine_is_not_built_of_a_refused_graph(tmp_path: Path) -> None:
-    refused = {f"parity[m_{key}]": lambda: judged(passed=False) for key in ("onnx", "two", "rtx")}
+def test_a_gate_refuses_its_variant_and_no_sibling_and_an_engine_is_not_built_of_a_refused_graph(
+    tmp_path: Path,
+) -> None:
+    refused = {f"parity[m_{key}]": lambda: judged(passed=False) for key in ("ts", "rtx")}
     run, executor = made(tmp_path, refused)
-    assert [key for key, result in run.results.items() if result.exit_code] == ["onnx", "two", "rtx"]
-    assert "parity[m_onnx]: refused by a gate\n  found: too far off" in run.results["onnx"].error
-    assert run.results["onnx"].parity is not None
+    assert [key for key, result in run.results.items() if result.exit_code] == ["ts", "rtx"]
+    assert "parity[m_ts]: refused by a gate\n  found: too far off" in run.results["ts"].error
+    assert run.results["ts"].parity is not None
     assert "engine[m_rtx]" not in executor.ran
     assert run.results["fp16"].parity is not None
+
+
+def test_what_is_made_of_a_refused_variant_is_refused_though_its_own_gates_pass(tmp_path: Path) -> None:
+    refused = {f"parity[m_{key}]": lambda: judged(passed=False) for key in ("onnx", "two")}  # one step, of both
+    run, _ = made(tmp_path, refused)
+    assert {key: result.exit_code for key, result in run.results.items()} == {
+        "onnx": 4, "two": 4, "fp16": 4, "ts": 0, "rtx": 4,
+    }  # fmt: skip
+    assert "m_fp16: not published, because m_onnx, which it is made from, was refused" in run.results["fp16"].error
+    assert run.results["fp16"].parity is not None
+    alone, _ = made(tmp_path, refused, only="fp16")
+    assert alone.results["fp16"].exit_code == 0  # its parent was not judged
 
 
 @pytest.mark.parametrize("skip", [True, False])

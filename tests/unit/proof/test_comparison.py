@@ -129,6 +129,17 @@ def test_top1_counts_rows_and_forgives_exact_ties() -> None:
     assert flipped.reason == "y: arg-max agrees in 50.00% of rows, under 90.00%"
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 7, 5)])
+def test_the_last_of_more_axes_is_not_the_classes(shape: tuple[int, ...]) -> None:
+    """A segmentation's scores, equal to 1e-6, whose greatest value along the width is another pixel's."""
+    expected = np.zeros(shape)
+    actual = expected.copy()
+    actual[..., 1] = 1e-6
+    result = one(actual, expected + 1e-6 * np.eye(shape[-1])[0])
+    assert result.passed, result.reason
+    assert result.top1 is None
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 1), ()])
 def test_no_class_axis_no_top1(shape: tuple[int, ...]) -> None:
     result = one(np.ones(shape), np.ones(shape))

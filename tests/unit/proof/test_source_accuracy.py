@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from pipeline.base.values import Array, GoldenSamples, Sample, Signature, TensorSpec
-from pipeline.proof.source_accuracy import SourceAccuracy, judge
+from pipeline.proof.source_accuracy import SourceAccuracy, judge, unvarying
 
 NAMES = tuple("abcdefghij")
 
@@ -213,3 +213,19 @@ def test_samples_without_a_target_do_not_count() -> None:
     targets = np.where(np.arange(128) % 2, TARGETS, -1)
     answers = np.where(targets >= 0, TARGETS, 0)
     assert judged(golden(targets, y=scores(answers))).samples == 64  # type: ignore[union-attr]
+
+
+def test_answers_that_do_not_vary_are_told() -> None:
+    none = [-1] * 8
+    (same,) = unvarying(golden(none, y=scores([3] * 8), count=np.ones((8, 1), np.int64)))
+    assert same.startswith("the source model gives one answer to all 8 golden samples")
+    (peak,) = unvarying(golden(none, y=scores([3] * 8) * np.arange(1, 9, dtype=np.float32)[:, None]))
+    assert peak.startswith("output y: the greatest value is the same one, [3], for all 8 golden samples")
+    (alone,) = unvarying(golden(none, batched=False, y=scores([3] * 8) * np.arange(1, 9, dtype=np.float32)[:, None]))
+    assert alone == peak
+
+
+def test_answers_that_vary_and_a_single_one_are_not_told() -> None:
+    varied = golden([-1] * 8, y=scores([3] * 7 + [4]), count=np.ones((8, 1), np.int64), value=np.arange(8.0)[:, None])
+    assert list(unvarying(varied)) == []
+    assert list(unvarying(golden([-1], y=scores([3])))) == []

@@ -16,7 +16,7 @@ import tritonclient.http as triton_http
 from geventhttpclient.response import HTTPParseError  # type: ignore[import-untyped]
 from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from pipeline.base import network
 from pipeline.base.errors import SmokeError
@@ -312,8 +312,16 @@ def _reply(result: Any, prepared: Prepared) -> Reply:
 def _tensors(result: Any, request: Request) -> dict[str, Array]:
     response = result.get_response()
     outputs = response["outputs"] if isinstance(response, dict) else response.outputs
-    names = [item["name"] if isinstance(item, dict) else item.name for item in outputs]
-    return {name: result.as_numpy(name) for name in request.outputs or names if name in names}
+    kinds = dict(
+        (item["name"], item["datatype"]) if isinstance(item, dict) else (item.name, item.datatype) for item in outputs
+    )
+    return {name: _array(result, name, kinds[name]) for name in request.outputs or kinds if name in kinds}
+
+
+def _array(result: Any, name: str, datatype: str) -> Array:
+    found: Array = result.as_numpy(name)
+    # tritonclient.http 2.51 takes an empty tensor for one of float64
+    return found if found.size else found.astype(triton_to_np_dtype(datatype))
 
 
 def _metadata(fields: Mapping[str, Any]) -> ModelMetadata:
