@@ -43,10 +43,7 @@ def of_module(module: str) -> Mapping[str, str]:
 def reached(path: Path, root: Path, imports: Imports) -> list[Path]:
     """A file and all it imports below ``root``, transitively, sorted.
 
-    Args:
-        path: where to begin.
-        root: the folder that imports start from.
-        imports: full names of what a file imports; those that are no files below ``root`` do not matter.
+    ``imports`` gives the full names of what a file imports; those that are no files below ``root`` do not matter.
     """
     waiting, seen = [path], set[Path]()
     while waiting:
@@ -62,9 +59,7 @@ def reached(path: Path, root: Path, imports: Imports) -> list[Path]:
 def imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
     """Full names that a file's import statements may mean, of modules or of what is in them.
 
-    Args:
-        tree: the file's.
-        package: the file's, which relative imports start from.
+    Relative imports start from ``package``, the file's.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -91,11 +91,7 @@ def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None 
 
 
 def stop(child: subprocess.Popen[bytes], *, grace_s: float) -> int:
-    """End a child: SIGTERM, ``grace_s`` seconds to drain, then SIGKILL to its whole session.
-
-    Returns:
-        Its exit status; negative for the signal that ended it.
-    """
+    """End a child: SIGTERM, ``grace_s`` seconds to drain, then SIGKILL to its whole session; its exit status."""
     if child.poll() is None:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

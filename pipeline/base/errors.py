@@ -111,6 +111,11 @@ def listed(texts: Sequence[str], most: int = 5, between: str = ", ") -> str:
     return between.join(texts[:most]) + more
 
 
+def flattened(error: BaseException, most: int = 600) -> str:
+    """An exception's message without its line breaks, cut off."""
+    return " ".join(str(error).split())[:most]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -19,40 +19,32 @@ from pipeline.base.errors import ConfigError, MissingError
 
 LOCAL_PATH = r"^(?![A-Za-z][A-Za-z0-9+.-]*://)"
 """Pattern of a path: no URL. ``Path`` would make a folder ``s3:`` of one."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
-_FAULTY = (errno.EIO,)
+_DISK_ERRORS = (
+    (
+        (errno.ENOSPC, errno.EDQUOT),
+        "no space left on the disk",
+        "free space there, run `python -m pipeline cache gc`, or name another --work-dir or --repository",
+    ),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "not allowed to write", "check its owner and mode"),
+    ((errno.EIO,), "the disk reported an error", "check the disk"),
+)
+"""Numbers of errors, what to call them, and what to try."""
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn a full or failing disk, or a forbidden path, into an error that says what to do.
+    """Turn a full or failing disk, or a forbidden path, into a MissingError that says what to do.
 
     Args:
         path: file or directory being written.
         doing: the stage and action, for the message.
-
-    Raises:
-        MissingError: no space, no quota, no permission at ``path``, or the disk reports a fault.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise MissingError(
-                f"{doing}: no space left on the disk",
-                found=str(error),
-                where=str(path),
-                hint="free space there, run `python -m pipeline cache gc`, or name another --work-dir or --repository",
-            ) from error
-        if error.errno in _NO_ACCESS:
-            raise MissingError(
-                f"{doing}: not allowed to write", found=str(error), where=str(path), hint="check its owner and mode"
-            ) from error
-        if error.errno in _FAULTY:
-            raise MissingError(
-                f"{doing}: the disk reported an error", found=str(error), where=str(path), hint="check the disk"
-            ) from error
+        for numbers, what, hint in _DISK_ERRORS:
+            if error.errno in numbers:
+                raise MissingError(f"{doing}: {what}", found=str(error), where=str(path), hint=hint) from error
         raise
 
 
@@ -64,10 +56,7 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tree_digests(path: Path) -> dict[str, str]:
@@ -122,11 +111,7 @@ def fsync_tree(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part.
-
-    Raises:
-        MissingError: disk full or not writable.
-    """
+    """Write a file so that a reader, or a crash, sees the old bytes or the new, never a part."""
     content = data.encode() if isinstance(data, str) else data
     with disk_errors(path, "writing a file"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +130,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def inside(root: Path, relative: str) -> Path:
-    """``root / relative``, refused if it leaves ``root`` by ``..``, an absolute path or a link.
-
-    Raises:
-        ConfigError: the path escapes.
-    """
+    """``root / relative``; a ConfigError where that leaves ``root`` by ``..``, an absolute path or a link."""
     candidate = (root / relative).resolve()
     if not candidate.is_relative_to(root.resolve()):
         raise ConfigError(
@@ -168,12 +149,9 @@ def remove_tree(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, timeout_s: float, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
-    """Hold an exclusive lock on ``path`` (a file made for it); the kernel drops it if the process dies.
+    """Hold an exclusive lock on ``path`` (a file made for it, never deleted); the kernel drops it if the process dies.
 
-    Args:
-        path: lock file; created, never deleted.
-        timeout_s: how long to wait for another holder.
-        waiting: called once with the holder's description when the lock is not free.
+    ``waiting`` is called once with the holder's description when the lock is not free.
 
     Raises:
         MissingError: still held by another process after ``timeout_s``.

@@ -19,14 +19,7 @@ FieldPath = tuple[str | int, ...]
 
 
 def unknown_fields(fields: Mapping[str, Any]) -> list[tuple[FieldPath, str]]:
-    """Names that ModelConfig does not have, anywhere in a nested mapping.
-
-    Args:
-        fields: ModelConfig fields, spelled as in model_config.proto.
-
-    Returns:
-        (path, message with the nearest known field) for each.
-    """
+    """Names that ModelConfig does not have, anywhere in a nested mapping: path, and the nearest field that it has."""
     return [(path, text) for path, unknown, text in _problems(_message_class().DESCRIPTOR, fields, ()) if unknown]
 
 
@@ -75,14 +68,10 @@ def to_text(config: Any) -> str:
 
 
 def parse_text(text: str, where: str) -> Any:
-    """Read a ``config.pbtxt``.
-
-    Args:
-        text: the file's text.
-        where: its path, for messages.
+    """Read the text of a ``config.pbtxt``; ``where`` is its path, for messages.
 
     Raises:
-        ConfigError: not the text of a ModelConfig; ``where`` is ``path:line:column``.
+        ConfigError: not the text of a ModelConfig; its ``where`` is ``path:line:column``.
     """
     from google.protobuf import text_format
 
@@ -110,9 +99,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def takes_files(config: Any) -> bool:
     """Whether a client may send a file as it is, as a bare HTTP body: one input, a single text per sample, batched.
 
-    Args:
-        config: a ModelConfig message.
-
     Source of the rule: Triton's raw binary requests (``Inference-Header-Content-Length: 0``).
     """
     inputs = to_dict(config).get("input", [])
@@ -121,11 +107,7 @@ def takes_files(config: Any) -> bool:
 
 
 def served_versions(config: Any, numbers: Iterable[int]) -> list[int]:
-    """The versions a server loads by the message's ``version_policy``, ascending.
-
-    Args:
-        config: a ModelConfig message.
-        numbers: the version directories there are.
+    """The versions, of those there are, that a server loads by the message's ``version_policy``, ascending.
 
     Source of the rule: core r24.10, VersionsToLoad and NormalizeModelConfig; seen with the embedded server. Without a
     policy that is the latest one, with a policy that chooses nothing all, and with ``latest { }`` none.

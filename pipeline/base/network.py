@@ -15,14 +15,10 @@ _USUAL_PORTS = {"http": 80, "https": 443}
 
 
 def http_url(text: str) -> str:
-    """The address of an HTTP server, with its scheme.
+    """The address of an HTTP server, with its scheme; a ConfigError where ``text`` is none.
 
-    Args:
-        text: ``host:port``, or ``http://host:port`` or ``https://host:port``, whose port may be left out; with a path
-            where a gateway adds one. An IPv6 address stands in brackets.
-
-    Raises:
-        ConfigError: it is nothing of that kind.
+    It is ``host:port``, or ``http://host:port`` or ``https://host:port``, whose port may be left out; with a path where
+    a gateway adds one. An IPv6 address stands in brackets.
     """
     url = text if "://" in text else f"http://{text}"
     parts = _split(url)
@@ -32,14 +28,7 @@ def http_url(text: str) -> str:
 
 
 def grpc_url(text: str) -> str:
-    """The address of a gRPC server.
-
-    Args:
-        text: ``host:port``; an IPv6 address stands in brackets.
-
-    Raises:
-        ConfigError: it is nothing of that kind.
-    """
+    """The address ``host:port`` of a gRPC server, an IPv6 address in brackets; a ConfigError where ``text`` is none."""
     parts = None if "/" in text else _split(f"grpc://{text}")
     if parts is None or parts.port is None:
         raise _refused("--grpc-url", text, "127.0.0.1:8001 or [::1]:8001")

@@ -49,11 +49,8 @@ class Difference:
 def differences(ports: Sequence[Port], specs: Sequence[TensorSpec], *, exact: bool = False) -> Iterator[Difference]:
     """All differences, whatever the order of the ports.
 
-    Args:
-        ports: all inputs, or all outputs.
-        specs: those of the signature.
-        exact: a dynamic dimension must be dynamic in the signature too; else it admits any size. A fixed one must
-            always be the signature's.
+    Where ``exact``, a dynamic dimension must be dynamic in the signature too; else it admits any size. A fixed one must
+    always be the signature's.
     """
     by_name, wanted = {port.name: port for port in ports}, {spec.name for spec in specs}
     yield from (Difference(name=name, kind="unknown") for name in by_name if name not in wanted)

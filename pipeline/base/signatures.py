@@ -44,11 +44,7 @@ def labelled(signature: Signature, outputs: Collection[str], labels: tuple[str, 
 
 
 def check_labels(signature: Signature, places: Mapping[str, str]) -> None:
-    """Hold every output's labels against its last dimension.
-
-    Args:
-        signature: with all its labels.
-        places: where in the YAML each output's labels are, by its name.
+    """Hold every output's labels against its last dimension; ``places`` says where in the YAML they are, by output.
 
     Raises:
         StageError: their numbers differ.

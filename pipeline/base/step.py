@@ -141,11 +141,7 @@ Function = Callable[[Task, Progress], Outcome]
 
 
 def call(task: Task, progress: Progress) -> Outcome:
-    """Run a step's function in this process.
-
-    Raises:
-        MissingError: the disk is full or not writable; else what the function raises.
-    """
+    """Run a step's function in this process; a full disk is a MissingError."""
     function: Function = pkgutil.resolve_name(task.step.function)
     with files.disk_errors(task.out_dir, task.step.name):
         return function(task, progress)

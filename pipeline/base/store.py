@@ -52,9 +52,6 @@ class Store:
             step: what is to be done.
             produce: writes files below the folder it is given.
             upstream: what the steps of ``step.upstream`` made, by the same roles.
-
-        Raises:
-            MissingError: the disk is full or not writable.
         """
         made_from = {role: made.digest for role, made in (upstream or {}).items()}
         with files.locked(self.root / "locks" / step.key, _LOCK_TIMEOUT_S):
@@ -70,7 +67,7 @@ class Store:
         try:
             record = json.loads((directory / _ENTRY).read_text())
             expected, values = record["files"], record["outcome"]
-            outcome = Outcome(**{**values, "notes": tuple(values["notes"])})
+            outcome = _outcome(values)
             actual = {name: digest for name, digest in files.tree_digests(directory).items() if name != _ENTRY}
             if record["sha256"] != files.digest_of({"files": expected, "outcome": values}):
                 return None, "its record was altered"
@@ -105,8 +102,7 @@ class Store:
                 files.remove_tree(staged)
                 raise
             files.remove_tree(self.partial(step))
-        outcome = Outcome(**{**values, "notes": tuple(values["notes"])})
-        return Made(directory=final, outcome=outcome, digest=digest, cached=False, rebuilt=reason)
+        return Made(directory=final, outcome=_outcome(values), digest=digest, cached=False, rebuilt=reason)
 
     def entries(self) -> list[dict[str, Any]]:
         """Every entry: ``key``, ``step``, ``size_bytes``, ``last_used`` (seconds since the epoch), newest first."""
@@ -123,11 +119,7 @@ class Store:
         return sorted(rows, key=lambda row: -row["last_used"])
 
     def collect(self, *, unused_days: float) -> tuple[int, int]:
-        """Delete entries, and leftovers of dead processes, that nobody used for ``unused_days``.
-
-        Returns:
-            How many were deleted, and how many bytes that freed.
-        """
+        """Delete entries, and what the dead left, that nobody used for so long; how many, and the bytes freed."""
         limit = time.time() - unused_days * 86400
         stale = [self._entries / row["key"] for row in self.entries() if row["last_used"] <= limit]
         for folder in ("tmp", "partial"):
@@ -146,3 +138,7 @@ class Store:
             for folder in ("entries", "partial", "tmp", "locks", TIMING_CACHES):
                 files.remove_tree(self.root / folder)
         return freed
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**values, "notes": tuple(values["notes"])})

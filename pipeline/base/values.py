@@ -19,20 +19,8 @@ Dim = int | str
 ProofLevel = Literal["none", "inspected", "served"]
 """How far a version was proven: not at all, by what was read in its files, by a real server's answers."""
 
-NUMPY_DTYPES: Mapping[str, type[np.generic]] = {
-    "bool": np.bool_,
-    "uint8": np.uint8,
-    "uint16": np.uint16,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "float16": np.float16,
-    "float32": np.float32,
-    "float64": np.float64,
-}
+_DTYPES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64"
+NUMPY_DTYPES: Mapping[str, type[np.generic]] = {name: np.dtype(name).type for name in _DTYPES.split()}
 
 
 def described(tensors: Tensors) -> str:
@@ -95,11 +83,7 @@ class Runtime(Protocol):
     """A model opened in this process."""
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Run once; keys and dtypes as in the signature.
-
-        Raises:
-            StageError: the runtime refused the inputs or failed.
-        """
+        """Run once; keys and dtypes as in the signature. A StageError where it refused the inputs or failed."""
         ...
 
 
@@ -228,7 +212,6 @@ class RepositoryEntry:
 
     Attributes:
         root: the repository root, as given to ``tritonserver --model-repository``.
-        version: the version directory's number.
         created: False when identical content was already there.
         notes: what a person should know, one line each.
     """

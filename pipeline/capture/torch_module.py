@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.base.errors import StageError
-from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors
+from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, described
 
 
 class NamedModule(torch.nn.Module):
@@ -126,7 +126,7 @@ class TorchRuntime:
             raise StageError(
                 "source: the model failed on a sample",
                 found=f"{type(error).__name__}: {error}",
-                hint=f"inputs were {_shapes(inputs)}; check `inputs` against the model's forward",
+                hint=f"inputs were {described(inputs)}; check `inputs` against the model's forward",
             ) from error
         if isinstance(named := _by_name(whole), Mapping):
             self._notes |= dict.fromkeys(_positions("outputs", self._module.output_names, list(named)))
@@ -147,7 +147,3 @@ def _positions(what: str, names: Sequence[str], known: Sequence[str]) -> Iterato
     """A note on names that are not the model's, where an order could be wrong."""
     if len(names) > 1 and not set(names) & set(known):
         yield f"`{what}` go by position: {', '.join(names)} for the model's {', '.join(known) or 'unnamed ones'}"
-
-
-def _shapes(inputs: Tensors) -> str:
-    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())

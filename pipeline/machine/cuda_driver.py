@@ -32,11 +32,7 @@ class Device:
     capability: str
 
     def take(self) -> None:
-        """Make it the one that this thread works on.
-
-        Raises:
-            DriverError: the driver refuses.
-        """
+        """Make it the one that this thread works on; a DriverError where the driver refuses."""
         cuda, context = _library(), ctypes.c_void_p()
         status = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), self.index) or cuda.cuCtxSetCurrent(context)
         if status:

@@ -29,6 +29,9 @@ ENGINE_TIMEOUT_S = 3.0
 JAVA_FIX = "apt-get install openjdk-17-jre-headless"
 TORCHSERVE_FIX = "pip install 'model-repository-pipeline[torchserve]'"
 GPU_EXTRA_FIX = "pip install 'model-repository-pipeline[gpu]'"
+_GPU_FIX = "apt-get install nvidia-driver  (on a machine that has an NVIDIA GPU)"
+_LIBCUDA_FIX = "apt-get install libcuda1  (in a container: docker run --gpus=all)"
+_DOCKER_FIX = "apt-get install docker.io  (or see docs.docker.com/engine/install)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,31 +55,24 @@ class Check:
 def lacks_to_build(environment: Environment, distributions: Sequence[str] = ()) -> tuple[str, ...]:
     """What making the models needs and this machine does not have, each with its remedy.
 
-    Free disk is not judged: what a build will take is not known before, and a full disk says so itself.
-
-    Args:
-        environment: this machine.
-        distributions: optional ones that the configuration asks for.
+    Free disk is not judged: what a build will take is not known before, and a full disk says so itself. The optional
+    ``distributions`` are those that the configuration asks for.
     """
-    absent = sorted(name for name in distributions if environment.distributions.get(name, "absent") == "absent")
+    absent = sorted(_absent(environment, distributions))
     return (*_gaps(_build_checks(environment)), *(f"{name}: not installed; pip install {name}" for name in absent))
 
 
 def lacks_tensorflow(environment: Environment) -> tuple[str, ...]:
     """What Keras models and SavedModels need and this machine does not have, each with its remedy."""
-    found = {name for name in TENSORFLOW if environment.distributions.get(name, "absent") != "absent"}
-    absent = [name for name in ("keras", "tf2onnx") if name not in found]
-    absent += [] if found.intersection(("tensorflow", "tensorflow-cpu")) else ["tensorflow-cpu"]
+    absent = _absent(environment, ("keras", "tf2onnx"))
+    absent += ["tensorflow-cpu"] if len(_absent(environment, ("tensorflow", "tensorflow-cpu"))) == 2 else []
     return (f"{', '.join(absent)}: not installed; {remedies.TENSORFLOW}",) if absent else ()
 
 
 def lacks_to_build_engines(environment: Environment, flavour: Flavour, gpus: Sequence[str] = ()) -> tuple[str, ...]:
     """What building engines of a flavour needs and this machine does not have, each with its remedy.
 
-    Args:
-        environment: this machine.
-        flavour: what shall build them.
-        gpus: compute capabilities that they are for; empty for that of this machine's GPU.
+    They are for the compute capabilities ``gpus``, or for that of this machine's GPU.
     """
     found = []
     if tensorrt_flavours.installed(flavour.name) is None:
@@ -128,12 +124,7 @@ def lacks_to_compile(environment: Environment) -> tuple[str, ...]:
 
 
 def lacks_to_serve(environment: Environment, *, container: bool = False) -> tuple[str, ...]:
-    """What serving needs and this machine does not have, each with its remedy.
-
-    Args:
-        environment: this machine.
-        container: the server runs in a container, not from nvidia-pytriton.
-    """
+    """What serving, in a container or without, needs and this machine does not have, each with its remedy."""
     if not container:
         return _gaps([_shm_check(environment), *_server_checks(environment)])
     return () if environment.docker else (f"Docker: no client on PATH; {_DOCKER_FIX}",)
@@ -141,7 +132,7 @@ def lacks_to_serve(environment: Environment, *, container: bool = False) -> tupl
 
 def lacks_to_archive(environment: Environment) -> tuple[str, ...]:
     """What making an archive for TorchServe needs and this machine does not have, each with its remedy."""
-    absent = _absent(environment, TORCHSERVE)
+    absent = ", ".join(_absent(environment, TORCHSERVE))
     return (f"TorchServe: {absent} not installed; {TORCHSERVE_FIX}",) if absent else ()
 
 
@@ -168,58 +159,64 @@ def _gaps(rows: Sequence[Check]) -> tuple[str, ...]:
     return tuple(f"{row.name}: {row.found}; {row.fix}" for row in rows if not row.ok)
 
 
+def _row(name: str, found: str, fix: str, needed_for: str, *, lacking: bool = False, blocks: bool = False) -> Check:
+    """A row; ``fix`` is shown where something is lacking, which is an error where it blocks."""
+    ok = not (lacking and blocks)
+    return Check(name=name, ok=ok, found=found, fix=fix if lacking else "", needed_for=needed_for)
+
+
 def _build_checks(environment: Environment) -> list[Check]:
     major, minor = (int(part) for part in environment.python_version.split(".")[:2])
-    absent = [name for name in REQUIRED if environment.distributions.get(name, "absent") == "absent"]
-    python_ok = MIN_PYTHON <= (major, minor) <= MAX_PYTHON
+    absent = _absent(environment, REQUIRED)
     span = f"{'.'.join(map(str, MIN_PYTHON))} to {'.'.join(map(str, MAX_PYTHON))}"
-    versions = _versions(environment, ("torch", "onnx", "onnxruntime"))
     return [
-        Check(
-            name="Python",
-            ok=python_ok,
-            found=f"{environment.python_version} at {environment.python_path}",
-            fix="" if python_ok else f"make clean && make build PYTHON=python3.11  (any of {span})",
-            needed_for="everything",
+        _row(
+            "Python",
+            f"{environment.python_version} at {environment.python_path}",
+            f"make clean && make build PYTHON=python3.11  (any of {span})",
+            "everything",
+            lacking=not MIN_PYTHON <= (major, minor) <= MAX_PYTHON,
+            blocks=True,
         ),
-        Check(
-            name="packages",
-            ok=not absent,
-            found=f"not installed: {', '.join(absent)}" if absent else versions,
-            fix=f"make build  (or: pip install {' '.join(absent)})" if absent else "",
-            needed_for="training, export and serving",
+        _row(
+            "packages",
+            f"not installed: {', '.join(absent)}"
+            if absent
+            else _versions(environment, ("torch", "onnx", "onnxruntime")),
+            f"make build  (or: pip install {' '.join(absent)})",
+            "training, export and serving",
+            lacking=bool(absent),
+            blocks=True,
         ),
     ]
 
 
 def _disk_check(environment: Environment) -> Check:
     free = environment.disk_free_bytes
-    return Check(
-        name="disk",
-        ok=free >= MIN_DISK_BYTES,
-        found=f"{_gib(free)} free at {environment.work_dir}",
-        fix="" if free >= MIN_DISK_BYTES else "python -m pipeline cache gc  (or another --work-dir)",
-        needed_for=f"the step cache and the repository; at least {_gib(MIN_DISK_BYTES)}",
+    return _row(
+        "disk",
+        f"{_gib(free)} free at {environment.work_dir}",
+        "python -m pipeline cache gc  (or another --work-dir)",
+        f"the step cache and the repository; at least {_gib(MIN_DISK_BYTES)}",
+        lacking=free < MIN_DISK_BYTES,
+        blocks=True,
     )
 
 
 def _shm_check(environment: Environment) -> Check:
     free = environment.shm_free_bytes
-    ok = free is not None and free >= MIN_SHM_BYTES
-    return Check(
-        name=str(SHARED_MEMORY),
-        ok=ok,
-        found="none" if free is None else f"{_gib(free)} free",
-        fix="" if ok else "mount -o remount,size=1g /dev/shm  (in a container: docker run --shm-size=1g)",
-        needed_for=f"tensors on their way to a model; at least {MIN_SHM_BYTES // 2**20} MiB",
+    return _row(
+        str(SHARED_MEMORY),
+        "none" if free is None else f"{_gib(free)} free",
+        "mount -o remount,size=1g /dev/shm  (in a container: docker run --shm-size=1g)",
+        f"tensors on their way to a model; at least {MIN_SHM_BYTES // 2**20} MiB",
+        lacking=free is None or free < MIN_SHM_BYTES,
+        blocks=True,
     )
 
 
-_DOCKER_FIX = "apt-get install docker.io  (or see docs.docker.com/engine/install)"
-
-
-def _absent(environment: Environment, names: Sequence[str]) -> str:
-    return ", ".join(name for name in names if environment.distributions.get(name, "absent") == "absent")
+def _absent(environment: Environment, names: Sequence[str]) -> list[str]:
+    return [name for name in names if environment.distributions.get(name, "absent") == "absent"]
 
 
 def _versions(environment: Environment, names: Sequence[str]) -> str:
@@ -231,26 +228,29 @@ def _server_checks(environment: Environment) -> list[Check]:
     stubs = ", ".join(environment.stub_versions) or "none"
     server, stub, libpython = environment.tritonserver, environment.stub, environment.libpython
     return [
-        Check(
-            name="Triton server",
-            ok=server is not None,
-            found="none" if server is None else f"{environment.tritonserver_version} at {server}",
-            fix="" if server else "pip install 'nvidia-pytriton==0.7.0'",
-            needed_for="serving and smoke tests",
+        _row(
+            "Triton server",
+            f"{environment.tritonserver_version} at {server}" if server else "none",
+            "pip install 'nvidia-pytriton==0.7.0'",
+            "serving and smoke tests",
+            lacking=server is None,
+            blocks=True,
         ),
-        Check(
-            name="Python stub",
-            ok=stub is not None,
-            found=f"for Python {version}" if stub else f"none for Python {version}; there are stubs for {stubs}",
-            fix="" if stub else f"make clean && make build PYTHON=python3.11  (any of {stubs})",
-            needed_for="the server's stand-in backends",
+        _row(
+            "Python stub",
+            f"for Python {version}" if stub else f"none for Python {version}; there are stubs for {stubs}",
+            f"make clean && make build PYTHON=python3.11  (any of {stubs})",
+            "the server's stand-in backends",
+            lacking=stub is None,
+            blocks=True,
         ),
-        Check(
-            name="libpython",
-            ok=libpython is not None,
-            found=str(libpython) if libpython else f"no libpython{version}.so.1.0",
-            fix="" if libpython else f"apt-get install libpython{version}  (or a Python built with --enable-shared)",
-            needed_for="the Python stub, which is linked to it",
+        _row(
+            "libpython",
+            str(libpython or f"no libpython{version}.so.1.0"),
+            f"apt-get install libpython{version}  (or a Python built with --enable-shared)",
+            "the Python stub, which is linked to it",
+            lacking=libpython is None,
+            blocks=True,
         ),
     ]
 
@@ -258,36 +258,33 @@ def _server_checks(environment: Environment) -> list[Check]:
 def _cpu_check(environment: Environment) -> Check:
     cpu = environment.cpu
     found = f"{cpu.count} x {cpu.model} ({' '.join(cpu.flags) or 'no vector instructions known here'})"
-    return Check(name="CPU", ok=True, found=found, fix="", needed_for="everything")
+    return _row("CPU", found, "", "everything")
 
 
 def _optional_checks(environment: Environment) -> list[Check]:
-    absent = [name for name in OPTIONAL if environment.distributions.get(name, "absent") == "absent"]
-    present = [name for name in OPTIONAL if name not in absent]
-    gpu = environment.gpu
+    gpu, bindings = environment.gpu, "installed" if environment.cuda_bindings else None
+    perf_analyzer = "pip install 'tritonclient==2.51.0'"
     return [
-        Check(
-            name="model libraries",
-            ok=True,
-            found=_versions(environment, present) + ("; " if present and absent else "") + _optional_absence(absent),
-            fix=f"pip install {' '.join(absent)}" if absent else "",
-            needed_for="models these libraries know by name",
-        ),
+        _libraries_check(environment),
         _engines_check(),
         _tensorflow_check(environment),
         _optional("GPU", f"{gpu.name}, driver {gpu.driver}" if gpu else None, _GPU_FIX, "KIND_GPU, TensorRT's engines"),
-        _optional(
-            "cuda-bindings",
-            "installed" if environment.cuda_bindings else None,
-            GPU_EXTRA_FIX,
-            "running engines on a GPU",
-        ),
-        _optional("perf_analyzer", environment.perf_analyzer, "pip install 'tritonclient==2.51.0'", "make bench"),
+        _optional("cuda-bindings", bindings, GPU_EXTRA_FIX, "running engines on a GPU"),
+        _optional("perf_analyzer", environment.perf_analyzer, perf_analyzer, "make bench"),
         _cpp_check(environment),
         _java_check(environment),
         _torchserve_check(environment),
         _docker_check(environment.docker),
     ]
+
+
+def _libraries_check(environment: Environment) -> Check:
+    absent = _absent(environment, OPTIONAL)
+    present = _versions(environment, [name for name in OPTIONAL if name not in absent])
+    lacking = f"{', '.join(absent)} not installed (optional)" if absent else ""
+    found = "; ".join(filter(None, (present, lacking)))
+    needed_for = "models these libraries know by name"
+    return _row("model libraries", found, f"pip install {' '.join(absent)}", needed_for, lacking=bool(absent))
 
 
 def _java(environment: Environment) -> str:
@@ -301,82 +298,44 @@ def _java(environment: Environment) -> str:
 
 def _java_check(environment: Environment) -> Check:
     found = _java(environment)
-    return Check(
-        name="Java",
-        ok=True,
-        found=f"{found or 'none'} (optional)" if not found or environment.java_too_old else found,
-        fix=JAVA_FIX if not found or environment.java_too_old else "",
-        needed_for=f"TorchServe, which runs on Java {MIN_JAVA} or later",
-    )
+    lacking = not found or environment.java_too_old
+    text = f"{found or 'none'} (optional)" if lacking else found
+    return _row("Java", text, JAVA_FIX, f"TorchServe, which runs on Java {MIN_JAVA} or later", lacking=lacking)
 
 
 def _torchserve_check(environment: Environment) -> Check:
-    absent = lacks_to_archive(environment)
-    return Check(
-        name="TorchServe",
-        ok=True,
-        found=f"{_absent(environment, TORCHSERVE)} not installed (optional)"
-        if absent
-        else _versions(environment, TORCHSERVE),
-        fix=TORCHSERVE_FIX if absent else "",
-        needed_for="`torchserve:` in a configuration",
-    )
+    absent = ", ".join(_absent(environment, TORCHSERVE))
+    found = f"{absent} not installed (optional)" if absent else _versions(environment, TORCHSERVE)
+    return _row("TorchServe", found, TORCHSERVE_FIX, "`torchserve:` in a configuration", lacking=bool(absent))
 
 
 def _cpp_check(environment: Environment) -> Check:
-    lacking = lacks_to_compile(environment)
-    return Check(
-        name="C++",
-        ok=True,
-        found=f"{'; '.join(lacking)} (optional)"
-        if lacking
-        else f"{environment.cpp.compiler}, {environment.cpp.cmake}, OpenCV {environment.cpp.opencv_version}",
-        fix="apt-get install g++ make cmake libopencv-imgcodecs-dev" if lacking else "",
-        needed_for="the proof of format: libtorch",
-    )
+    lacking, cpp = lacks_to_compile(environment), environment.cpp
+    found = f"{cpp.compiler}, {cpp.cmake}, OpenCV {cpp.opencv_version}"
+    found = f"{'; '.join(lacking)} (optional)" if lacking else found
+    fix = "apt-get install g++ make cmake libopencv-imgcodecs-dev"
+    return _row("C++", found, fix, "the proof of format: libtorch", lacking=bool(lacking))
 
 
 def _engines_check() -> Check:
     names: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
     found = {name: tensorrt_flavours.installed(name) for name in names}
     present = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    return Check(
-        name="TensorRT",
-        ok=True,
-        found=present or "none (optional)",
-        fix="" if present else tensorrt_flavours.flavour("tensorrt_rtx").install,
-        needed_for="format: tensorrt; tensorrt_rtx builds engines without a GPU too",
+    fix = tensorrt_flavours.flavour("tensorrt_rtx").install
+    return _optional(
+        "TensorRT", present or None, fix, "format: tensorrt; tensorrt_rtx builds engines without a GPU too"
     )
 
 
 def _tensorflow_check(environment: Environment) -> Check:
-    present = [name for name in TENSORFLOW if environment.distributions.get(name, "absent") != "absent"]
-    lacks = lacks_tensorflow(environment)
-    return Check(
-        name="TensorFlow",
-        ok=True,
-        found=_versions(environment, present) or "none (optional)",
-        fix=remedies.TENSORFLOW if lacks else "",
-        needed_for="Keras models and SavedModels; TF-Serving",
-    )
-
-
-_GPU_FIX = "apt-get install nvidia-driver  (on a machine that has an NVIDIA GPU)"
-_LIBCUDA_FIX = "apt-get install libcuda1  (in a container: docker run --gpus=all)"
-
-
-def _optional_absence(names: Sequence[str]) -> str:
-    return f"{', '.join(names)} not installed (optional)" if names else ""
+    absent = _absent(environment, TENSORFLOW)
+    found = _versions(environment, [name for name in TENSORFLOW if name not in absent]) or "none (optional)"
+    lacking = bool(lacks_tensorflow(environment))
+    return _row("TensorFlow", found, remedies.TENSORFLOW, "Keras models and SavedModels; TF-Serving", lacking=lacking)
 
 
 def _optional(name: str, found: Path | str | None, fix: str, needed_for: str) -> Check:
-    return Check(
-        name=name,
-        ok=True,
-        found="none (optional)" if found is None else str(found),
-        fix=fix if found is None else "",
-        needed_for=needed_for,
-    )
+    return _row(name, str(found or "none (optional)"), fix, needed_for, lacking=found is None)
 
 
 def _docker_check(docker: Path | None) -> Check:
@@ -386,11 +345,11 @@ def _docker_check(docker: Path | None) -> Check:
     try:
         version = command.run([str(docker), "version", "--format", "{{.Server.Version}}"], timeout_s=ENGINE_TIMEOUT_S)
     except PipelineError as error:
-        found = f"{docker}, but no engine answers (optional)"
+        why = "but no engine answers"
         if "did not end" in error.what:
-            found = f"{docker}, but its engine does not answer within {ENGINE_TIMEOUT_S:.0f} s (optional)"
-        return Check(name="Docker", ok=True, found=found, fix="systemctl start docker", needed_for=needed_for)
-    return Check(name="Docker", ok=True, found=f"engine {version.strip()}", fix="", needed_for=needed_for)
+            why = f"but its engine does not answer within {ENGINE_TIMEOUT_S:.0f} s"
+        return _row("Docker", f"{docker}, {why} (optional)", "systemctl start docker", needed_for, lacking=True)
+    return _row("Docker", f"engine {version.strip()}", "", needed_for)
 
 
 def _gib(size_bytes: int) -> str:

@@ -106,7 +106,6 @@ class Environment:
 
     Attributes:
         python_version: of this interpreter, ``3.11.7``.
-        python_path: this interpreter.
         libpython: its shared library, which Triton's Python stub is linked to.
         tritonserver: the server's program, from nvidia-pytriton.
         tritonserver_version: of the server, ``2.51.0``; ``unknown`` for a wheel not known here.
@@ -117,7 +116,6 @@ class Environment:
         shm_free_bytes: free in /dev/shm, through which the server passes tensors to its stubs; None: no /dev/shm.
         disk_free_bytes: free where the work directory is, or will be.
         java_version: as it calls itself, ``17.0.15`` or ``1.8.0_392``; ``unknown`` where its files do not tell.
-        work_dir: as given.
     """
 
     python_version: str
@@ -148,10 +146,9 @@ class Environment:
 
 
 def probe(work_dir: Path) -> Environment:
-    """Look at this machine; imports nothing heavy, runs nothing, takes well under 0.1 s.
+    """Look at this machine, and the disk of ``work_dir``, which need not exist yet.
 
-    Args:
-        work_dir: where the pipeline will write; need not exist yet.
+    Imports nothing heavy, runs nothing, takes well under 0.1 s.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     distributions = step.tool_versions((*REQUIRED, *OPTIONAL, *TENSORFLOW, *TORCHSERVE, SERVER))

@@ -30,8 +30,8 @@ class Limits:
         release: container tag, ``YY.MM``.
         triton: server version that ``/v2`` reports.
         onnxruntime: version of the ONNX Runtime in its onnxruntime backend.
-        max_opset: highest version of the default ONNX operator set that ONNX Runtime is known to load.
-        max_ir_version: highest ONNX file format version that ONNX Runtime is known to load.
+        max_opset: highest version of the default ONNX operator set that it is known to load.
+        max_ir_version: highest ONNX file format version likewise.
         python: Python of its container, ``major.minor``; None where no source says.
         tensorrt: TensorRT of its ``-py3`` container; None where no source says.
     """
@@ -162,14 +162,7 @@ def releases() -> tuple[str, ...]:
 
 
 def limits(release: str) -> Limits:
-    """Facts about one Triton release.
-
-    Args:
-        release: container tag such as ``24.10``.
-
-    Raises:
-        ConfigError: the release is not in the table.
-    """
+    """Facts about one Triton release, by its container tag such as ``24.10``; a ConfigError where it is not known."""
     found = _TABLE.get(release)
     if found is None:
         known = releases()
@@ -212,16 +205,14 @@ def tensorrt_image(limits: Limits) -> str:
 
 
 def tensorrt_conflict(limits: Limits, version: str, *, is_built: Literal["was", "would be"] = "was") -> str:
-    """Why a release cannot load an engine.
+    """Why a release cannot load an engine, in a sentence without its full stop.
+
+    Empty where the versions are the same as far as both are told, and where the release's is not known.
 
     Args:
         limits: the release that shall load it.
         version: TensorRT that builds the engine, ``10.16.1`` or with the build number ``10.16.1.11``; may be unknown.
         is_built: whether it has done so.
-
-    Returns:
-        A sentence without its full stop; empty where the versions are the same as far as both are told, and where
-        the release's is not known.
 
     Rule: an engine loads in the TensorRT that built it. A version-compatible one loads in later ones too, where the
     server runs with ``--backend-config=tensorrt,version-compatible=true``, which no file of a repository shows.

@@ -109,12 +109,7 @@ def installed(name: FlavourName) -> str | None:
 
 
 def choose(named: FlavourName | None, *, gpu: bool) -> Flavour:
-    """The flavour to build with: the one named, else what this machine can build with.
-
-    Args:
-        named: what the YAML says, if anything.
-        gpu: whether this machine has an NVIDIA GPU.
-    """
+    """The flavour that the YAML names, else what this machine, with or without an NVIDIA GPU, can build with."""
     if named is not None:
         return flavour(named)
     return flavour("tensorrt" if gpu and installed("tensorrt") is not None else "tensorrt_rtx")
@@ -123,16 +118,13 @@ def choose(named: FlavourName | None, *, gpu: bool) -> Flavour:
 def refusals(
     flavour_name: FlavourName, *, precision: str, gpus: Sequence[str], options: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """What is known not to work before anything is built.
+    """What is known not to work before anything is built: the key at fault, and what is wrong with it.
 
     Args:
         flavour_name: what is to build.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         gpus: compute capabilities, ``sm_89``; empty for the flavour's own choice.
         options: the engine's other settings by name; one that is None, False or its default is not asked for.
-
-    Returns:
-        The key at fault (one of the options', ``gpus`` or ``precision``) and what is wrong with it.
     """
     known = flavour(flavour_name)
     found = list(_wrong_gpus(known, gpus))

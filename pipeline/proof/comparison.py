@@ -69,6 +69,11 @@ def has_class_axis(array: Array) -> bool:
     return array.dtype.kind == "f" and array.ndim >= 2 and array.shape[-1] > 1
 
 
+def with_samples(tensors: Tensors, *, batched: bool) -> Tensors:
+    """Dimension 0 is the samples, in a comparison; a model without a batch dimension has one sample."""
+    return tensors if batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
+
+
 def _refused(reason: str, worst: str = "") -> Comparison:
     limit = float(np.finfo(np.float64).max)  # "as different as can be", and still a number JSON can hold
     return Comparison(max_abs=limit, max_rel=limit, cosine=-1.0, top1=None, passed=False, worst=worst, reason=reason)
@@ -87,7 +92,7 @@ def _structure(actual: Tensors, expected: Tensors) -> str:
 
 def _compare_one(name: str, actual: Array, expected: Array, tolerance: Tolerance) -> Comparison:
     if expected.size == 0:
-        return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+        return _equal(name)
     if expected.dtype.kind != "f":
         return _compare_exact(name, actual, expected)
     got, reference = actual.astype(np.float64), expected.astype(np.float64)
@@ -133,10 +138,14 @@ def _compare_one(name: str, actual: Array, expected: Array, tolerance: Tolerance
     )
 
 
+def _equal(name: str) -> Comparison:
+    return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+
+
 def _compare_exact(name: str, actual: Array, expected: Array) -> Comparison:
     wrong = actual != expected
     if not wrong.any():
-        return Comparison(max_abs=0.0, max_rel=0.0, cosine=1.0, top1=None, passed=True, worst=name, reason="")
+        return _equal(name)
     if expected.dtype.kind not in "iub":
         return _refused(f"{name}: {int(wrong.sum())} of {wrong.size} elements differ", name)
     difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.base.values import Array, Sample, Tensors, Tolerance
-from pipeline.proof.comparison import compare
+from pipeline.base.values import Sample, Tensors, Tolerance
+from pipeline.proof.comparison import compare, with_samples
 from pipeline.proof.failures import RefusedError, WrongError
 
 
@@ -48,7 +47,7 @@ class Judge:
         """
         if isinstance(answer, RefusedError):
             raise answer
-        actual, expected = self._with_samples(answer), self._with_samples(sample.outputs)
+        actual, expected = (with_samples(side, batched=self._batched) for side in (answer, sample.outputs))
         verdict = compare(actual, expected, self._each)
         if not verdict.passed:
             furthest = first_wrong(actual, expected)
@@ -64,10 +63,6 @@ class Judge:
         if tally.judged and tally.agreed / tally.judged < self._min_top1:
             share = tally.agreed / tally.judged
             raise WrongError(f"arg-max agrees for {share:.2%} of {tally.judged} samples, under {self._min_top1:.2%}")
-
-    def _with_samples(self, tensors: Tensors) -> Mapping[str, Array]:
-        """Dimension 0 is the samples, in a comparison; a model without a batch dimension has one sample."""
-        return tensors if self._batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
 
 
 def first_wrong(actual: Tensors, expected: Tensors) -> str:

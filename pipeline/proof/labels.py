@@ -86,13 +86,9 @@ def judged(answer: Sequence[tuple[str, float]], reference: Reference, how: Postp
     Each probability is within its limit, they descend, and no class that is missing should have been there. So the
     order is the reference's wherever its probabilities differ by more than the limits.
     """
-    found, left, max_abs = [], dict(enumerate(reference.labels)), 0.0
+    found, left, max_abs, right = [], dict(enumerate(reference.labels)), 0.0, reference.probabilities
     for label, probability in answer:
-        own = {
-            index: abs(probability - float(reference.probabilities[index]))
-            for index, name in left.items()
-            if name == label
-        }
+        own = {index: abs(probability - float(right[index])) for index, name in left.items() if name == label}
         if not own:
             found.append(f"label {label!r}: no class is called so, or it was told already")
             continue
@@ -100,16 +96,16 @@ def judged(answer: Sequence[tuple[str, float]], reference: Reference, how: Postp
         del left[index]
         max_abs = max(max_abs, own[index])
         if not own[index] <= reference.limits[index]:
-            expected, limit = reference.probabilities[index], reference.limits[index]
+            expected, limit = right[index], reference.limits[index]
             found.append(f"label {label!r}: probability {probability:.6g}, expected {expected:.6g} ± {limit:.2g}")
     given = [probability for _, probability in answer]
     if given != sorted(given, reverse=True) or len(given) > how.top_k or any(one < how.threshold for one in given):
         found.append(f"expected at most {how.top_k} labels, descending, from {how.threshold} on; found {given}")
     least = given[-1] if len(given) >= how.top_k else how.threshold
     found += [
-        f"label {name!r}: missing, its probability is {reference.probabilities[index]:.6g}"
+        f"label {name!r}: missing, its probability is {right[index]:.6g}"
         for index, name in left.items()
-        if reference.probabilities[index] - reference.limits[index] > least + ROUNDING
+        if right[index] - reference.limits[index] > least + ROUNDING
     ]
-    best = reference.labels[int(np.argmax(reference.probabilities))]
+    best = reference.labels[int(np.argmax(right))]
     return Verdict(differences=tuple(found), max_abs=max_abs, first=bool(answer) and answer[0][0] == best)

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.base.errors import StageError
 from pipeline.base.step import Outcome, Task
-from pipeline.base.values import AccuracyResult, Array, GoldenSamples, ParityResult, Runtime, Sample, Tensors, Tolerance
+from pipeline.base.values import AccuracyResult, GoldenSamples, ParityResult, Runtime, Sample, Tolerance
 from pipeline.data import samples as golden_samples
-from pipeline.proof.comparison import Comparison, compare
+from pipeline.proof.comparison import Comparison, compare, with_samples
 from pipeline.proof.source_accuracy import has_score_per_target
 from pipeline.schema.variants import AccuracyGate
 
@@ -112,11 +112,9 @@ def measure(
     rows: list[tuple[int, Comparison]] = []
     for size in sizes:
         for batch in golden_samples.batches(golden, size):
-            outputs = runtime.run(batch.inputs)
-            result = compare(
-                _with_batch(outputs, golden.batched), _with_batch(batch.outputs, golden.batched), each_batch
-            )
-            rows.append((size, result))
+            actual = with_samples(runtime.run(batch.inputs), batched=golden.batched)
+            expected = with_samples(batch.outputs, batched=golden.batched)
+            rows.append((size, compare(actual, expected, each_batch)))
     size, worst = max(rows, key=lambda row: (not row[1].passed, row[1].max_abs))
     top1 = _share(rows)
     reasons = [f"at batch {size}, {worst.reason}"] if not worst.passed else []
@@ -182,16 +180,9 @@ def _refusal(value: float, reference: float, gate: AccuracyGate | None) -> str:
     return "; ".join(reasons)
 
 
-def _with_batch(tensors: Tensors, batched: bool) -> Mapping[str, Array]:
-    """Give the tensors of a model without a batch dimension one, of size 1: comparison takes axis 0 as the samples."""
-    return tensors if batched else {name: array[None] for name, array in tensors.items()}
-
-
 def _share(rows: Sequence[tuple[int, Comparison]]) -> float | None:
     shares = [(size, row.top1) for size, row in rows if row.top1 is not None]
-    if not shares:
-        return None
-    return sum(size * share for size, share in shares) / sum(size for size, _ in shares)
+    return sum(size * share for size, share in shares) / sum(size for size, _ in shares) if shares else None
 
 
 def _scores(labelled: Sequence[Sample], batched: bool) -> str | None:

@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,7 @@ from pipeline.base.errors import StageError
 from pipeline.base.values import RepositoryEntry
 from pipeline.repository import manifest as manifests
 from pipeline.repository import pins, swap
-from pipeline.repository.versions import (
-    CONFIG,
-    LOCK_TIMEOUT_S,
-    Version,
-    Waiting,
-    global_lock,
-    state_dir,
-    version_numbers,
-)
-
-_SWAP_TIMEOUT_S = 900.0
+from pipeline.repository.versions import CONFIG, LOCK_TIMEOUT_S, Version, Waiting, changing, state_dir, version_numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +46,7 @@ class Emitted:
     damage: str
 
 
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What one build emitted for one root.
 
@@ -66,22 +57,19 @@ class Candidate:
         emitted: what is in it, by model name.
     """
 
-    def __init__(self, root: Path, path: Path, models: Sequence[str]) -> None:
-        self.root, self.path = root, path
-        self.emitted: dict[str, Emitted] = {}
-        self.models = models
+    root: Path
+    path: Path
+    models: Sequence[str]
+    emitted: dict[str, Emitted] = field(default_factory=dict)
 
     def add(self, version: Version, *, retain: int | None) -> RepositoryEntry:
         """Put a model into the candidate as it shall be: with a new version, unless the newest one is the same.
 
-        Args:
-            version: the model.
-            retain: keep this many versions written by this tool; None keeps all. Foreign versions, and those that an
-                ensemble or the configuration names, are never removed.
+        Of this tool's versions ``retain`` are kept, all where it is None; foreign versions, and those that an ensemble
+        or the configuration names, are never removed.
 
         Raises:
             StageError: the model directory exists and was not written by this tool.
-            MissingError: the disk is full or not writable.
         """
         with files.disk_errors(self.path, f"candidate[{version.model_name}]"):
             return self._add(version, retain)
@@ -102,7 +90,7 @@ class Candidate:
         number = newest if same else newest + 1
         numbers = existing if same else [*existing, number]
         others = pins.standing(self.root, without=self.models).get(name, set())
-        own = _with_config(version.model_files, numbers, others)
+        own = pins.serving(version.model_files, numbers, others)
         pinned = pins.standing(self.root).get(name, set())
         doomed = retired(self.root, name, numbers, retain, {*pinned, *pins.named(version.model_files.get(CONFIG))})
         self._write(version, None if same else number, own, doomed)
@@ -148,11 +136,7 @@ class Candidate:
 
 
 def refuse_foreign(root: Path, model_name: str) -> None:
-    """Leave alone what others wrote.
-
-    Raises:
-        StageError: the model directory exists and was not written by this tool.
-    """
+    """Leave alone what others wrote: a StageError where the model directory exists and is not of this tool."""
     live = root / model_name
     if live.exists() and not manifests.has_records(root, model_name):
         raise StageError(
@@ -173,12 +157,6 @@ def retired(root: Path, model_name: str, numbers: Sequence[int], retain: int | N
         and not manifests.corruption(root / model_name / str(number), manifest)
     ]
     return [number for number in ours[: max(0, len(ours) + 1 - retain)] if number not in kept]
-
-
-def _with_config(own: Mapping[str, bytes], numbers: Sequence[int], pinned: set[int]) -> dict[str, bytes]:
-    if CONFIG not in own:
-        return dict(own)
-    return {**own, CONFIG: pins.widened(own[CONFIG], numbers, pinned)}
 
 
 def _is_same(version: Version, digests: Mapping[str, str], manifest: Mapping[str, Any]) -> bool:
@@ -209,26 +187,20 @@ def _record(version: Version, number: int, digests: Mapping[str, str]) -> dict[s
 def opened(
     root: Path, models: Sequence[str], *, run_id: str, waiting: Waiting = lambda holder: None
 ) -> Iterator[Candidate]:
-    """A candidate for models of a root; nobody else builds these until the block is left, and then it is gone.
+    """A candidate for these models of a root; nobody else builds them until the block is left, and then it is gone.
 
     What a death left behind is mended first: candidates whose builds are dead are removed, manifests are those of the
     files that stand.
 
-    Args:
-        root: the repository; need not be there.
-        models: the directories that the build may publish.
-        run_id: names the candidate.
-        waiting: told who holds a model that another build is at.
-
     Raises:
-        MissingError: disk full, not writable, or another build holds a model for too long.
+        MissingError: disk full, not writable, or another build holds a model for too long; ``waiting`` is told who.
     """
     state = state_dir(root)
     path = state / "candidates" / run_id
     with contextlib.ExitStack() as stack:
         for model in sorted(models):  # in one order, so that two builds never wait for each other
             stack.enter_context(files.locked(state / "locks" / model, LOCK_TIMEOUT_S, waiting))
-        with files.disk_errors(root, "candidate"), files.locked(global_lock(root), _SWAP_TIMEOUT_S, waiting):
+        with files.disk_errors(root, "candidate"), changing(root, waiting):
             clear(root)
             for model in models:
                 manifests.settle(root, model)
@@ -270,14 +242,10 @@ def clear(root: Path) -> int:
 
 
 def collect(root: Path) -> int:
-    """Remove the candidates of dead builds; returns the bytes freed, hard links to standing versions included.
-
-    Raises:
-        MissingError: not writable, or a build holds the root for too long.
-    """
+    """Remove the candidates of dead builds; returns the bytes freed, hard links to standing versions included."""
     if not (state_dir(root) / "candidates").is_dir():
         return 0
-    with files.disk_errors(root, "cache gc"), files.locked(global_lock(root), _SWAP_TIMEOUT_S):
+    with files.disk_errors(root, "cache gc"), changing(root):
         return clear(root)
 
 

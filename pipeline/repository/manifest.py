@@ -14,11 +14,10 @@ from typing import Any
 
 from pipeline.base import files
 from pipeline.base.values import ProofLevel, RepositoryEntry, SmokeCheck
-from pipeline.repository.versions import CONFIG, global_lock, own_files, state_dir, version_numbers
+from pipeline.repository.versions import CONFIG, changing, own_files, state_dir, version_numbers
 
 LEVELS: tuple[ProofLevel, ...] = ("none", "inspected", "served")
 
-_LOCK_TIMEOUT_S = 900.0
 _LEFT_BEHIND = {"libtorch": "build/"}
 """By format, the folder that a version's use leaves in it: where users have CMake work.
 
@@ -117,15 +116,8 @@ def forget(root: Path, model_name: str, version: int) -> None:
 
 
 def raise_level(root: Path, model_name: str, version: int, level: ProofLevel) -> bool:
-    """Record that a version was proven as far as ``level``, unless it was proven as far before.
-
-    Returns:
-        Whether anything was written.
-
-    Raises:
-        MissingError: the record cannot be written.
-    """
-    with files.locked(global_lock(root), _LOCK_TIMEOUT_S):
+    """Record that a version was proven as far as ``level``, unless it was before; whether anything was written."""
+    with changing(root):
         manifest = read_manifest(root, model_name, version)
         if manifest is None or LEVELS.index(level_of(manifest)) >= LEVELS.index(level):
             return False

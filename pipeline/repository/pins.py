@@ -17,12 +17,7 @@ from pipeline.repository.versions import CONFIG, version_numbers
 
 
 def standing(root: Path, *, without: Iterable[str] = ()) -> dict[str, set[int]]:
-    """The versions that ensembles in a root name, by member; anybody's ensembles.
-
-    Args:
-        root: the repository.
-        without: ensembles that are not looked at.
-    """
+    """The versions that ensembles in a root name, by member; anybody's ensembles, but those ``without``."""
     found: dict[str, set[int]] = {}
     skipped = set(without)
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
@@ -41,13 +36,15 @@ def read_config(model_dir: Path) -> Any | None:
         return None
 
 
+def serving(own: Mapping[str, bytes], numbers: Iterable[int], pinned: Iterable[int]) -> dict[str, bytes]:
+    """A model's own files, where it has a config.pbtxt that ``widened``."""
+    return {**own, CONFIG: widened(own[CONFIG], numbers, pinned)} if CONFIG in own else dict(own)
+
+
 def widened(config: bytes, numbers: Iterable[int], pinned: Iterable[int]) -> bytes:
     """A config.pbtxt that serves what it says and every pinned version; as it is where that is so already.
 
-    Args:
-        config: as the YAML says.
-        numbers: the version directories there will be.
-        pinned: versions that ensembles name.
+    ``numbers`` are the version directories there will be.
     """
     present = set(numbers)
     wanted = set(pinned) & present

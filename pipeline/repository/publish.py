@@ -18,33 +18,25 @@ from pipeline.base.values import ProofLevel, RepositoryEntry
 from pipeline.repository import manifest as manifests
 from pipeline.repository import pins, swap
 from pipeline.repository.candidate import Candidate, Emitted, refuse_foreign, retired
-from pipeline.repository.versions import CONFIG, Waiting, global_lock, own_files, version_numbers
-
-_LOCK_TIMEOUT_S = 900.0
+from pipeline.repository.versions import CONFIG, Waiting, changing, own_files, version_numbers
 
 
 def put(
     candidate: Candidate, model_name: str, *, proof: ProofLevel, waiting: Waiting = lambda holder: None
 ) -> RepositoryEntry:
-    """Publish one model of a candidate.
+    """Publish one model of a candidate, proven as far as ``proof``.
 
     Whatever moment the process dies at, the model directory is as it was or holds the new version whole, and its
     manifest is that of the files that stand.
 
-    Args:
-        candidate: what was emitted.
-        model_name: which of its models.
-        proof: how far it was proven.
-        waiting: told who holds the root.
-
     Raises:
         StageError: the candidate, or the repository, was changed by others meanwhile.
-        MissingError: disk full, not writable, or the lock is held for too long.
+        MissingError: disk full, not writable, or the lock is held for too long; ``waiting`` is told by whom.
     """
     emitted, root = candidate.emitted[model_name], candidate.root
     with files.disk_errors(root, f"repository[{model_name}]"):
         root.mkdir(parents=True, exist_ok=True)
-        with files.locked(global_lock(root), _LOCK_TIMEOUT_S, waiting):
+        with changing(root, waiting):
             manifests.settle(root, model_name)
             _check(candidate, emitted)
             notes = _put(candidate, emitted, proof)
@@ -58,12 +50,9 @@ def narrow(candidate: Candidate, model_name: str) -> None:
 
     No version is removed yet: a server that polls may still be loading what the ensemble asked a moment ago, and
     Triton's Python stub never comes back from a folder that goes meanwhile (core 2.51). The next build removes it.
-
-    Raises:
-        MissingError: disk full, not writable, or the lock is held for too long.
     """
     emitted, root = candidate.emitted[model_name], candidate.root
-    with files.disk_errors(root, f"repository[{model_name}]"), files.locked(global_lock(root), _LOCK_TIMEOUT_S):
+    with files.disk_errors(root, f"repository[{model_name}]"), changing(root):
         own = _own(root, emitted, version_numbers(root / model_name))
         if own != own_files(root / model_name):
             _swap(root, model_name, own=own, without=(), added={})
@@ -149,10 +138,7 @@ def _wanted(root: Path, emitted: Emitted) -> tuple[dict[str, bytes], list[int]]:
 
 
 def _own(root: Path, emitted: Emitted, numbers: Sequence[int]) -> dict[str, bytes]:
-    own = dict(emitted.own)
-    if CONFIG in own:
-        own[CONFIG] = pins.widened(own[CONFIG], numbers, pins.standing(root).get(emitted.model_name, set()))
-    return own
+    return pins.serving(emitted.own, numbers, pins.standing(root).get(emitted.model_name, set()))
 
 
 def _pin_askers(root: Path, member: str) -> None:

@@ -85,15 +85,9 @@ def recover(root: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path, copy: Callable[[Path, Path], object], *, follow: bool = True) -> None:
-    """Copy a file by ``copy``, or a folder with all in it.
+    """Copy a file by ``copy``, or a folder with all in it; where not to ``follow`` them, links stay links.
 
     shutil.copytree gathers what goes wrong into an error without a number: a full disk would not be told as one.
-
-    Args:
-        source: what to copy.
-        target: does not exist yet.
-        copy: of one file.
-        follow: copy what links lead to; else links stay links.
     """
     if source.is_symlink() and not follow:
         target.symlink_to(source.readlink())

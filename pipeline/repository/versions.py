@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pipeline.base import files
 from pipeline.base.values import RepositoryEntry
 
 LOCK_TIMEOUT_S = 3600.0  # a build holds its models' locks while it proves them
+_SWAP_TIMEOUT_S = 900.0
 CONFIG = "config.pbtxt"
 
 Waiting = Callable[[str], None]
@@ -79,6 +81,11 @@ def state_dir(root: Path) -> Path:
 def global_lock(root: Path) -> Path:
     """Held while anything in a root, or a record of it, is changed."""
     return state_dir(root) / "lock"
+
+
+def changing(root: Path, waiting: Waiting = lambda holder: None) -> contextlib.AbstractContextManager[None]:
+    """Hold a root's global lock; a MissingError where it is held by another for too long."""
+    return files.locked(global_lock(root), _SWAP_TIMEOUT_S, waiting)
 
 
 def version_numbers(model_dir: Path) -> list[int]:

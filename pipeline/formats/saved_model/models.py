@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.base.errors import StageError
+from pipeline.base.errors import StageError, flattened
 from pipeline.base.ports import Port
-from pipeline.base.values import Array, Progress, Signature, Tensors, TensorSpec
+from pipeline.base.values import Array, Progress, Signature, Tensors, TensorSpec, described
 from pipeline.data import user_code
 from pipeline.formats.saved_model import messages, names
 from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
@@ -23,6 +23,11 @@ SERVING_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 _NO_ENDPOINTS = ("__saved_model_init_op", "__saved_model_train_op")
 _LAMBDA_HINT = "say `allow_lambda: true` if you trust the file, or replace the Lambda layer by a layer of its own"
+_KERAS_HINT = (
+    "expected a file of model.save('….keras') or '….h5'; layers of your own must be registered by "
+    "keras.saving.register_keras_serializable in a package that is imported: train it here, or export it as "
+    "SavedModel and use `source: {saved_model: …}`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,8 @@ def _failing(what: str, inputs: Tensors) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
         raise StageError(
-            f"{what}: the model failed on a sample",
-            found=" ".join(str(error).split())[:600],
-            hint=f"inputs were {shapes}",
+            f"{what}: the model failed on a sample", found=flattened(error), hint=f"inputs were {described(inputs)}"
         ) from error
 
 
@@ -110,17 +112,10 @@ def keras_model(model: ModelFile) -> Any:
         return keras.saving.load_model(model.path, compile=False, safe_mode=not model.allow_lambda)
     except Exception as error:  # h5py, zip, JSON and Keras each raise their own
         text = " ".join(str(error).split())
-        unsafe = "safe_mode" in text or "unsafe deserialization" in text
-        raise StageError(
-            "source: the Keras file holds Python code" if unsafe else "source: not a readable Keras file",
-            found="a Lambda layer" if unsafe else text[:600] or type(error).__name__,
-            where=model.path,
-            hint=_LAMBDA_HINT
-            if unsafe
-            else "expected a file of model.save('….keras') or '….h5'; layers of your own must be registered by "
-            "keras.saving.register_keras_serializable in a package that is imported: train it here, or export it as "
-            "SavedModel and use `source: {saved_model: …}`",
-        ) from error
+        what, found, hint = "source: not a readable Keras file", text[:600] or type(error).__name__, _KERAS_HINT
+        if "safe_mode" in text or "unsafe deserialization" in text:
+            what, found, hint = "source: the Keras file holds Python code", "a Lambda layer", _LAMBDA_HINT
+        raise StageError(what, found=found, where=model.path, hint=hint) from error
 
 
 def build(model: ModelFile) -> Any:
@@ -251,7 +246,7 @@ class ServedSignature:
         except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
             raise StageError(
                 "source: not a SavedModel that can be served",
-                found=" ".join(str(error).split())[:600],
+                found=flattened(error),
                 where=str(path),
                 hint="expected a folder with saved_model.pb and variables/, as written by model.export or "
                 "tf.saved_model.save",
@@ -299,12 +294,7 @@ def _definition(signatures: Mapping[str, Any], wanted: str, path: Path) -> Any:
 
 
 def _port(name: str, info: Any) -> Port:
-    shape = (
-        None
-        if info.tensor_shape.unknown_rank
-        else tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
-    )
-    return Port(name=name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=shape)
+    return Port(name=name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=_shape(info.tensor_shape))
 
 
 def matched(

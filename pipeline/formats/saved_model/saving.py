@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from pipeline.base.errors import MissingError, StageError
+from pipeline.base.errors import MissingError, StageError, flattened
 from pipeline.base.values import Progress, Signature, Tensors
 from pipeline.formats.saved_model import messages, models
 from pipeline.formats.saved_model.messages import Answer, ModelFile, Values
@@ -51,23 +50,16 @@ def _convert(options: Sequence[str]) -> None:
         raise MissingError(
             "export: tf2onnx is needed and does not load", found=str(error), hint="pip install tf2onnx==1.17.0"
         ) from error
+    before = sys.argv
+    sys.argv = ["tf2onnx.convert", *options]
     try:
-        with _arguments(["tf2onnx.convert", *options]):
-            convert.main()
+        convert.main()
     except (Exception, SystemExit) as error:  # whatever a graph that it cannot convert makes it raise
         raise StageError(
             "export: tf2onnx cannot convert the model",
-            found=" ".join(f"{type(error).__name__}: {error}".split())[:600],
+            found=f"{type(error).__name__}: {flattened(error)}".strip()[:600],
             hint="serve it as `format: saved_model`, or replace the operators it names",
         ) from error
-
-
-@contextlib.contextmanager
-def _arguments(argv: list[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = argv
-    try:
-        yield
     finally:
         sys.argv = before
 
@@ -112,7 +104,7 @@ def _from_saved_model(model: ModelFile, signature: Signature, out: str) -> tuple
     except (ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise StageError(
             "export: the SavedModel cannot be saved again under the YAML's names",
-            found=" ".join(str(error).split())[:600],
+            found=flattened(error),
             where=model.path,
             hint=f"use its own names under `inputs` and `outputs`, and the signature {models.DEFAULT_SIGNATURE}",
         ) from error

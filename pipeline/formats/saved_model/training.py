@@ -87,24 +87,21 @@ class _Watch(keras.callbacks.Callback):
                 found=f"loss {loss}",
                 hint="lower `learning_rate`, or scale the data",
             )
-        scores = _scores(self._watched, self._inputs)
+        scores = np.asarray(next(iter(_outputs(self._watched, self._inputs).values())))
         accuracy = float((scores.argmax(axis=-1) == self._targets).mean())
         self.history.append({"loss": round(loss, 6), "accuracy": accuracy})
         text = f"epoch {epoch + 1}/{self._epochs}: loss {loss:.4f}, held-out accuracy {accuracy:.2%}"
         self._tell(text, (epoch + 1) / self._epochs)
 
 
-def _scores(model: Any, inputs: Any) -> Array:
-    results = list(
-        models.output_tensors(model, model.predict(inputs, batch_size=_EVALUATION_BATCH, verbose=0)).values()
-    )
-    return np.asarray(results[0])
+def _outputs(model: Any, inputs: Any) -> dict[str, Any]:
+    return models.output_tensors(model, model.predict(inputs, batch_size=_EVALUATION_BATCH, verbose=0))
 
 
 def _check_scores(model: Any, inputs: Any, classes: int) -> bool:
     """Whether the untrained model's scores are probabilities."""
     with user_code.user_errors("source: the model failed in training"):
-        outputs = models.output_tensors(model, model.predict(inputs, batch_size=_EVALUATION_BATCH, verbose=0))
+        outputs = _outputs(model, inputs)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
     scores = next(iter(outputs.values()))
     if len(outputs) != 1 or scores.ndim != 2 or scores.shape[1] < classes:

@@ -11,22 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorrt as trt
 
+from pipeline.formats.tensorrt.engine_session import NUMPY
 from pipeline.formats.tensorrt.failures import FailureError
 from pipeline.formats.tensorrt.interface import Port
 from pipeline.formats.tensorrt.spec import EngineSpec, Profile
 
-_NUMPY = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
+_NUMPY = {"BF16": "bfloat16"} | {name: np.dtype(kind).name for name, kind in NUMPY.items()}
 _PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _MOVES = ("SHUFFLE", "CAST", "QUANTIZE")  # between a weight and the layer that uses it
 _SEVERITY_MARKS = {"INTERNAL_ERROR": "F", "ERROR": "E", "WARNING": "W", "INFO": "I", "VERBOSE": "V"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
-_NUMPY: Mapping[str, type[np.generic]] = {
+NUMPY: Mapping[str, type[np.generic]] = {
     "FLOAT": np.float32,
     "HALF": np.float16,
     "INT8": np.int8,
@@ -33,6 +33,7 @@ _NUMPY: Mapping[str, type[np.generic]] = {
     "INT64": np.int64,
     "BOOL": np.bool_,
 }
+"""Of TensorRT's data types those that numpy has too."""
 # cudaError_t: InsufficientDriver (no driver, too), NoDevice, InvalidDevice, SystemDriverMismatch and
 # CompatNotSupportedOnDevice
 _NO_DEVICE = (35, 100, 101, 803, 804)
@@ -358,13 +359,13 @@ def _allocator(library: ModuleType, memory: _Memory) -> Any:
 def _dtype(tensor: Tensor) -> np.dtype[Any]:
     """What numpy calls the type of a tensor that lies on the device as an array does."""
     strange = {
-        f"of type {tensor.kind}": tensor.kind not in _NUMPY,
+        f"of type {tensor.kind}": tensor.kind not in NUMPY,
         "a shape tensor": tensor.is_shape,
         "not in row-major order": not tensor.is_linear,
     }
     if reasons := [what for what, true in strange.items() if true]:
         raise SessionError(f"{tensor.name} is {' and '.join(reasons)}; only plain arrays of numpy's types can be run")
-    return np.dtype(_NUMPY[tensor.kind])
+    return np.dtype(NUMPY[tensor.kind])
 
 
 def _shape(dims: trt.Dims) -> Shape:

@@ -15,20 +15,10 @@ facts = stand_in.facts
 RefusedError = stand_in.RefusedError
 
 # ONNX Runtime's type names to the server's; a type that is not here is one Triton cannot carry
+_NAMES = {"float32": "float", "float64": "double", "object": "string"}  # the others are numpy's
 _SERVER_TYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
+    f"tensor({_NAMES.get(kind, kind)})": name.removeprefix("TYPE_").replace("STRING", "BYTES")
+    for name, kind in facts.NUMPY_TYPES.items()
 }
 _ONNX_TYPES = {"seq": "ONNX_TYPE_SEQUENCE", "map": "ONNX_TYPE_MAP", "sparse_tensor": "ONNX_TYPE_SPARSETENSOR"}
 _BACKEND = facts.BACKENDS["onnxruntime"]

@@ -17,16 +17,9 @@ shape_text = stand_in.shape_text
 
 _FLAVOUR = Path(__file__).resolve().parent.name
 _BACKEND = stand_in.facts.BACKENDS[_FLAVOUR]
-# TensorRT's types to the server's; a type that is not here is one Triton cannot carry
-_SERVER_TYPES = {
-    "FLOAT": "FP32",
-    "HALF": "FP16",
-    "BF16": "BF16",
-    "INT8": "INT8",
-    "UINT8": "UINT8",
-    "INT32": "INT32",
-    "INT64": "INT64",
-    "BOOL": "BOOL",
+# TensorRT's types to the configuration's; a type that is not here is one Triton cannot carry
+_CONFIG_TYPES = {"BF16": "TYPE_BF16"} | {
+    kind: stand_in.config_type(dtype) for kind, dtype in engine_session.NUMPY.items()
 }
 
 
@@ -173,11 +166,10 @@ def _check_batch(profiles, name, limit):
 
 
 def _check_type(tensor, data_type, role, instance):
-    found = _SERVER_TYPES.get(tensor.kind, "<invalid>")
-    if data_type != f"TYPE_{found}":
+    found = _CONFIG_TYPES.get(tensor.kind, "TYPE_<invalid>")
+    if data_type != found:
         raise RefusedError(
-            f"unexpected datatype TYPE_{found} for inference {role} '{tensor.name}', expecting {data_type} for "
-            f"{instance}"
+            f"unexpected datatype {found} for inference {role} '{tensor.name}', expecting {data_type} for {instance}"
         )
 
 
