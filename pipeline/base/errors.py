@@ -55,16 +55,13 @@ class PipelineError(Exception):
     def __str__(self) -> str:
         """The error form: what, then found, where, try and log, one to a line."""
         rows = (("found", self.found), ("where", self.where), ("try", self.hint), ("log", self.log))
-        details = [f"  {name + ':':<7}{_indented(text)}" for name, text in rows if text]
+        indented = ((name, text.strip().replace("\n", "\n" + " " * 9)) for name, text in rows if text)
+        details = [f"  {name + ':':<7}{text}" for name, text in indented]
         return "\n".join([self.what, *details])
 
     def in_one_line(self) -> str:
         """What failed and what was found."""
         return " ".join((f"{self.what}: {self.found}" if self.found else self.what).split())
-
-
-def _indented(text: str) -> str:
-    return text.strip().replace("\n", "\n" + " " * 9)
 
 
 class ConfigError(PipelineError):

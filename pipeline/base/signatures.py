@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,12 +19,14 @@ def to_json(signature: Signature) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> Signature:
     """The signature that ``to_json`` wrote."""
-    inputs, outputs = (
-        tuple(TensorSpec(**{**item, "shape": tuple(item["shape"]), "labels": tuple(item["labels"])}) for item in side)
-        for side in (values["inputs"], values["outputs"])
-    )
+    inputs, outputs = (specs(values[side]) for side in ("inputs", "outputs"))
     image = Preprocessing.from_json(json.dumps(values["image"])) if values["image"] else None
     return Signature(inputs=inputs, outputs=outputs, batch=values["batch"], image=image)
+
+
+def specs(rows: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """Inputs or outputs from JSON values."""
+    return tuple(TensorSpec(**{**row, "shape": tuple(row["shape"]), "labels": tuple(row["labels"])}) for row in rows)
 
 
 def unlabelled(signature: Signature) -> Signature:

@@ -57,12 +57,12 @@ def choose(module: NamedModule, signature: Signature, golden: GoldenSamples) -> 
     """
     batch = signature.batch if golden.batched else None
     first_batch, second_batch = _two_batch_sizes(signature)
-    start, other = _two_samples(golden.samples, signature)
-    inputs = _inputs(golden.samples, start, first_batch if batch else None)
+    inputs = _inputs(golden.samples, 0, first_batch if batch else None)
     for letter, size in signature.sizes(inputs).items():
         if size < 2 and letter != batch:
             inputs = resized(inputs, signature, letter, 2)
     first = run(module, signature, inputs)
+    other = _unlike_the_first(golden.samples, signature)
     inputs = _inputs(golden.samples, other, second_batch if batch else None)
     notes = []
     for letter, size in signature.sizes(inputs).items():
@@ -108,15 +108,14 @@ def _two_batch_sizes(signature: Signature) -> tuple[int, int]:
     return free[0], free[1]
 
 
-def _two_samples(samples: tuple[Sample, ...], signature: Signature) -> tuple[int, int]:
-    """Indices of two samples: of different sizes where there are any, else simply two."""
+def _unlike_the_first(samples: tuple[Sample, ...], signature: Signature) -> int:
+    """Index of a sample of other sizes than the first where there are any, else of the last."""
     sizes = [signature.sizes(sample.inputs) for sample in samples]
-    other = max(range(len(samples)), key=lambda index: (_differences(sizes[0], sizes[index]), index))
-    return 0, other
 
+    def differences(index: int) -> int:
+        return sum(size != sizes[0][letter] for letter, size in sizes[index].items())
 
-def _differences(one: Mapping[str, int], two: Mapping[str, int]) -> int:
-    return sum(one[letter] != two[letter] for letter in one)
+    return max(range(len(samples)), key=lambda index: (differences(index), index))
 
 
 def _inputs(samples: tuple[Sample, ...], start: int, batch_size: int | None) -> dict[str, Array]:

@@ -79,12 +79,9 @@ def build(
             where=traced.where or error.where,
             hint="write that line with tensor operations such as torch.where, or make the module scriptable",
         ) from error
-    return Built(module=module, method="script", notes=(f"scripted, because {_because(traced)}",))
-
-
-def _because(traced: tracing.Traced) -> str:
     where = f" [{traced.where}]" if traced.where and traced.where not in traced.frozen else ""
-    return f"a trace would be frozen: {traced.frozen}{where}"
+    note = f"scripted, because a trace would be frozen: {traced.frozen}{where}"
+    return Built(module=module, method="script", notes=(note,))
 
 
 def is_argument(name: str) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline.base import runtimes
 from pipeline.base.errors import StageError
-from pipeline.base.values import NUMPY_DTYPES, Array, Signature, Tensors, described
+from pipeline.base.values import Array, Signature, Tensors, described
 
 
 class NamedModule(torch.nn.Module):
@@ -130,16 +131,9 @@ class TorchRuntime:
             ) from error
         if isinstance(named := _by_name(whole), Mapping):
             self._notes |= dict.fromkeys(_positions("outputs", self._module.output_names, list(named)))
-        outputs = {}
-        for spec, tensor in zip(self._signature.outputs, results, strict=True):
-            array = tensor.detach().cpu().numpy()
-            if array.dtype != NUMPY_DTYPES[spec.dtype]:
-                raise StageError(
-                    f"source: output {spec.name} is {array.dtype}",
-                    found=f"`outputs.{spec.name}.dtype` says {spec.dtype}",
-                    hint=f"write dtype: {array.dtype}",
-                )
-            outputs[spec.name] = array
+        specs = self._signature.outputs
+        outputs = {spec.name: tensor.detach().cpu().numpy() for spec, tensor in zip(specs, results, strict=True)}
+        runtimes.check_dtypes("source", outputs, self._signature)
         return outputs
 
 

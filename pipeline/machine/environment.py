@@ -301,8 +301,8 @@ def _gpu(devices: Path, driver: Path) -> Gpu | None:
 
 
 def _cuda_bindings() -> bool:
-    """Whether ``cuda.bindings`` is installed; ``cuda`` is a namespace, so looking runs nothing."""
-    return importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
+    """``cuda`` is a namespace, so looking runs nothing."""
+    return all(importlib.util.find_spec(name) is not None for name in ("cuda", "cuda.bindings"))
 
 
 def _search(pattern: str, path: Path) -> str:

@@ -51,7 +51,9 @@ class Ledger:
         Raises:
             MissingError: this machine lacks what the check is made with.
         """
-        if reason := self._lost(protocol):
+        if death := self._death():
+            self._lose(_ASKING, death)
+        if reason := self.lost.get(protocol):
             self._record(title, protocol, reason)
             return
         try:
@@ -76,11 +78,6 @@ class Ledger:
 
     def _lose(self, protocols: Sequence[str], reason: str) -> None:
         self.lost.update(dict.fromkeys(protocols, reason))
-
-    def _lost(self, protocol: Protocol) -> str:
-        if death := self._death():
-            self._lose(_ASKING, death)
-        return self.lost.get(protocol, "")
 
     def _death(self) -> str:
         try:

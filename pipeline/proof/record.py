@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.base import signatures
 from pipeline.base.errors import StageError
 from pipeline.base.values import Signature, TensorSpec, Tolerance
 from pipeline.images.postprocessing import Postprocessing
@@ -76,7 +77,8 @@ def read(manifest: Mapping[str, Any], model: str) -> ModelRecord | ImagesRecord:
                 after=Postprocessing.from_json(json.dumps(found["postprocess"])),
                 tolerance=tolerance,
             )
-        signature = Signature(inputs=_specs(found["inputs"]), outputs=_specs(found["outputs"]), batch=found["batch"])
+        inputs, outputs = (signatures.specs(found[side]) for side in ("inputs", "outputs"))
+        signature = Signature(inputs=inputs, outputs=outputs, batch=found["batch"])
         return ModelRecord(signature=signature, max_batch_size=found["max_batch_size"], tolerance=tolerance)
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(
@@ -88,7 +90,3 @@ def read(manifest: Mapping[str, Any], model: str) -> ModelRecord | ImagesRecord:
 
 def _rows(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     return [{**asdict(spec), "shape": list(spec.shape), "labels": list(spec.labels)} for spec in specs]
-
-
-def _specs(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(**{**row, "shape": tuple(row["shape"]), "labels": tuple(row["labels"])}) for row in rows)

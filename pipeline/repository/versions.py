@@ -63,14 +63,14 @@ class Version:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that the version directory will hold."""
-        return {name: digest for part, path in self.parts.items() for name, digest in _digests(part, path).items()}
-
-
-def _digests(name: str, path: Path) -> dict[str, str]:
-    if path.is_file():
-        return {name: files.sha256_file(path)}
-    folder = f"{name}/" if name else ""
-    return {f"{folder}{part}": digest for part, digest in files.tree_digests(path).items()}
+        found: dict[str, str] = {}
+        for name, path in self.parts.items():
+            if path.is_file():
+                found[name] = files.sha256_file(path)
+            else:
+                folder = f"{name}/" if name else ""
+                found |= {f"{folder}{part}": digest for part, digest in files.tree_digests(path).items()}
+        return found
 
 
 def state_dir(root: Path) -> Path:

@@ -130,7 +130,7 @@ def apply(module: torch.nn.Module, state: State, checkpoint: Checkpoint) -> list
         if name in state and isinstance(tensor, torch.Tensor) and state[name].shape != tensor.shape
     ]
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    differences = [_listed(kind, names) for kind, names in kinds if names]
+    differences = [f"{len(names)} {kind}:\n  " + listed(names, _MOST_LISTED, "\n  ") for kind, names in kinds if names]
     what = hint = ""
     if shapes or (checkpoint.strict and differences):
         lenient = "; `strict: false` accepts missing and unexpected keys, which keep their initial values"
@@ -241,10 +241,6 @@ def _without_prefixes(state: State, expected: Mapping[str, Any]) -> tuple[State,
                 break
         else:
             return state, notes
-
-
-def _listed(kind: str, names: list[str]) -> str:
-    return f"{len(names)} {kind}:\n  " + listed(names, _MOST_LISTED, "\n  ")
 
 
 def _refused(error: pickle.UnpicklingError) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnxruntime
 
+from pipeline.base import runtimes
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, Signature, Tensors, described
-from pipeline.formats import checks
 
 _ERRORS_ONLY = 3  # ONNX Runtime's severity scale; its warnings about unused initializers would go to stderr
 _FILE = "model.onnx"
@@ -56,8 +56,8 @@ class OnnxRuntime:
                 hint="the file is damaged, or needs a newer onnxruntime: export it again",
             ) from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        checks.names("onnxruntime", "inputs", [item.name for item in inputs], signature.inputs, file)
-        checks.names("onnxruntime", "outputs", [item.name for item in outputs], signature.outputs, file)
+        runtimes.check_names("onnxruntime", "inputs", [item.name for item in inputs], signature.inputs, file)
+        runtimes.check_names("onnxruntime", "outputs", [item.name for item in outputs], signature.outputs, file)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """As ``values.Runtime`` has it."""
@@ -69,5 +69,5 @@ class OnnxRuntime:
                 "onnxruntime: the model failed on a sample", found=str(error), hint=f"inputs were {described(feeds)}"
             ) from error
         outputs: dict[str, Array] = dict(zip(self._outputs, results, strict=True))
-        checks.dtypes("onnxruntime", outputs, self._signature)
+        runtimes.check_dtypes("onnxruntime", outputs, self._signature)
         return outputs

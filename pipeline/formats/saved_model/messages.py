@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.base.values import Array, Signature, Tensors, TensorSpec
+from pipeline.base import signatures
+from pipeline.base.values import Array, Signature, Tensors
 
 Values = Mapping[str, Any]
 """A job's arguments: what is JSON."""
@@ -60,17 +61,10 @@ def receive(connection: Connection) -> Answer:
 
 
 def about(model: ModelFile, signature: Signature) -> dict[str, Any]:
-    """What jobs on a model are told of it: ``model``, and of the signature names, dtypes and shapes."""
-    rows = {"inputs": signature.inputs, "outputs": signature.outputs}
-    sides = {side: [[spec.name, spec.dtype, list(spec.shape)] for spec in specs] for side, specs in rows.items()}
-    return {"model": asdict(model), "signature": {**sides, "batch": signature.batch}}
+    """What jobs on a model are told of it: ``model`` and ``signature``."""
+    return {"model": asdict(model), "signature": signatures.to_json(signatures.tensors(signature))}
 
 
 def subject(values: Values) -> tuple[ModelFile, Signature]:
     """The opposite of ``about``."""
-    signature = values["signature"]
-    inputs, outputs = (
-        tuple(TensorSpec(name=name, dtype=dtype, shape=tuple(shape)) for name, dtype, shape in signature[side])
-        for side in ("inputs", "outputs")
-    )
-    return ModelFile(**values["model"]), Signature(inputs=inputs, outputs=outputs, batch=signature["batch"])
+    return ModelFile(**values["model"]), signatures.from_json(values["signature"])

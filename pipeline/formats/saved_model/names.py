@@ -19,22 +19,17 @@ def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: 
     Raises:
         StageError: their number, dtypes or fixed sizes differ; all differences are listed.
     """
+    hint = f"correct `{side}`"
     if len(ports) != len(specs):
-        raise StageError(
-            f"source: the model has {len(ports)} {side}, the YAML {len(specs)}",
-            found=f"the model's are {', '.join(map(_shown, ports)) or 'none'}",
-            where=where,
-            hint=f"correct `{side}`",
-        )
+        what = f"source: the model has {len(ports)} {side}, the YAML {len(specs)}"
+        shown = (f"{port.name} {port.dtype}{'' if port.shape is None else written(port.shape)}" for port in ports)
+        raise StageError(what, found=f"the model's are {', '.join(shown) or 'none'}", where=where, hint=hint)
     known, wanted = {port.name: port for port in ports}, {spec.name for spec in specs}
     rest = iter(port for port in ports if port.name not in wanted)
     pairs = [(spec, known[spec.name] if spec.name in known else next(rest)) for spec in specs]
     if wrong := [item.told(_label(side, spec, port)) for spec, port in pairs for item in unlike(port, spec)]:
         raise StageError(
-            f"source: the model's {side} are not the YAML's",
-            found="\n".join(wrong),
-            where=where,
-            hint=f"correct `{side}`",
+            f"source: the model's {side} are not the YAML's", found="\n".join(wrong), where=where, hint=hint
         )
     taken = [f"{spec.name} is its {port.name}" for spec, port in pairs if spec.name != port.name]
     note = f"{side} without the YAML's names are taken in order: {', '.join(taken)}" if taken else ""
@@ -43,17 +38,12 @@ def match(side: str, ports: Sequence[Port], specs: Sequence[TensorSpec], where: 
 
 def ordered(ports: Sequence[Port]) -> list[Port]:
     """A SavedModel's tensors have names and no order: that of the names, numbers in them counted as such."""
-    return sorted(ports, key=lambda port: [int(part) if part.isdigit() else part for part in _parts(port.name)])
 
+    def key(port: Port) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", port.name)]  # text comes first
 
-def _parts(name: str) -> list[str]:
-    """Text and digits in turn, text first."""
-    return re.split(r"(\d+)", name)
+    return sorted(ports, key=key)
 
 
 def _label(side: str, spec: TensorSpec, port: Port) -> str:
     return f"{side.removesuffix('s')} {spec.name}" + (f" (its {port.name})" if port.name != spec.name else "")
-
-
-def _shown(port: Port) -> str:
-    return f"{port.name} {port.dtype}{'' if port.shape is None else written(port.shape)}"

@@ -59,15 +59,12 @@ class Process:
         self._connection = Connection(ours.detach())
         self._heard = len(self._log_path.read_bytes().splitlines(keepends=True)[0])  # the command line
         try:
-            self._await_start()
+            if not self._connection.poll(_START_TIMEOUT_S):
+                raise StageError(f"TensorFlow did not load within {_START_TIMEOUT_S:.0f} s", found=self._tail())
+            self._answer(_unheard)
         except BaseException:
             self.close()
             raise
-
-    def _await_start(self) -> None:
-        if not self._connection.poll(_START_TIMEOUT_S):
-            raise StageError(f"TensorFlow did not load within {_START_TIMEOUT_S:.0f} s", found=self._tail())
-        self._answer(_unheard)
 
     def call(self, job: str, values: Values, arrays: Tensors | None = None, progress: Progress = _unheard) -> Answer:
         """Have one job done; see ``child``. Raises what the job raised; a StageError where the process died."""

@@ -44,7 +44,7 @@ def resolve(signature: Signature, given: Sequence[Ranges], max_batch_size: int) 
 
 def problems(signature: Signature, given: Sequence[Ranges], max_batch_size: int) -> list[Problem]:
     """What is wrong with the ranges, each with its key path inside ``profiles`` (empty where there are none)."""
-    letters = _letters(signature)
+    letters = list(dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str)))
     default = _default(signature, max_batch_size)
     if not given:
         missing = [letter for letter in letters if letter not in default]
@@ -107,11 +107,6 @@ def fitting_profile(
     return chosen
 
 
-def _letters(signature: Signature) -> list[str]:
-    """The dynamic dimensions of the inputs, in order of appearance."""
-    return list(dict.fromkeys(dim for spec in signature.inputs for dim in spec.shape if isinstance(dim, str)))
-
-
 def _default(signature: Signature, max_batch_size: int) -> dict[str, Sequence[int]]:
     if signature.batch is None or max_batch_size < 1:
         return {}
@@ -133,13 +128,10 @@ def _wrong_range(letter: str, values: Sequence[int], max_batch_size: int) -> Ite
 
 
 def _profile(signature: Signature, ranges: Ranges) -> Profile:
+    def shape(dims: Sequence[Dim], which: int) -> Shape:
+        return tuple(ranges[dim][which] if isinstance(dim, str) else dim for dim in dims)
+
     return {
-        spec.name: OptimizationProfile(
-            min=_shape(spec.shape, ranges, 0), opt=_shape(spec.shape, ranges, 1), max=_shape(spec.shape, ranges, 2)
-        )
+        spec.name: OptimizationProfile(min=shape(spec.shape, 0), opt=shape(spec.shape, 1), max=shape(spec.shape, 2))
         for spec in signature.inputs
     }
-
-
-def _shape(shape: Sequence[Dim], ranges: Ranges, which: int) -> Shape:
-    return tuple(ranges[dim][which] if isinstance(dim, str) else dim for dim in shape)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.base import signatures
+from pipeline.base import runtimes, signatures
 from pipeline.base.errors import MissingError, StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, Progress, Signature, Tensors, described
-from pipeline.formats import checks
 from pipeline.formats.tensorrt.engine_session import Session, SessionError, UnavailableError
 from pipeline.formats.tensorrt.profiles import fitting_profile
 from pipeline.machine import tensorrt_flavours
@@ -52,8 +51,8 @@ class TensorRtRuntime:
                 "version, or for another GPU, or the file is damaged; build it again, here",
             ) from error
         inputs, outputs = self._session.inputs, self._session.outputs
-        checks.names(flavour, "inputs", [item.name for item in inputs], signature.inputs, str(path))
-        checks.names(flavour, "outputs", [item.name for item in outputs], signature.outputs, str(path))
+        runtimes.check_names(flavour, "inputs", [item.name for item in inputs], signature.inputs, str(path))
+        runtimes.check_names(flavour, "outputs", [item.name for item in outputs], signature.outputs, str(path))
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """As ``values.Runtime`` has it; no profile that takes the inputs is a StageError too."""
@@ -68,5 +67,5 @@ class TensorRtRuntime:
                 found=str(error),
                 hint=f"inputs were {described(feeds)}",
             ) from error
-        checks.dtypes(self._flavour, outputs, self._signature)
+        runtimes.check_dtypes(self._flavour, outputs, self._signature)
         return {spec.name: outputs[spec.name] for spec in self._signature.outputs}

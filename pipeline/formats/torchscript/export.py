@@ -12,7 +12,6 @@ from pipeline.base.errors import StageError
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import GoldenSamples, Progress, Signature, SourceModel
 from pipeline.capture import examples, tracing
-from pipeline.capture.examples import Examples
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.capture.script import Method, build, is_argument
 from pipeline.capture.torch_module import NamedModule
@@ -61,7 +60,9 @@ def export(
         torch.jit.save(built.module, str(raw))
     archive.canonicalise(raw, out_dir / FILE)
     raw.unlink()
-    _verify(out_dir / FILE, signature, pair)
+    if wrong := tracing.unlike(TorchScriptRuntime(out_dir / FILE, signature), signature, pair):
+        what = "export: the TorchScript file does not answer as the model does"
+        raise StageError(what, found=wrong[1], hint="try the other `method`")
     return Outcome(file=FILE, notes=(*pair.notes, *built.notes), values={"method": built.method})
 
 
@@ -72,11 +73,3 @@ def _check_names(signature: Signature) -> None:
                 f"export: {spec.name!r} cannot be the name of a TorchScript argument",
                 hint=f"rename the input, for example to {re.sub(r'[^0-9A-Za-z_]', '_', f'input_{spec.name}')}",
             )
-
-
-def _verify(file: Path, signature: Signature, pair: Examples) -> None:
-    """Open the written file and compare its answers with the source model's on both examples."""
-    if wrong := tracing.unlike(TorchScriptRuntime(file, signature), signature, pair):
-        _, reason = wrong
-        what = "export: the TorchScript file does not answer as the model does"
-        raise StageError(what, found=reason, hint="try the other `method`")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base import signatures
+from pipeline.base import runtimes, signatures
 from pipeline.base.errors import StageError, first_line
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, Progress, Signature, Tensors, described
 from pipeline.capture.quiet import no_deprecation_warnings
-from pipeline.formats import checks
 from pipeline.proof import parity
 
 
@@ -41,7 +40,7 @@ class TorchScriptRuntime:
                 hint="expected a file of torch.jit.save, not of torch.save; export it again",
             ) from error
         arguments = self._module._c._get_method("forward").schema.arguments[1:]
-        checks.names("torchscript", "inputs", [item.name for item in arguments], signature.inputs, str(path))
+        runtimes.check_names("torchscript", "inputs", [item.name for item in arguments], signature.inputs, str(path))
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """As ``values.Runtime`` has it."""
@@ -63,5 +62,5 @@ class TorchScriptRuntime:
             )
         specs = self._signature.outputs
         outputs: dict[str, Array] = {spec.name: value.numpy() for spec, value in zip(specs, values, strict=True)}
-        checks.dtypes("torchscript", outputs, self._signature)
+        runtimes.check_dtypes("torchscript", outputs, self._signature)
         return outputs

@@ -9,7 +9,7 @@ from pipeline.base.ports import same_names
 from pipeline.base.values import NUMPY_DTYPES, Signature, Tensors, TensorSpec
 
 
-def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[TensorSpec], where: str) -> None:
+def check_names(runtime: str, what: str, found: Sequence[str], expected: Sequence[TensorSpec], where: str) -> None:
     """Check that the names of a file's ``inputs`` or ``outputs`` (``what``) are the signature's, in any order.
 
     Raises:
@@ -24,7 +24,7 @@ def names(runtime: str, what: str, found: Sequence[str], expected: Sequence[Tens
         )
 
 
-def dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
+def check_dtypes(runtime: str, outputs: Tensors, signature: Signature) -> None:
     """Check that outputs have the signature's dtypes; a StageError says which has not."""
     for spec in signature.outputs:
         if outputs[spec.name].dtype != NUMPY_DTYPES[spec.dtype]:
