@@ -82,11 +82,8 @@ def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None 
     except subprocess.TimeoutExpired as error:
         raise StageError(f"{argv[0]} did not end within {timeout_s:.0f} s", found=shlex.join(argv)) from error
     except subprocess.CalledProcessError as error:
-        raise StageError(
-            f"{argv[0]} exited with {error.returncode}",
-            found=(error.stderr or error.stdout)[-2000:],
-            hint=shlex.join(argv),
-        ) from error
+        what = f"{argv[0]} exited with {error.returncode}"
+        raise StageError(what, found=(error.stderr or error.stdout)[-2000:], hint=shlex.join(argv)) from error
     return done.stdout
 
 

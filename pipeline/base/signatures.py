@@ -53,8 +53,5 @@ def check_labels(signature: Signature, places: Mapping[str, str]) -> None:
     """
     for spec in signature.outputs:
         if spec.labels and isinstance(spec.shape[-1], int) and spec.shape[-1] != len(spec.labels):
-            raise StageError(
-                f"labels: output {spec.name} has {spec.shape[-1]} scores and {len(spec.labels)} labels",
-                where=places[spec.name],
-                hint="give one label per score",
-            )
+            what = f"labels: output {spec.name} has {spec.shape[-1]} scores and {len(spec.labels)} labels"
+            raise StageError(what, where=places[spec.name], hint="give one label per score")

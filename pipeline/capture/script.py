@@ -64,12 +64,8 @@ def build(
         wrapped = _wrap(traced.module, signature, tuple(pair.first.outputs))
         return Built(module=wrapped, method="trace", notes=traced.notes)
     if method == "trace":
-        raise StageError(
-            "export: tracing would freeze the model",
-            found=traced.frozen,
-            where=traced.where,
-            hint="use `method: auto` or `script`, or write that line with tensor operations such as torch.where",
-        )
+        hint = "use `method: auto` or `script`, or write that line with tensor operations such as torch.where"
+        raise StageError("export: tracing would freeze the model", found=traced.frozen, where=traced.where, hint=hint)
     try:
         module = _script(source.module, signature, pair)
     except StageError as error:

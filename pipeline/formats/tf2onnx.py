@@ -44,11 +44,8 @@ def export(
             values, _ = child.call("onnx", job)
         model = onnx.load(str(raw))
         if reason := interface.problem(model, signature):
-            raise StageError(
-                "export: tf2onnx's graph is not what the configuration says",
-                found=reason,
-                hint="correct `inputs` and `outputs`, or serve the model as `format: saved_model`",
-            )
+            hint = "correct `inputs` and `outputs`, or serve the model as `format: saved_model`"
+            raise StageError("export: tf2onnx's graph is not what the configuration says", found=reason, hint=hint)
         _order(model.graph.input, [spec.name for spec in signature.inputs])
         _order(model.graph.output, [spec.name for spec in signature.outputs])
         interface.name_dimensions(model, signature)

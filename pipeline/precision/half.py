@@ -99,12 +99,8 @@ def convert(
     try:
         properties = graph.save(ir.to_proto(model), out_dir)
     except StageError as error:
-        raise StageError(
-            f"{stage}: the converted graph is not valid ONNX",
-            found=error.found,
-            where=str(source),
-            hint="keep that operator in float32",
-        ) from error
+        what = f"{stage}: the converted graph is not valid ONNX"
+        raise StageError(what, found=error.found, where=str(source), hint="keep that operator in float32") from error
     counts = {f"nodes_{precision}": converter.halves, "nodes_fp32": converter.floats}
     values = {**properties, "precision": precision, **counts, "kept": converter.kept}
     return Outcome(file=graph.FILE, notes=tuple(converter.notes()), values=values)
@@ -126,12 +122,9 @@ def _loaded(source: Path, least_opset: int, stage: str) -> ir.Model:
             graph.name_nodes(model)  # those it has added
             model = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
         except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
-            raise StageError(
-                f"{stage}: the graph cannot be brought from opset {found} to {least_opset}",
-                found=str(error),
-                where=str(file),
-                hint=f"export it with opset: {least_opset}",
-            ) from error
+            what = f"{stage}: the graph cannot be brought from opset {found} to {least_opset}"
+            hint = f"export it with opset: {least_opset}"
+            raise StageError(what, found=str(error), where=str(file), hint=hint) from error
     onnx.load_external_data_for_model(model, str(file.parent))
     return ir.serde.deserialize_model(model)
 
@@ -177,11 +170,8 @@ class _Converter:
     def convert(self) -> None:
         """Convert the graph; raises as ``half.convert``."""
         if unknown := sorted(self._keep_nodes - self._nodes):
-            raise StageError(
-                f"{self.stage}: no node has a name that is to stay float32",
-                found=listed(unknown),
-                hint="names are those of the exported graph",
-            )
+            what = f"{self.stage}: no node has a name that is to stay float32"
+            raise StageError(what, found=listed(unknown), hint="names are those of the exported graph")
         self._graph(self.main, FLOAT, False)
         if not self.halves:
             raise StageError(

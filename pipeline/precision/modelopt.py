@@ -76,11 +76,8 @@ def quantize(
     try:
         command.run(argv, timeout_s=_TIMEOUT_S, env={**os.environ, "TMPDIR": str(folder)})  # it leaves files there
     except StageError as error:
-        raise StageError(
-            "int8: ModelOpt failed",
-            found=f"{error.what}: {error.found}",
-            hint=f"install what it needs ({_NEEDED}), or remove nvidia-modelopt to use the ONNX Runtime recipe",
-        ) from error
+        hint = f"install what it needs ({_NEEDED}), or remove nvidia-modelopt to use the ONNX Runtime recipe"
+        raise StageError("int8: ModelOpt failed", found=f"{error.what}: {error.found}", hint=hint) from error
     return onnx.load(str(folder / _OUT)), json.loads((folder / _TAKEN).read_text())
 
 

@@ -42,11 +42,8 @@ def prepare(model: onnx.ModelProto, keep_ops: Sequence[str], keep_nodes: Collect
         else:
             proto.node.append(node)
     if unknown := sorted(set(keep_nodes) - {node.name for node in proto.node}):
-        raise StageError(
-            "int8: no node has a name that is to stay fp32",
-            found=listed(unknown),
-            hint="names are those of the exported graph",
-        )
+        what = "int8: no node has a name that is to stay fp32"
+        raise StageError(what, found=listed(unknown), hint="names are those of the exported graph")
     candidates = [node for node in proto.node if node.op_type in LAYERS and node.op_type not in keep_ops]
     if all(node.name in keep_nodes for node in candidates):
         raise _nothing(model)

@@ -35,12 +35,8 @@ def half(source: Path, out_dir: Path) -> Path:
     model = ir.from_proto(graph.load(source))
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype in _HALF:
-            raise StageError(
-                "simulate: a graph whose own inputs or outputs are 16-bit floats cannot be played in float32",
-                found=str(value.name),
-                where=str(source),
-                hint="declare that tensor as float32",
-            )
+            what = "simulate: a graph whose own inputs or outputs are 16-bit floats cannot be played in float32"
+            raise StageError(what, found=str(value.name), where=str(source), hint="declare that tensor as float32")
     for scope in (model.graph, *model.graph.subgraphs()):
         _play(scope)
     graph.save(ir.to_proto(model), out_dir)

@@ -68,12 +68,9 @@ def _check(candidate: Candidate, emitted: Emitted) -> None:
     if not damage and newest != emitted.version - emitted.created:
         damage = f"the newest version is {newest} now"
     if damage:
-        raise StageError(
-            f"repository[{name}]: it was changed while version {emitted.version} was being proven",
-            found=damage,
-            where=str(candidate.root / name),
-            hint="nothing of it was published; build it again",
-        )
+        what = f"repository[{name}]: it was changed while version {emitted.version} was being proven"
+        hint = "nothing of it was published; build it again"
+        raise StageError(what, found=damage, where=str(candidate.root / name), hint=hint)
 
 
 def _put(candidate: Candidate, emitted: Emitted, proof: ProofLevel) -> list[str]:

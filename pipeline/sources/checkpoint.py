@@ -88,11 +88,8 @@ def read(path: Path, checkpoint: Checkpoint) -> Any:
         except (SafetensorError, OSError, ValueError) as error:
             raise _damaged(path, error) from error
     if _is_torchscript(path):
-        raise StageError(
-            "source: the checkpoint is a TorchScript archive",
-            where=str(path),
-            hint=f"use it as it is: source: {{torchscript: {{file: {checkpoint.file}}}}}",
-        )
+        hint = f"use it as it is: source: {{torchscript: {{file: {checkpoint.file}}}}}"
+        raise StageError("source: the checkpoint is a TorchScript archive", where=str(path), hint=hint)
     try:
         with _importable(path.parent), _torch_warnings():
             content = torch.load(path, map_location="cpu", weights_only=not checkpoint.allow_pickle)
@@ -155,23 +152,16 @@ def state_of(content: Any, path: Path) -> State:
         raise StageError("source: the checkpoint holds no state dict", found=type(content).__name__, where=str(path))
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         return {str(name): tensor for name, tensor in content.items()}
-    raise StageError(
-        "source: the checkpoint is no state dict itself",
-        found=f"keys {_keys(content)}",
-        where=str(path),
-        hint=_suggestion(content) or "`key` names where the state dict sits; dots nest",
-    )
+    what = "source: the checkpoint is no state dict itself"
+    hint = _suggestion(content) or "`key` names where the state dict sits; dots nest"
+    raise StageError(what, found=f"keys {_keys(content)}", where=str(path), hint=hint)
 
 
 def keep_module(content: Any, path: Path, target: Path) -> None:
     """Keep a whole pickled module as it is; where the file holds something else, an architecture is needed."""
     if not isinstance(content, torch.nn.Module):
-        raise StageError(
-            "source: the checkpoint holds no module",
-            found=type(content).__name__,
-            where=str(path),
-            hint="give its architecture as `model`",
-        )
+        what = "source: the checkpoint holds no module"
+        raise StageError(what, found=type(content).__name__, where=str(path), hint="give its architecture as `model`")
     shutil.copyfile(path, target)
 
 
@@ -186,12 +176,9 @@ def open_module(path: Path, beside: Path) -> torch.nn.Module:
 
 
 def _no_class(path: Path, error: BaseException) -> StageError:
-    return StageError(
-        "source: the pickled module's class cannot be found",
-        found=str(error),
-        where=str(path),
-        hint="give its class as `model: {callable: file.py:Class}`",
-    )
+    what = "source: the pickled module's class cannot be found"
+    hint = "give its class as `model: {callable: file.py:Class}`"
+    return StageError(what, found=str(error), where=str(path), hint=hint)
 
 
 def _nested(content: Any, checkpoint: Checkpoint, path: Path) -> Any:
@@ -204,12 +191,8 @@ def _nested(content: Any, checkpoint: Checkpoint, path: Path) -> Any:
             )
         names = [name for name in content if isinstance(name, str) and (rest == name or rest.startswith(f"{name}."))]
         if not names:
-            raise StageError(
-                f"source: the checkpoint has no key {rest!r}",
-                found=f"keys {_keys(content)}",
-                where=str(path),
-                hint=_suggestion(content),
-            )
+            what = f"source: the checkpoint has no key {rest!r}"
+            raise StageError(what, found=f"keys {_keys(content)}", where=str(path), hint=_suggestion(content))
         name = max(names, key=len)
         content, rest = content[name], rest[len(name) + 1 :]
     return content
@@ -258,12 +241,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _damaged(path: Path, error: BaseException) -> StageError:
-    return StageError(
-        "source: the checkpoint cannot be read",
-        found=f"{type(error).__name__}: {first_line(error)[:300]}",
-        where=str(path),
-        hint="is the file whole? compare its size and checksum with where it came from",
-    )
+    what = "source: the checkpoint cannot be read"
+    hint = "is the file whole? compare its size and checksum with where it came from"
+    return StageError(what, found=f"{type(error).__name__}: {first_line(error)[:300]}", where=str(path), hint=hint)
 
 
 @contextlib.contextmanager

@@ -107,12 +107,8 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
             "source: not a valid ONNX model", found=str(error).strip()[:600] or type(error).__name__, where=str(path)
         ) from error
     if wrong := differences(model, signature):
-        raise StageError(
-            "source: the ONNX file's inputs and outputs are not the YAML's",
-            found="\n".join(wrong),
-            where=str(path),
-            hint="correct `inputs` and `outputs`",
-        )
+        what = "source: the ONNX file's inputs and outputs are not the YAML's"
+        raise StageError(what, found="\n".join(wrong), where=str(path), hint="correct `inputs` and `outputs`")
     with files.disk_errors(out_dir, "source: copying the ONNX file"):
         shutil.copyfile(path, out_dir / FILE_NAME)
         for item in external:

@@ -177,11 +177,8 @@ def _train(
                 f"{name}/{spec.name}": np.concatenate([row[spec.name] for row in rows]) for spec in signature.inputs
             }
         except ValueError as error:
-            raise ConfigError(
-                "source: Keras trains on samples of one shape",
-                found=str(error),
-                hint="make them equal in your data's callable, or train the model yourself: keras: {file: model.keras}",
-            ) from error
+            hint = "make them equal in your data's callable, or train the model yourself: keras: {file: model.keras}"
+            raise ConfigError("source: Keras trains on samples of one shape", found=str(error), hint=hint) from error
     settings = train.model_dump(include={"epochs", "batch_size", "learning_rate", "seed"})
     request = {**messages.about(_built(train, resolve, out_dir), signature), **settings}
     values, _ = process.shared().call("train", request, arrays, progress)

@@ -51,12 +51,9 @@ def prepare(path: Path, signature: Signature, out_dir: Path) -> None:
     names, wanted = [item.name for item in arguments], [spec.name for spec in signature.inputs]
     required = sum(not item.has_default_value() for item in arguments)
     if not required <= len(wanted) <= len(names):
-        raise StageError(
-            "source: the TorchScript file's forward takes other inputs than the YAML's",
-            found=f"forward({', '.join(names)}), {required} of them required; `inputs` names {', '.join(wanted)}",
-            where=str(path),
-            hint="name one input per argument",
-        )
+        what = "source: the TorchScript file's forward takes other inputs than the YAML's"
+        found = f"forward({', '.join(names)}), {required} of them required; `inputs` names {', '.join(wanted)}"
+        raise StageError(what, found=found, where=str(path), hint="name one input per argument")
     with files.disk_errors(out_dir, "source: copying the TorchScript file"):
         shutil.copyfile(path, out_dir / FILE_NAME)
 
@@ -67,9 +64,6 @@ def load(path: Path) -> Any:
         with no_deprecation_warnings():
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise StageError(
-            "source: not a readable TorchScript file",
-            found=first_line(error)[:300],
-            where=str(path),
-            hint="expected a file of torch.jit.save; for a state_dict use source: {checkpoint: …}",
-        ) from error
+        what = "source: not a readable TorchScript file"
+        hint = "expected a file of torch.jit.save; for a state_dict use source: {checkpoint: …}"
+        raise StageError(what, found=first_line(error)[:300], where=str(path), hint=hint) from error

@@ -39,9 +39,6 @@ def load(module: torch.nn.Module, directory: Path) -> None:
     try:
         load_model(module, str(path), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise StageError(
-            "source: the saved weights do not fit the model",
-            found=str(error),
-            where=str(path),
-            hint="does the model's constructor build another architecture on every call?",
-        ) from error
+        what = "source: the saved weights do not fit the model"
+        hint = "does the model's constructor build another architecture on every call?"
+        raise StageError(what, found=str(error), where=str(path), hint=hint) from error

@@ -244,12 +244,9 @@ def _copied(
         model = onnx.load(str(path), load_external_data=False)
         onnx.checker.check_model(str(path), full_check=True)
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise StageError(
-            "export: the ONNX file is not valid",
-            found=first_line(error),
-            where=str(path),
-            hint="export it again; `onnx.checker.check_model(path, full_check=True)` shows the same",
-        ) from error
+        what = "export: the ONNX file is not valid"
+        hint = "export it again; `onnx.checker.check_model(path, full_check=True)` shows the same"
+        raise StageError(what, found=first_line(error), where=str(path), hint=hint) from error
     opset = graph.opset(model)
     if opset > max_opset or model.ir_version > max_ir_version:
         raise StageError(
@@ -261,12 +258,9 @@ def _copied(
             "onnx.version_converter.convert_version and a lower model.ir_version, or set a newer `triton.target`",
         )
     if reason := interface.problem(model, signature):
-        raise StageError(
-            "export: the ONNX file is not what the configuration says",
-            found=reason,
-            where=str(path),
-            hint="correct `inputs` and `outputs`, or export the file again with these names and dynamic axes",
-        )
+        what = "export: the ONNX file is not what the configuration says"
+        hint = "correct `inputs` and `outputs`, or export the file again with these names and dynamic axes"
+        raise StageError(what, found=reason, where=str(path), hint=hint)
     locations = graph.external_files(model)
     _copy(path, locations, out_dir)
     return Outcome(

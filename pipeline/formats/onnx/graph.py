@@ -252,8 +252,5 @@ def _infer_and_check(file: Path) -> None:
         file.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise StageError(
-            "export: the exported graph is not valid ONNX",
-            found=first_line(error),
-            hint="try the other `exporter`, or another `opset`",
-        ) from error
+        what = "export: the exported graph is not valid ONNX"
+        raise StageError(what, found=first_line(error), hint="try the other `exporter`, or another `opset`") from error

@@ -49,12 +49,8 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise StageError(
-                "onnxruntime: cannot load the model",
-                found=str(error),
-                where=file,
-                hint="the file is damaged, or needs a newer onnxruntime: export it again",
-            ) from error
+            hint = "the file is damaged, or needs a newer onnxruntime: export it again"
+            raise StageError("onnxruntime: cannot load the model", found=str(error), where=file, hint=hint) from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         runtimes.check_names("onnxruntime", "inputs", [item.name for item in inputs], signature.inputs, file)
         runtimes.check_names("onnxruntime", "outputs", [item.name for item in outputs], signature.outputs, file)

@@ -164,12 +164,9 @@ def keras_function(model: Any, signature: Signature, where: str) -> tuple[Any, t
     try:
         function.get_concrete_function(**tensor_specs(signature))
     except (ValueError, TypeError) as error:
-        raise StageError(
-            "source: the model does not take the YAML's inputs",
-            found=" ".join(str(error).split())[:600],
-            where=where,
-            hint="correct `inputs`",
-        ) from error
+        what = "source: the model does not take the YAML's inputs"
+        hint = "correct `inputs`"
+        raise StageError(what, found=" ".join(str(error).split())[:600], where=where, hint=hint) from error
     return function, tuple(dict.fromkeys(note for note in notes if note))
 
 
@@ -181,11 +178,8 @@ def input_ports(model: Any) -> list[Port]:
     """
     tensors = getattr(model, "inputs", None)
     if not tensors:
-        raise StageError(
-            "source: the Keras model does not tell its inputs",
-            found=type(model).__name__,
-            hint="make it Functional or Sequential with a keras.Input, or export it as SavedModel",
-        )
+        hint = "make it Functional or Sequential with a keras.Input, or export it as SavedModel"
+        raise StageError("source: the Keras model does not tell its inputs", found=type(model).__name__, hint=hint)
     return [Port(name=_layer(tensor), dtype=str(tensor.dtype), shape=_shape(tensor.shape)) for tensor in tensors]
 
 
@@ -285,12 +279,9 @@ def _definition(signatures: Mapping[str, Any], wanted: str, path: Path) -> Any:
     known = require_signatures(signatures, path)
     if wanted in known:
         return signatures[wanted]
-    raise StageError(
-        f"source: the SavedModel has no signature {wanted!r}",
-        found=f"it has {', '.join(known)}",
-        where=str(path),
-        hint=f"name one of them: source: {{saved_model: {{signature: {known[0]}}}}}",
-    )
+    what = f"source: the SavedModel has no signature {wanted!r}"
+    hint = f"name one of them: source: {{saved_model: {{signature: {known[0]}}}}}"
+    raise StageError(what, found=f"it has {', '.join(known)}", where=str(path), hint=hint)
 
 
 def _port(name: str, info: Any) -> Port:

@@ -102,12 +102,9 @@ def _from_saved_model(model: ModelFile, signature: Signature, out: str) -> tuple
         function = tf.function(call).get_concrete_function(**models.tensor_specs(signature))
         tf.saved_model.save(wrapped, out, signatures={models.DEFAULT_SIGNATURE: function})
     except (ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
-        raise StageError(
-            "export: the SavedModel cannot be saved again under the YAML's names",
-            found=flattened(error),
-            where=model.path,
-            hint=f"use its own names under `inputs` and `outputs`, and the signature {models.DEFAULT_SIGNATURE}",
-        ) from error
+        what = "export: the SavedModel cannot be saved again under the YAML's names"
+        hint = f"use its own names under `inputs` and `outputs`, and the signature {models.DEFAULT_SIGNATURE}"
+        raise StageError(what, found=flattened(error), where=model.path, hint=hint) from error
     (Path(out) / _FINGERPRINT).unlink(missing_ok=True)
     return False, [
         *notes,

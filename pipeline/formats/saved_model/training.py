@@ -82,11 +82,8 @@ class _Watch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
-            raise StageError(
-                f"source: training diverged in epoch {epoch + 1}",
-                found=f"loss {loss}",
-                hint="lower `learning_rate`, or scale the data",
-            )
+            what = f"source: training diverged in epoch {epoch + 1}"
+            raise StageError(what, found=f"loss {loss}", hint="lower `learning_rate`, or scale the data")
         scores = np.asarray(next(iter(_outputs(self._watched, self._inputs).values())))
         accuracy = float((scores.argmax(axis=-1) == self._targets).mean())
         self.history.append({"loss": round(loss, 6), "accuracy": accuracy})

@@ -171,11 +171,8 @@ def _follow(child: subprocess.Popen[bytes], log_path: Path, start: int, timeout_
                 _, share, phase = told[-1].split(" ", 2)
                 progress(f"engine: {phase[:1].lower()}{phase[1:]}", float(share))
             if running and time.monotonic() > deadline:
-                raise StageError(
-                    f"engine: not built within {timeout_s:g} s",
-                    hint="raise `engine.timeout_s`, or make the profiles smaller",
-                    log=str(log_path),
-                )
+                what = f"engine: not built within {timeout_s:g} s"
+                raise StageError(what, hint="raise `engine.timeout_s`, or make the profiles smaller", log=str(log_path))
 
 
 def _proven(result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path, log_path: Path) -> dict[str, Any]:
@@ -185,12 +182,9 @@ def _proven(result: Mapping[str, Any], spec: EngineSpec, onnx: Path, plan: Path,
         raise StageError("engine: the builder wrote a damaged file", found=damage, log=log)
     table = layers.parse(result["table"])
     if not table:
-        raise StageError(
-            "engine: the build log has no layer table, so the engine cannot be proven",
-            found=f"{spec.flavour} {result['version']}",
-            hint="build with a version of the library that this tool knows",
-            log=log,
-        )
+        what = "engine: the build log has no layer table, so the engine cannot be proven"
+        hint = "build with a version of the library that this tool knows"
+        raise StageError(what, found=f"{spec.flavour} {result['version']}", hint=hint, log=log)
     inputs, outputs = layers.ports(result["table"])
     # Classic TensorRT's inspector does not list them in this form; the child has checked those of the network.
     if (inputs or spec.flavour == "tensorrt_rtx") and (wrong := interface.problems(inputs, outputs, spec)):

@@ -111,12 +111,9 @@ def died(status: int, tail: str, log_path: Path) -> StageError:
             hint="free memory, or give the machine or the container more",
             log=str(log_path),
         )
-    return StageError(
-        "engine: the build died",
-        found=f"{f'signal {-status}' if status < 0 else f'exit status {status}'}: {tail}",
-        hint="the log's end tells more",
-        log=str(log_path),
-    )
+    what = "engine: the build died"
+    found = f"{f'signal {-status}' if status < 0 else f'exit status {status}'}: {tail}"
+    return StageError(what, found=found, hint="the log's end tells more", log=str(log_path))
 
 
 def _parse_error(nodes: Sequence[Mapping[str, str]], lines: str, log: str) -> StageError:
@@ -124,9 +121,5 @@ def _parse_error(nodes: Sequence[Mapping[str, str]], lines: str, log: str) -> St
         return StageError("engine: the ONNX file cannot be read", found=lines, hint="export it again", log=log)
     told = [f"{node['name'] or 'a node without a name'} ({node['op'] or '?'}): {node['reason']}" for node in nodes]
     hints = dict.fromkeys(f"{node['op'] or '?'}: {_NODE_HINTS.get(node['code'], _NODE_HINT)}" for node in nodes)
-    return StageError(
-        f"engine: the parser refused {len(nodes)} node{'s' * (len(nodes) > 1)}",
-        found="\n".join(told),
-        hint="\n".join(hints),
-        log=log,
-    )
+    what = f"engine: the parser refused {len(nodes)} node{'s' * (len(nodes) > 1)}"
+    return StageError(what, found="\n".join(told), hint="\n".join(hints), log=log)

@@ -98,12 +98,9 @@ def fitting_profile(
             for name, shape in shapes.items()
             if (reason := misfit(shape, spans[name]))
         ]
-        raise StageError(
-            f"{runtime}: no optimization profile takes a sample",
-            found="\n".join(wrong),
-            where=where,
-            hint="widen `engine.profiles`, or name samples that fit them",
-        )
+        what = f"{runtime}: no optimization profile takes a sample"
+        hint = "widen `engine.profiles`, or name samples that fit them"
+        raise StageError(what, found="\n".join(wrong), where=where, hint=hint)
     return chosen
 
 

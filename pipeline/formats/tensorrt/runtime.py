@@ -62,10 +62,7 @@ class TensorRtRuntime:
         try:
             outputs = self._session.run(feeds, chosen)
         except SessionError as error:
-            raise StageError(
-                f"{self._flavour}: the engine failed on a sample",
-                found=str(error),
-                hint=f"inputs were {described(feeds)}",
-            ) from error
+            what = f"{self._flavour}: the engine failed on a sample"
+            raise StageError(what, found=str(error), hint=f"inputs were {described(feeds)}") from error
         runtimes.check_dtypes(self._flavour, outputs, self._signature)
         return {spec.name: outputs[spec.name] for spec in self._signature.outputs}

@@ -33,12 +33,9 @@ class TorchScriptRuntime:
             with no_deprecation_warnings():
                 self._module = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError, OSError) as error:
-            raise StageError(
-                "torchscript: cannot load the model",
-                found=first_line(error),
-                where=str(path),
-                hint="expected a file of torch.jit.save, not of torch.save; export it again",
-            ) from error
+            what = "torchscript: cannot load the model"
+            hint = "expected a file of torch.jit.save, not of torch.save; export it again"
+            raise StageError(what, found=first_line(error), where=str(path), hint=hint) from error
         arguments = self._module._c._get_method("forward").schema.arguments[1:]
         runtimes.check_names("torchscript", "inputs", [item.name for item in arguments], signature.inputs, str(path))
 
