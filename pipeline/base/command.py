@@ -55,9 +55,7 @@ def start(
                 preexec_fn=die_with_parent,  # only calls prctl
             )
         except (FileNotFoundError, PermissionError) as error:
-            raise MissingError(
-                f"cannot run {argv[0]}", found=str(error), hint="python -m pipeline doctor", log=str(log_path)
-            ) from error
+            raise _absent(argv, error, log=str(log_path)) from error
 
 
 def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> str:
@@ -78,13 +76,17 @@ def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None 
             env=None if env is None else dict(env),
         )
     except (FileNotFoundError, PermissionError) as error:
-        raise MissingError(f"cannot run {argv[0]}", found=str(error), hint="python -m pipeline doctor") from error
+        raise _absent(argv, error) from error
     except subprocess.TimeoutExpired as error:
         raise StageError(f"{argv[0]} did not end within {timeout_s:.0f} s", found=shlex.join(argv)) from error
     except subprocess.CalledProcessError as error:
         what = f"{argv[0]} exited with {error.returncode}"
         raise StageError(what, found=(error.stderr or error.stdout)[-2000:], hint=shlex.join(argv)) from error
     return done.stdout
+
+
+def _absent(argv: Sequence[str], error: OSError, *, log: str = "") -> MissingError:
+    return MissingError(f"cannot run {argv[0]}", found=str(error), hint="python -m pipeline doctor", log=log)
 
 
 def stop(child: subprocess.Popen[bytes], *, grace_s: float) -> int:

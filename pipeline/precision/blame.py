@@ -28,7 +28,7 @@ from onnxruntime.quantization import qdq_loss_debug
 from pipeline.base.errors import StageError
 from pipeline.base.values import Array, GoldenSamples
 from pipeline.formats.onnx import graph
-from pipeline.formats.onnx.onnxruntime import threads_here
+from pipeline.formats.onnx.onnxruntime import session_options
 from pipeline.precision import calibration
 
 Runnable = Callable[[Path, Path], Path]
@@ -40,7 +40,6 @@ _FP32 = "/fp32"  # after a tensor's name: its value before the switch
 _SWITCH = "switch/"
 _LIMIT_DB = 300.0  # about the range of a float64; also stands for outputs that are no longer finite
 _PARTS = 8  # fewer cost more runs where all nodes are equally bad, more where one is
-_ERRORS_ONLY = 3  # ONNX Runtime's severity scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,10 +283,8 @@ def _open(model: onnx.ModelProto, file: Path) -> onnxruntime.InferenceSession:
     Nothing is optimised, as in qdq_loss_debug: a fused or folded Q/DQ pair would not round where the graph says so.
     """
     onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads_here()
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -32,13 +32,7 @@ _FILE, _OUT, _CACHE = "fp32.onnx", "int8.onnx", "ranges.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Recipe:
-    """How one consumer wants its Q/DQ.
-
-    Attributes:
-        name: activations' and weights' types.
-        ops: operators to quantise.
-        options: ``extra_options`` of quantize_static.
-    """
+    """How one consumer wants its Q/DQ; ``options`` are the ``extra_options`` of quantize_static."""
 
     name: Literal["U8S8", "S8S8"]
     activations: QuantType
@@ -78,12 +72,7 @@ _RECIPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is asked of either tool, and where it works.
-
-    Attributes:
-        model: the fp32 graph, prepared.
-        file: where it is to be written, with other files beside it.
-    """
+    """What is asked of either tool: the fp32 graph, prepared, and the file to write it to, with others beside it."""
 
     model: onnx.ModelProto
     file: Path
@@ -99,12 +88,9 @@ class _Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Made:
-    """A quantised graph.
+    """A quantised graph, by which tool and version, and how many calibration samples that used.
 
-    Attributes:
-        tool: name and version.
-        taken: calibration samples used.
-        left_out: nodes that stayed fp32, though of an operator that could have been quantised, and why.
+    ``left_out`` are nodes that stayed fp32, though of an operator that could have been quantised, and why.
     """
 
     model: onnx.ModelProto

@@ -50,8 +50,7 @@ class _State:
 class _Part:
     """A split in memory: samples of equal shapes stacked, or single samples for a model without a batch dimension.
 
-    Attributes:
-        groups: per group the stacked inputs, one row per sample, and the int64 targets.
+    Per group the stacked inputs, one row per sample, and the int64 targets.
     """
 
     groups: tuple[tuple[Inputs, torch.Tensor], ...]

@@ -44,12 +44,9 @@ class _Job:
 
 
 class _RefusedError(Exception):
-    """An exporter failed, or its graph is not the model's; the text says why in one line.
+    """An exporter failed, or its graph is not the model's: the reason in one line, and the user's line where known.
 
-    Args:
-        reason: for the note or the error.
-        where: the user's line, where known.
-        capturable: False when torch.export is what failed.
+    ``capturable`` is False when torch.export is what failed.
     """
 
     def __init__(self, reason: str, *, where: str = "", capturable: bool | None = None) -> None:

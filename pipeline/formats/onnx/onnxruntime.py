@@ -15,10 +15,16 @@ _ERRORS_ONLY = 3  # ONNX Runtime's severity scale; its warnings about unused ini
 _FILE = "model.onnx"
 
 
-def threads_here() -> int:
-    """Threads that this process is to compute with, which ONNX Runtime does not ask about; 0 for one per core."""
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Options of a session that says errors only, of so many threads or as many as this process is to compute with.
+
+    ONNX Runtime does not ask about these; 0 is one per core.
+    """
+    options = onnxruntime.SessionOptions()
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(first) if first.isdigit() else 0
+    options.intra_op_num_threads = threads or (int(first) if first.isdigit() else 0)
+    options.log_severity_level = _ERRORS_ONLY
+    return options
 
 
 class OnnxRuntime:
@@ -27,7 +33,7 @@ class OnnxRuntime:
     Args:
         path: the file, or the directory that holds ``model.onnx`` and its external data.
         signature: names and dtypes to feed and to return.
-        threads: threads within one operator; 0 takes those of ``threads_here``.
+        threads: threads within one operator; 0 as for ``session_options``.
         float_qdq: QuantizeLinear and DequantizeLinear round as they say, and the operators between them compute in
             float32, so that an int8 graph is judged as its numbers are: 8-bit arithmetic saturates on a CPU without
             VNNI (onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do I need to
@@ -40,9 +46,7 @@ class OnnxRuntime:
     def __init__(self, path: Path, signature: Signature, threads: int = 0, *, float_qdq: bool = False) -> None:
         self._signature = signature
         self._outputs = [spec.name for spec in signature.outputs]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or threads_here()
-        options.log_severity_level = _ERRORS_ONLY
+        options = session_options(threads)
         if float_qdq:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         file = str(path / _FILE if path.is_dir() else path)

@@ -165,8 +165,7 @@ def keras_function(model: Any, signature: Signature, where: str) -> tuple[Any, t
         function.get_concrete_function(**tensor_specs(signature))
     except (ValueError, TypeError) as error:
         what = "source: the model does not take the YAML's inputs"
-        hint = "correct `inputs`"
-        raise StageError(what, found=" ".join(str(error).split())[:600], where=where, hint=hint) from error
+        raise StageError(what, found=flattened(error), where=where, hint="correct `inputs`") from error
     return function, tuple(dict.fromkeys(note for note in notes if note))
 
 

@@ -279,3 +279,16 @@ class Batcher:
     def _response(self, arrays):
         tensors = [pb_utils.Tensor(output.name, array) for output, array in zip(self._outputs, arrays, strict=True)]
         return pb_utils.InferenceResponse(tensors)
+
+
+class Model:
+    """What the stub calls of a backend; ``initialize`` ends with ``_serve``, and ``_run`` is a Batcher's."""
+
+    def execute(self, requests):
+        """Answer the requests of one batch with one run of the model."""
+        return self._batcher.execute(requests)
+
+    def _serve(self, config):
+        limit = int(config["max_batch_size"])
+        outputs = [Output(item, limit > 0) for item in config["output"]]
+        self._batcher = Batcher(config["name"], limit, outputs, self._run)

@@ -24,7 +24,7 @@ _ONNX_TYPES = {"seq": "ONNX_TYPE_SEQUENCE", "map": "ONNX_TYPE_MAP", "sparse_tens
 _BACKEND = facts.BACKENDS["onnxruntime"]
 
 
-class TritonPythonModel:
+class TritonPythonModel(stand_in.Model):
     """One instance of one ONNX model."""
 
     def initialize(self, args):
@@ -33,13 +33,12 @@ class TritonPythonModel:
 
         config = json.loads(args["model_config"])
         stand_in.refuse_unsupported(config)
-        self._name, self._limit = config["name"], int(config["max_batch_size"])
         parameters = stand_in.Parameters(config)
         options = _session_options(ort, config, parameters)
         path = stand_in.model_file(args, config, _BACKEND.file_name)
         if path.is_dir():
             path = path / _BACKEND.file_name
-        stand_in.require_file(path, self._name)
+        stand_in.require_file(path, config["name"])
         providers = _providers(ort, config, args)
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)
@@ -49,13 +48,8 @@ class TritonPythonModel:
         self._scalar_inputs = _check_inputs(self._session, config)
         self._scalar_outputs = _check_outputs(self._session, config)
         self._text_inputs = {item["name"] for item in config["input"] if item["data_type"] == "TYPE_STRING"}
-        outputs = [stand_in.Output(item, self._limit > 0) for item in config["output"]]
-        self._output_names = [output.name for output in outputs]
-        self._batcher = stand_in.Batcher(self._name, self._limit, outputs, self._run)
-
-    def execute(self, requests):
-        """Answer the requests of one batch with one run of the session."""
-        return self._batcher.execute(requests)
+        self._output_names = [item["name"] for item in config["output"]]
+        self._serve(config)
 
     def _run(self, inputs):
         for name in self._scalar_inputs.intersection(inputs):

@@ -18,7 +18,7 @@ RefusedError = stand_in.RefusedError
 _BACKEND = stand_in.facts.BACKENDS["pytorch"]
 
 
-class TritonPythonModel:
+class TritonPythonModel(stand_in.Model):
     """One instance of one TorchScript model."""
 
     def initialize(self, args):
@@ -44,13 +44,8 @@ class TritonPythonModel:
         self._text_inputs = {item["name"] for item in config["input"] if item["data_type"] == "TYPE_STRING"}
         for item in config["output"]:
             _check_tensor(item, "output", config, batched)
-        outputs = [stand_in.Output(item, batched) for item in config["output"]]
         self._outputs = list(zip((item["name"] for item in config["output"]), _output_positions(config), strict=True))
-        self._batcher = stand_in.Batcher(self._name, int(config["max_batch_size"]), outputs, self._run)
-
-    def execute(self, requests):
-        """Answer the requests of one batch with one call of forward."""
-        return self._batcher.execute(requests)
+        self._serve(config)
 
     def _load(self, path, args):
         torch = self._torch

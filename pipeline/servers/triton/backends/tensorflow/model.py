@@ -34,13 +34,13 @@ _CONFIG_TYPES = {
 _NO_ENDPOINTS = ("__saved_model_init_op", "__saved_model_train_op")
 
 
-class TritonPythonModel:
+class TritonPythonModel(stand_in.Model):
     """One instance of one SavedModel."""
 
     def initialize(self, args):
         """Open the model and check it against its configuration; an exception here fails the load."""
         config = json.loads(args["model_config"])
-        self._name, limit = config["name"], int(config["max_batch_size"])
+        self._name = config["name"]
         if config.get("platform") != _BACKEND.platform:
             raise RefusedError(
                 f"platform {config.get('platform', '')} not supported for TensorFlow model '{self._name}'"
@@ -57,13 +57,8 @@ class TritonPythonModel:
         stand_in.require_file(path, self._name)
         definition = self._open(path, stand_in.Parameters(config))
         self._inputs = _checked_inputs(definition, config)
-        outputs = _checked_outputs(definition, config)
-        self._fetched = [definition.outputs[item["name"]].name for item in config["output"]]
-        self._batcher = stand_in.Batcher(self._name, limit, outputs, self._run)
-
-    def execute(self, requests):
-        """Answer the requests of one batch with one run of the session."""
-        return self._batcher.execute(requests)
+        self._fetched = _checked_outputs(definition, config)
+        self._serve(config)
 
     def _open(self, path, parameters):
         """Load the SavedModel into a session; its signature's definition."""
@@ -124,11 +119,11 @@ def _checked_inputs(definition, config):
 
 
 def _checked_outputs(definition, config):
-    """Refuse outputs that the signature does not have as configured."""
+    """Refuse outputs that the signature does not have as configured; the graph's tensors in their order."""
     stand_in.check_names(config["output"], definition.outputs, "output")
     for item in config["output"]:
         _check_tensor(item, definition.outputs[item["name"]], "output", config)
-    return [stand_in.Output(item, int(config["max_batch_size"]) > 0) for item in config["output"]]
+    return [definition.outputs[item["name"]].name for item in config["output"]]
 
 
 def _check_tensor(item, info, role, config):

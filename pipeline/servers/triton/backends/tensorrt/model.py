@@ -23,7 +23,7 @@ _CONFIG_TYPES = {"BF16": "TYPE_BF16"} | {
 }
 
 
-class TritonPythonModel:
+class TritonPythonModel(stand_in.Model):
     """One instance of one engine."""
 
     def initialize(self, args):
@@ -46,14 +46,8 @@ class TritonPythonModel:
             raise RefusedError(f"unable to create TensorRT engine: {error}") from error
         self._profiles = _profiles(self._session.profiles, config, self._instance)
         _check(self._session, self._profiles, config, self._instance)
-        limit = int(config["max_batch_size"])
-        outputs = [stand_in.Output(item, limit > 0) for item in config["output"]]
-        self._output_names = [output.name for output in outputs]
-        self._batcher = stand_in.Batcher(name, limit, outputs, self._run)
-
-    def execute(self, requests):
-        """Answer the requests of one batch with one run of the engine."""
-        return self._batcher.execute(requests)
+        self._output_names = [item["name"] for item in config["output"]]
+        self._serve(config)
 
     def _run(self, inputs):
         shapes = {name: array.shape for name, array in inputs.items()}
