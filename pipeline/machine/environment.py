@@ -23,20 +23,9 @@ MIN_PYTHON, MAX_PYTHON = (3, 11), (3, 12)  # numpy < 2, which the server pins, e
 MIN_JAVA = 17  # what TorchServe's frontend is compiled for (0.12.0)
 
 REQUIRED = (
-    "numpy",
-    "onnx",
-    "onnx-ir",
-    "onnxruntime",
-    "onnxscript",
-    "onnxslim",
-    "pillow",
-    "protobuf",
-    "psutil",
-    "safetensors",
-    "scikit-learn",
-    "torch",
-    "tritonclient",
-)
+    "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxslim", "pillow", "protobuf", "psutil",
+    "safetensors", "scikit-learn", "torch", "tritonclient",
+)  # fmt: skip
 OPTIONAL = ("timm", "torchvision", "transformers")
 TENSORFLOW = ("keras", "tensorflow", "tensorflow-cpu", "tf2onnx")  # two distributions of TensorFlow: either will do
 SERVER = "nvidia-pytriton"

@@ -57,18 +57,9 @@ class Limits:
 #   IR 14 with "max supported IR version: 13" (1.31.1 measured here).
 # ONNX release -> opset and IR: docs/Versioning.md and onnx/helper.py of github.com/onnx/onnx.
 _ONNX_LIMITS = {
-    "1.16": (19, 9),
-    "1.17": (20, 9),
-    "1.18": (21, 10),
-    "1.19": (21, 10),
-    "1.20": (21, 10),
-    "1.21": (22, 10),
-    "1.22": (22, 10),
-    "1.23": (23, 11),
-    "1.24": (24, 12),
-    "1.27": (26, 13),
-    "1.28": (26, 13),
-}
+    "1.16": (19, 9), "1.17": (20, 9), "1.18": (21, 10), "1.19": (21, 10), "1.20": (21, 10), "1.21": (22, 10),
+    "1.22": (22, 10), "1.23": (23, 11), "1.24": (24, 12), "1.27": (26, 13), "1.28": (26, 13),
+}  # fmt: skip
 
 # release -> TensorRT of its -py3 container, by docs/introduction/release_notes.md of the server's repository: commits
 # 76693215 (24.08) and c89a66f2 (24.10), branches r24.12 and r25.01. Later notes list no contents, and NVIDIA's support
@@ -79,22 +70,10 @@ _TENSORRT = {"24.08": "10.3.0.26", "24.10": "10.5.0.18", "24.12": "10.7.0.23", "
 LAST_WITH_TENSORFLOW = "25.02"
 """The last release with a TensorFlow backend: the last branch of triton-inference-server/tensorflow_backend."""
 
-CONTAINER_BACKENDS = frozenset(
-    {
-        "dali",
-        "fil",
-        "identity",
-        "onnxruntime",
-        "openvino",
-        "python",
-        "pytorch",
-        "repeat",
-        "square",
-        "tensorflow",
-        "tensorrt",
-    }
-    | {"vllm", "tensorrtllm"}
-)
+CONTAINER_BACKENDS = frozenset({
+    "dali", "fil", "identity", "onnxruntime", "openvino", "python", "pytorch", "repeat", "square", "tensorflow",
+    "tensorrt", "vllm", "tensorrtllm",
+})  # fmt: skip
 """Backends that one of NVIDIA's containers has; tensorflow up to LAST_WITH_TENSORFLOW.
 
 Those of ``-py3`` by ``enable_all`` in build.py, which names the same on the branches r24.01 to r26.08 but for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -14,43 +14,38 @@ from pipeline.schema.model import Augmentation
 Inputs = dict[str, torch.Tensor]
 
 
-class Augment:
-    """Random changes to the image inputs of a training batch; nothing where none are asked for."""
+def augmenter(settings: Augmentation | None, signature: Signature) -> Callable[[Inputs], Inputs]:
+    """What changes the image inputs of a training batch at random, rows being samples; nothing where none is asked for.
 
-    def __init__(self, settings: Augmentation, layouts: Mapping[str, str], batched: bool) -> None:
-        self._settings, self._layouts, self._batched = settings, layouts, batched
+    Raises:
+        ConfigError: augmentation is asked for and there is no float image input.
+    """
+    if settings is None:
+        return lambda inputs: inputs
+    floats = [spec for spec in signature.inputs if spec.dtype.startswith("float")]
+    found = {spec.name: image_layout(spec, signature.batch is not None) for spec in floats}
+    layouts = {name: layout for name, layout in found.items() if layout is not None}
+    if not layouts:
+        raise ConfigError("source: `augmentation` is for images", hint="leave it out, or augment in your data callable")
 
-    @classmethod
-    def of(cls, settings: Augmentation | None, signature: Signature) -> Augment:
-        """Find the image inputs; a ConfigError where augmentation is asked for and there are none of floats."""
-        found = {spec.name: image_layout(spec, signature.batch is not None) for spec in signature.inputs}
-        floats = {spec.name for spec in signature.inputs if spec.dtype.startswith("float")}
-        layouts = {name: layout for name, layout in found.items() if layout is not None and name in floats}
-        if settings is not None and not layouts:
-            raise ConfigError(
-                "source: `augmentation` is for images", hint="leave it out, or augment in your data callable"
-            )
-        return cls(settings or Augmentation(), layouts if settings else {}, signature.batch is not None)
+    def augment(inputs: Inputs) -> Inputs:
+        return inputs | {name: _image(settings, inputs[name], layout) for name, layout in layouts.items()}
 
-    def __call__(self, inputs: Inputs) -> Inputs:
-        """Augmented copies; rows are samples."""
-        return {
-            name: self._image(tensor, self._layouts[name]) if name in self._layouts else tensor
-            for name, tensor in inputs.items()
-        }
+    return augment
 
-    def _image(self, images: torch.Tensor, layout: str) -> torch.Tensor:
-        shape = images.shape
-        images = images.reshape(-1, *shape[-3:])
-        images = images if layout == "NCHW" else images.permute(0, 3, 1, 2)
-        if self._settings.horizontal_flip:
-            flip = torch.rand(len(images), 1, 1, 1) < 0.5
-            images = torch.where(flip, images.flip(-1), images)
-        if shift := self._settings.shift_pixels:
-            images = _shifted(images, shift)
-        if self._settings.noise_std:
-            images = images + torch.randn_like(images) * self._settings.noise_std
-        return (images if layout == "NCHW" else images.permute(0, 2, 3, 1)).reshape(shape)
+
+def _image(settings: Augmentation, images: torch.Tensor, layout: str) -> torch.Tensor:
+    shape = images.shape
+    images = images.reshape(-1, *shape[-3:])
+    images = images if layout == "NCHW" else images.permute(0, 3, 1, 2)
+    if settings.horizontal_flip:
+        flip = torch.rand(len(images), 1, 1, 1) < 0.5
+        images = torch.where(flip, images.flip(-1), images)
+    if shift := settings.shift_pixels:
+        images = _shifted(images, shift)
+    if settings.noise_std:
+        images = images + torch.randn_like(images) * settings.noise_std
+    return (images if layout == "NCHW" else images.permute(0, 2, 3, 1)).reshape(shape)
 
 
 def _shifted(images: torch.Tensor, most: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ from pipeline.data import datasets, user_code
 from pipeline.formats import opening
 from pipeline.schema.model import EarlyStop, Optimizer, Schedule, Train
 from pipeline.sources import determinism, library, weights
-from pipeline.sources.augment import Augment
+from pipeline.sources.augment import augmenter
 
 PARTIAL_FILE = "training.pt"
 _EVALUATION_BATCH = 256
@@ -142,7 +142,7 @@ class _Trainer:
         self._classes = 1 + max(int(targets.max()) for part in parts for _, targets in part.groups)
         self._output = _scores_output(signature)
         self._optimizer = _optimizer(module, settings.optimizer)
-        self._augment = Augment.of(settings.augmentation, signature)
+        self._augment = augmenter(settings.augmentation, signature)
         self._told = 0.0
 
     def run(self, partial: Path, notes: list[str]) -> _State:

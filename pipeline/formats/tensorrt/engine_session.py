@@ -25,14 +25,9 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 NUMPY: Mapping[str, type[np.generic]] = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "UINT8": np.uint8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-}
+    "FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32,
+    "INT64": np.int64, "BOOL": np.bool_,
+}  # fmt: skip
 """Of TensorRT's data types those that numpy has too."""
 # cudaError_t: InsufficientDriver (no driver, too), NoDevice, InvalidDevice, SystemDriverMismatch and
 # CompatNotSupportedOnDevice

@@ -25,23 +25,13 @@ PRECISION_OF = {name: precision for precision, name in TYPE_OF.items()}
 
 # The types arithmetic is done in, the narrowest first; the ranges of words in classic TensorRT's `Format/Datatype`.
 _ARITHMETIC = {
-    "FP4": r"FP4",
-    "Int8": r"Int8",
-    "FP8": r"FP8",
-    "BFloat16": r"BFloat16|BF16",
-    "Half": r"Half|FP16",
+    "FP4": r"FP4", "Int8": r"Int8", "FP8": r"FP8", "BFloat16": r"BFloat16|BF16", "Half": r"Half|FP16",
     "Float": r"Float|FP32",
-}
+}  # fmt: skip
 _NUMPY = {
-    "Float": "float32",
-    "Half": "float16",
-    "BFloat16": "bfloat16",
-    "Int8": "int8",
-    "UInt8": "uint8",
-    "Int32": "int32",
-    "Int64": "int64",
-    "Bool": "bool",
-}
+    "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int8": "int8", "UInt8": "uint8",
+    "Int32": "int32", "Int64": "int64", "Bool": "bool",
+}  # fmt: skip
 
 _TENSORS = r"(|.*?\})"
 _LAYER = re.compile(

@@ -17,20 +17,10 @@ _BACKEND = stand_in.facts.BACKENDS["tensorflow"]
 _TAG, _SIGNATURE = "serve", "serving_default"  # what the C++ backend takes where the parameters say nothing
 # tensorflow.DataType (types.proto) by number; what is not here is one Triton has not
 _CONFIG_TYPES = {
-    1: "TYPE_FP32",
-    2: "TYPE_FP64",
-    3: "TYPE_INT32",
-    4: "TYPE_UINT8",
-    5: "TYPE_INT16",
-    6: "TYPE_INT8",
-    7: "TYPE_STRING",
-    9: "TYPE_INT64",
-    10: "TYPE_BOOL",
-    17: "TYPE_UINT16",
-    19: "TYPE_FP16",
-    22: "TYPE_UINT32",
+    1: "TYPE_FP32", 2: "TYPE_FP64", 3: "TYPE_INT32", 4: "TYPE_UINT8", 5: "TYPE_INT16", 6: "TYPE_INT8",
+    7: "TYPE_STRING", 9: "TYPE_INT64", 10: "TYPE_BOOL", 17: "TYPE_UINT16", 19: "TYPE_FP16", 22: "TYPE_UINT32",
     23: "TYPE_UINT64",
-}
+}  # fmt: skip
 _NO_ENDPOINTS = ("__saved_model_init_op", "__saved_model_train_op")
 
 
