@@ -81,9 +81,7 @@ def _imports(path: Path) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.split(".")[0] == _PACKAGE.name))
 
 
-@cache
-def _file_digest(path: Path) -> str:
-    return files.sha256_file(path)
+_file_digest = cache(files.sha256_file)
 
 
 @cache

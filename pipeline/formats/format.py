@@ -11,16 +11,6 @@ from pipeline.machine.target import Limits
 from pipeline.schema.variants import Variant
 
 
-def no_options(making: Variant, target: Limits) -> dict[str, Any]:
-    """Of an export that takes none."""
-    return {}
-
-
-def no_problems(making: Variant) -> Iterator[tuple[str, str]]:
-    """Of an export that takes whatever the schema lets pass."""
-    return iter(())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """How a file of a format is made of a source.
@@ -34,8 +24,8 @@ class Export:
 
     function: str
     tools: tuple[str, ...]
-    options: Callable[[Variant, Limits], dict[str, Any]] = no_options
-    problems: Callable[[Variant], Iterator[tuple[str, str]]] = no_problems
+    options: Callable[[Variant, Limits], dict[str, Any]] = lambda making, target: {}
+    problems: Callable[[Variant], Iterator[tuple[str, str]]] = lambda making: iter(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,35 +119,27 @@ def export(
 
 def _export(job: _Job, exporter: Exporter) -> tuple[str, list[str]]:
     """Write ``job.file`` with the first exporter that succeeds; which one, and the notes."""
-    capturable: bool | None = None
-    reasons: list[str] = []
-    where = ""
+    refusals: dict[str, _RefusedError] = {}
     if exporter != "torchscript" and (exporter == "dynamo" or job.source.kind == "torch"):
         try:
-            _accept(job, _dynamo)
+            return "dynamo", _accept(job, _dynamo)
         except _RefusedError as refused:
-            reasons.append(f"dynamo: {refused}")
-            where, capturable = refused.where, refused.capturable
-        else:
-            return "dynamo", []
+            refusals["dynamo"] = refused
     if exporter != "dynamo":
-        notes = [f"exported by the older exporter, because {reasons[0]}"] if reasons else []
+        newer = refusals.get("dynamo")
+        notes = [f"exported by the older exporter, because dynamo: {newer}"] if newer else []
         if job.source.kind == "torchscript" and exporter == "auto":
             notes = ["exported by the older exporter, because the source is TorchScript"]
         try:
-            notes += _accept(job, lambda job: _older(job, capturable))
+            return "torchscript", notes + _accept(job, lambda job: _older(job, newer.capturable if newer else None))
         except _RefusedError as refused:
-            reasons.append(f"torchscript: {refused}")
-            where = where or refused.where
-        else:
-            return "torchscript", notes
+            refusals["torchscript"] = refused
+    hint = "write that line with tensor operations, or export the model yourself and use `source.onnx`"
     raise StageError(
         "export: the model cannot be exported to ONNX",
-        found="\n".join(reasons),
-        where=where,
-        hint="use `exporter: auto`"
-        if exporter != "auto"
-        else "write that line with tensor operations, or export the model yourself and use `source.onnx`",
+        found="\n".join(f"{name}: {refused}" for name, refused in refusals.items()),
+        where=next((refused.where for refused in refusals.values() if refused.where), ""),
+        hint=hint if exporter == "auto" else "use `exporter: auto`",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from pipeline.base import signatures
@@ -76,15 +76,15 @@ class EngineSpec:
     @property
     def options(self) -> dict[str, Any]:
         """The settings that were asked for, by name: those that are not at their default."""
-        settings = {
-            "workspace_bytes": self.workspace_bytes,
-            "hardware_compatibility": None if self.hardware_compatibility == "none" else self.hardware_compatibility,
-            "version_compatible": self.version_compatible,
-            "refit": self.refit,
-            "weight_streaming": self.weight_streaming,
-            "optimization_level": self.optimization_level,
-        }
-        return {name: value for name, value in settings.items() if value is not None and value is not False}
+        settings = {name: getattr(self, name) for name in _OPTIONS}
+        return {name: value for name, value in settings.items() if value != _DEFAULTS[name]}
+
+
+_OPTIONS = (
+    "workspace_bytes", "hardware_compatibility", "version_compatible", "refit", "weight_streaming",
+    "optimization_level",
+)  # fmt: skip
+_DEFAULTS = {item.name: item.default for item in fields(EngineSpec)}
 
 
 def to_json(spec: EngineSpec) -> dict[str, Any]:
