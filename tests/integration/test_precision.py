@@ -109,9 +109,9 @@ def test_a_corrupt_scale_is_refused_by_the_gates(bench: Bench, monkeypatch: pyte
 
 
 def test_an_fp32_graph_called_fp16_is_no_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def mislabelled(source: Path, out_dir: Path, **_: Any) -> dict[str, Any]:
+    def mislabelled(source: Path, out_dir: Path, **_: Any) -> Outcome:
         shutil.copyfile(source, out_dir / "model.onnx")
-        return {"file": "model.onnx", "notes": [], "properties": {"precision": "fp16"}}
+        return Outcome(file="model.onnx", values={"precision": "fp16"})
 
     monkeypatch.setattr(half, "convert", mislabelled)
     bad = bench.refused("{from: onnx, format: tensorrt, precision: fp16, engine: {gpus: [sm_80]}}")
