@@ -125,7 +125,7 @@ def test_int8_that_the_library_turns_to_float_is_found(tmp_path: Path, monkeypat
 
 def test_profiles_the_library_refuses(tmp_path: Path) -> None:
     source, spec = image_net(tmp_path), engine_spec()
-    shapes = replace(spec.profiles[0]["x"], min=(9, 3, 16, 16))
+    shapes = spec.profiles[0]["x"]._replace(min=(9, 3, 16, 16))
     error = refused(source, replace(spec, profiles=({"x": shapes},)))
     assert error.what == "engine: the builder made no engine"
     assert "optimization profile 0 was refused" in error.found

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorrt as trt
 
-from pipeline.formats.tensorrt.engine_session import NUMPY
+from pipeline.formats.tensorrt.engine_session import NUMPY, Profile
 from pipeline.formats.tensorrt.failures import FailureError
 from pipeline.formats.tensorrt.interface import Port
-from pipeline.formats.tensorrt.spec import EngineSpec, Profile
+from pipeline.formats.tensorrt.spec import EngineSpec
 
 _NUMPY = {"BF16": "bfloat16"} | {name: np.dtype(kind).name for name, kind in NUMPY.items()}
 _PRODUCTS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")

@@ -60,19 +60,19 @@ class Tensor(NamedTuple):
     is_linear: bool
 
 
-class Range(NamedTuple):
-    """The shapes that a profile takes for one input, and the one it is made for."""
+class OptimizationProfile(NamedTuple):
+    """The shapes of one input that an engine takes, batch included, and the one it is made for."""
 
     min: Shape
     opt: Shape
     max: Shape
 
 
-Profile = Mapping[str, Range]
+Profile = Mapping[str, OptimizationProfile]
 """One range for every input, by its name."""
 
 
-def misfit(shape: Shape, span: Range) -> str:
+def misfit(shape: Shape, span: OptimizationProfile) -> str:
     """Why a shape is not in a range, in the words of Triton's tensorrt backend (r24.10); empty when it is.
 
     A dimension of -1 is in every range.
@@ -236,11 +236,11 @@ class Session:
             is_linear=engine.get_tensor_format(name).name == "LINEAR",
         )
 
-    def _range(self, tensor: Tensor, profile: int) -> Range:
+    def _range(self, tensor: Tensor, profile: int) -> OptimizationProfile:
         if -1 not in tensor.shape:
-            return Range(tensor.shape, tensor.shape, tensor.shape)
+            return OptimizationProfile(tensor.shape, tensor.shape, tensor.shape)
         low, best, high = (_shape(dims) for dims in self._engine.get_tensor_profile_shape(tensor.name, profile))
-        return Range(low, best, high)
+        return OptimizationProfile(low, best, high)
 
     def _require(self, done: bool, what: str) -> None:
         if not done:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pipeline.base import ports
 from pipeline.base.ports import written
 from pipeline.base.values import TensorSpec
-from pipeline.formats.tensorrt.spec import EngineSpec, OptimizationProfile
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile
+from pipeline.formats.tensorrt.spec import EngineSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

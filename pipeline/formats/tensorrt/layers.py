@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile, Shape
 from pipeline.formats.tensorrt.interface import Port
-from pipeline.formats.tensorrt.spec import OptimizationProfile, Shape
 from pipeline.schema.variants import Precision
 
 TYPE_OF = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8"}

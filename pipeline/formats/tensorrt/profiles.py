@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import Dim, GoldenSamples, Signature
-from pipeline.formats.tensorrt import engine_session
-from pipeline.formats.tensorrt.engine_session import Range, fitting, misfit
-from pipeline.formats.tensorrt.spec import EngineSpec, OptimizationProfile, Profile, Shape
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile, Profile, Shape, fitting, misfit
+from pipeline.formats.tensorrt.spec import EngineSpec
 
 Ranges = Mapping[str, Sequence[int]]
 """``[min, opt, max]`` by dimension letter."""
@@ -74,17 +73,12 @@ def check(golden: GoldenSamples, spec: EngineSpec, where: str) -> None:
     Raises:
         StageError: no profile takes one of them.
     """
-    spans = {
-        index: {name: Range(shapes.min, shapes.opt, shapes.max) for name, shapes in profile.items()}
-        for index, profile in enumerate(spec.profiles)
-    }
+    spans = dict(enumerate(spec.profiles))
     for sample in golden.samples:
         fitting_profile(spec.flavour, spans, {name: array.shape for name, array in sample.inputs.items()}, where)
 
 
-def fitting_profile(
-    runtime: str, profiles: Mapping[int, engine_session.Profile], shapes: Mapping[str, Shape], where: str = ""
-) -> int:
+def fitting_profile(runtime: str, profiles: Mapping[int, Profile], shapes: Mapping[str, Shape], where: str = "") -> int:
     """The index of the profile to run a sample of these shapes with.
 
     Raises:

@@ -8,24 +8,11 @@ from typing import Any, Literal
 
 from pipeline.base import signatures
 from pipeline.base.values import Signature
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile, Profile
 from pipeline.machine.tensorrt_flavours import FlavourName
 from pipeline.schema.variants import Precision
 
 HardwareCompatibility = Literal["none", "ampere_plus", "same_compute_capability"]
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizationProfile:
-    """The shapes of one input that an engine takes, batch included, and the one it is made for."""
-
-    min: Shape
-    opt: Shape
-    max: Shape
-
-
-Profile = Mapping[str, OptimizationProfile]
-"""One range for every input, by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +76,8 @@ _DEFAULTS = {item.name: item.default for item in fields(EngineSpec)}
 
 def to_json(spec: EngineSpec) -> dict[str, Any]:
     """JSON values that ``from_json`` reads back."""
-    return asdict(spec)
+    profiles = [{name: shapes._asdict() for name, shapes in profile.items()} for profile in spec.profiles]
+    return {**asdict(spec), "profiles": profiles}
 
 
 def from_json(values: Mapping[str, Any]) -> EngineSpec:

@@ -221,7 +221,7 @@ def test_a_profile_the_bindings_refuse_is_the_profiles_failure(classic: Any) -> 
     library.__dict__.update(ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"), Dims=tuple)
     builder: Any = SimpleNamespace(create_builder_config=lambda: config, create_optimization_profile=Profile)
     asked = spec(flavour="tensorrt")
-    turned = {name: replace(span, min=(9, 3)) for name, span in asked.profiles[0].items()}
+    turned = {name: span._replace(min=(9, 3)) for name, span in asked.profiles[0].items()}
     config.add_optimization_profile = lambda profile: -1  # type: ignore[attr-defined]
     for profiles, reason in (((turned,), "Shape provided for min is inconsistent"), (asked.profiles, "x")):
         with pytest.raises(FailureError) as caught:

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from pipeline.formats.tensorrt import layers
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile
 from pipeline.formats.tensorrt.interface import Port
 from pipeline.formats.tensorrt.layers import Layer, Tensor
-from pipeline.formats.tensorrt.spec import OptimizationProfile
 
 from .layer_tables import ATTENTION, HALF, INT8
 

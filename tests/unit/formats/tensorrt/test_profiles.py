@@ -5,8 +5,9 @@ import pytest
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile
 from pipeline.formats.tensorrt.profiles import check, problems, resolve
-from pipeline.formats.tensorrt.spec import EngineSpec, OptimizationProfile
+from pipeline.formats.tensorrt.spec import EngineSpec
 
 
 def signature(*shapes: tuple[int | str, ...], batch: str | None = "N") -> Signature:

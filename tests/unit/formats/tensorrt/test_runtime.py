@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from pipeline.base.errors import MissingError, StageError
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.formats.tensorrt import engine_session
-from pipeline.formats.tensorrt.engine_session import Range, fitting, misfit
+from pipeline.formats.tensorrt.engine_session import OptimizationProfile, fitting, misfit
 from pipeline.formats.tensorrt.runtime import TensorRtRuntime
 
 from .fake_tensorrt import PLAN, Cuda, Engine, Port, install
@@ -235,7 +235,7 @@ def test_the_compute_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.device == 3
 
 
-SPAN = Range((1, 4), (4, 8), (8, 16))
+SPAN = OptimizationProfile((1, 4), (4, 8), (8, 16))
 
 
 @pytest.mark.parametrize(
@@ -256,5 +256,5 @@ def test_shapes_and_ranges(shape: tuple[int, ...], expected: str) -> None:
 @pytest.mark.parametrize(("size", "expected"), [(1, 0), (7, 0), (9, 2), (16, 2), (17, 1), (64, 1), (65, None)])
 def test_the_nearest_profile_that_fits(size: int, expected: int | None) -> None:
     spans = {0: ((1,), (4,), (8,)), 1: ((1,), (64,), (64,)), 2: ((8,), (10,), (16,))}
-    profiles = {index: {"x": Range(*span)} for index, span in spans.items()}
+    profiles = {index: {"x": OptimizationProfile(*span)} for index, span in spans.items()}
     assert fitting(profiles, {"x": (size,)}) == expected
