@@ -40,13 +40,7 @@ def prove_rows(run: Run) -> None:
 def serving(run: Run) -> Serving:
     """How the YAML wants servers launched and asked."""
     config = run.plan.loaded.config
-    return Serving(
-        name=config.name,
-        container=config.serve.engine == "container",
-        release=run.plan.limits.release,
-        start_timeout_s=config.serve.start_timeout_s,
-        request_timeout_s=config.serve.request_timeout_s,
-    )
+    return Serving(name=config.name, release=run.plan.limits.release, serve=config.serve)
 
 
 def _obstacle(run: Run, variant: Variant) -> str:

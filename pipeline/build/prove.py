@@ -17,6 +17,7 @@ from pipeline.machine.tensorrt_flavours import FlavourName
 from pipeline.proof import record
 from pipeline.repository import versions
 from pipeline.repository.manifest import corruption, read_manifest
+from pipeline.schema.serving import Serve
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 Expected = Expectation | ImagesExpectation
@@ -29,15 +30,12 @@ class Serving:
 
     Attributes:
         name: of all that is proven together, for its log.
-        container: in the target's container, not by the embedded server.
-        release: of the container.
+        release: of the container, where there is one.
     """
 
     name: str
-    container: bool
     release: str
-    start_timeout_s: float
-    request_timeout_s: float
+    serve: Serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,10 +223,10 @@ def _launched(
     books: Books, serving: Serving, root: Path, names: Sequence[str]
 ) -> Iterator[tuple[RunningServer, Alive]]:
     log_path = books.server_log = books.directory / "server.log"
-    options: dict[str, Any] = {"log_path": log_path, "start_timeout_s": serving.start_timeout_s}
+    options: dict[str, Any] = {"log_path": log_path, "start_timeout_s": serving.serve.start_timeout_s}
     with contextlib.ExitStack() as stack:
         with books.stage("server", serving.name) as stage:
-            if serving.container:
+            if serving.serve.engine == "container":
                 from pipeline.servers.triton import container
 
                 launch = container.launch(root, names, release=serving.release, **options)
@@ -253,7 +251,7 @@ def smoke(
 
     row, entry = subject.row, subject.entry
     with books.stage(f"smoke[{row.identifier}]", row.identifier) as stage:
-        arguments: dict[str, Any] = {"request_timeout_s": serving.request_timeout_s, "progress": stage.progress}
+        arguments: dict[str, Any] = {"request_timeout_s": serving.serve.request_timeout_s, "progress": stage.progress}
         expected = subject.expected(served, alive)
         if isinstance(expected, ImagesExpectation):
             result = ensemble_checks.run(server.http_url, server.grpc_url, expected, **arguments)
@@ -292,7 +290,9 @@ def _measure(books: Books, serving: Serving, server: RunningServer, proven: Sequ
     if not proven:
         return
     with books.stage("measure", serving.name) as stage, contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, serving.request_timeout_s)))
+        connection = stack.enter_context(
+            contextlib.closing(GrpcConnection(server.grpc_url, serving.serve.request_timeout_s))
+        )
         subjects = [
             measured.images(connection, expected.config, expected.golden)
             if isinstance(expected, ImagesExpectation)

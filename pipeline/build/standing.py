@@ -36,6 +36,7 @@ from pipeline.schema.serving import Serve
 from pipeline.servers.triton.models import engines_of, models_of
 
 _RTX: FlavourName = "tensorrt_rtx"
+_SERVING = Serving(name="repository", release="", serve=Serve())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,24 +183,13 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
         for row in known:
             with books.guarded(row, "smoke"):
                 subjects.append(_subject(row, pins.member_versions(row.root, row.config), _obstacle(books, row)))
-        prove.prove(books, _serving(books), subjects)
+        prove.prove(books, _SERVING, subjects)
         books.record_levels(known)
         return
     for row in known:
         with books.guarded(row, "smoke"):
             is_engine = bool(_obstacle(books, row))
-            prove.prove_at(books, _serving(books), row, remote, partial(_at, row), engine=is_engine)
-
-
-def _serving(books: Proof) -> Serving:
-    serve = Serve()
-    return Serving(
-        name="repository",
-        container=False,
-        release="",
-        start_timeout_s=serve.start_timeout_s,
-        request_timeout_s=serve.request_timeout_s,
-    )
+            prove.prove_at(books, _SERVING, row, remote, partial(_at, row), engine=is_engine)
 
 
 def _obstacle(books: Proof, row: Standing) -> str:

@@ -90,14 +90,13 @@ def model_files(given: Given[DeploymentPlan], name: str, versions: Mapping[str, 
         versions: the members' that the ensemble asks.
     """
     before, member, after = given.row.members
-    (output, _), answering, limit = given.labelling, described(given).config, given.row.max_batch_size
+    (scores, _), answering = given.labelling, described(given).config
     if name == before:
-        return configs.preprocess(before, variant=answering, max_batch_size=limit)
+        return configs.preprocess(before, variant=answering)
     if name == after:
-        return configs.postprocess(after, variant=answering, scores=output, max_batch_size=limit)
-    return configs.ensemble(
-        name, steps=(before, member, after), versions=versions, variant=answering, scores=output, max_batch_size=limit
-    )
+        return configs.postprocess(after, variant=answering, scores=scores)
+    steps = (before, member, after)
+    return configs.ensemble(name, steps=steps, versions=versions, variant=answering, scores=scores)
 
 
 def known(given: Given[DeploymentPlan]) -> record.ImagesRecord:

@@ -12,31 +12,24 @@ IMAGE, LABELS = "image", "labels"
 """The ensemble's input, the bytes of image files, and its output, JSON text; both of dims [1]."""
 
 
-def preprocess(name: str, *, variant: Any, max_batch_size: int) -> ModelFiles:
+def preprocess(name: str, *, variant: Any) -> ModelFiles:
     """The model that makes image files into the variant's input.
 
     Args:
         name: its own.
         variant: ModelConfig message of the variant; of one input.
-        max_batch_size: as the variant's.
     """
-    return _python(name, [_text(IMAGE)], [_as_served(variant.input[0])], max_batch_size)
+    return _python(name, [_text(IMAGE)], [_as_served(variant.input[0])], variant.max_batch_size)
 
 
-def postprocess(name: str, *, variant: Any, scores: str, max_batch_size: int) -> ModelFiles:
+def postprocess(name: str, *, variant: Any, scores: str) -> ModelFiles:
     """The model that makes the variant's output ``scores`` into labels."""
     (output,) = (item for item in variant.output if item.name == scores)
-    return _python(name, [_as_served(output)], [_text(LABELS)], max_batch_size)
+    return _python(name, [_as_served(output)], [_text(LABELS)], variant.max_batch_size)
 
 
 def ensemble(
-    name: str,
-    *,
-    steps: tuple[str, str, str],
-    versions: Mapping[str, int],
-    variant: Any,
-    scores: str,
-    max_batch_size: int,
+    name: str, *, steps: tuple[str, str, str], versions: Mapping[str, int], variant: Any, scores: str
 ) -> ModelFiles:
     """Image files in, labels out.
 
@@ -46,7 +39,6 @@ def ensemble(
         versions: of each of these, the one that is asked; one that is not named is asked for its newest.
         variant: ModelConfig message of the variant.
         scores: the variant's output that postprocessing takes.
-        max_batch_size: as the variant's.
     """
     before, model, after = steps
     tensor = variant.input[0].name
@@ -54,7 +46,7 @@ def ensemble(
     fields = {
         "name": name,
         "platform": "ensemble",
-        "max_batch_size": max_batch_size,
+        "max_batch_size": variant.max_batch_size,
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_text(IMAGE)],
         "output": [_text(LABELS)],

@@ -29,7 +29,7 @@ def models(**fields: Any) -> dict[str, ModelFiles]:
     variant = config_pbtxt.describe(
         model_name="m_onnx", kind="onnx", signature=SIGNATURE, max_batch_size=4, fields=fields, warmup=None
     )
-    common = {"variant": variant.config, "max_batch_size": 4}
+    common = {"variant": variant.config}
     return {
         "m_preprocess": ensemble.preprocess("m_preprocess", **common),
         "m_onnx": variant,
