@@ -115,21 +115,20 @@ def _golden(
 
 def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant, and the ensemble, on a server that is running already."""
+    from pipeline.servers.triton.client import readiness
+
     for row in run.plan.rows:
         if row.server != "triton":
             run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in served_rows(run):
         with run.guarded(row, "smoke"):
-            is_engine = row.variant.engine is not None
-            prove.prove_at(run, serving(run), row, server, partial(_at, run, row), engine=is_engine)
-
-
-def _at(run: Run, row: Row, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:
-    """What is right of a row on a running server: the YAML's configuration, which serves what that does."""
-    entry = RepositoryEntry(root=row.root, model_name=row.identifier, version=max(served), created=False)
-    run.update(row, entry=entry)
-    if isinstance(row, DeploymentPlan):
-        config = emission.model_files(run.given(row), row.model, named).config
-    else:
-        config = _serving_too(run, row, served, set(served))
-    return _made(run, row, entry, reached, config)
+            if row.variant.engine and prove.skips_at(run, row, server):
+                continue
+            served, named, reached = readiness.versions(server.http_url, row.identifier)
+            entry = RepositoryEntry(root=row.root, model_name=row.identifier, version=max(served), created=False)
+            run.update(row, entry=entry)
+            if isinstance(row, DeploymentPlan):
+                config = emission.model_files(run.given(row), row.model, named).config
+            else:
+                config = _serving_too(run, row, served, set(served))
+            prove.prove_at(run, serving(run), _made(run, row, entry, reached, config), server, served)

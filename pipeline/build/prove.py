@@ -114,38 +114,24 @@ class Subject:
         )
 
 
-At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
-"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
-for by number and those that it reaches."""
-
-
-def prove_at(books: Books, serving: Serving, row: Named, server: RunningServer, subject: At, *, engine: bool) -> None:
-    """Smoke-test a row on a server that is running already.
-
-    Args:
-        books: the run's.
-        serving: how it is asked.
-        row: its row of the report.
-        server: the running one.
-        subject: what is right of it there.
-        engine: it needs a GPU, which that server may not have.
+def prove_at(books: Books, serving: Serving, subject: Subject, server: RunningServer, served: Sequence[int]) -> None:
+    """Smoke-test a row on a server that is running already, and that is asked no more than that.
 
     Raises:
         SmokeError: the server does not answer, or not what it should.
     """
+    smoke(books, serving, subject, server, lambda: None, served)
+    books.update(subject.row, proof="served", unmeasured="a server that others may be using is not put under load")
+
+
+def skips_at(books: Books, row: Named, server: RunningServer) -> bool:
+    """Whether a running server does not serve an engine, for want of a GPU or otherwise; that is noted."""
     from pipeline.servers.triton.client import readiness
 
-    url = server.http_url
-    if engine and (reason := readiness.not_loaded(url, row.identifier)):
-        books.update(row, skipped=f"{url} does not serve it: {reason}; an engine needs a server with a GPU")
-        return
-    served = readiness.ready_versions(url, row.identifier)
-    named = readiness.asked_versions(url, row.identifier)
-    reached = {
-        name: number if number > 0 else max(readiness.ready_versions(url, name)) for name, number in named.items()
-    }
-    smoke(books, serving, subject(served, named, reached), server, lambda: None, served)
-    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
+    if reason := readiness.not_loaded(server.http_url, row.identifier):
+        found = f"{server.http_url} does not serve it: {reason}"
+        books.update(row, skipped=f"{found}; an engine needs a server with a GPU")
+    return bool(reason)
 
 
 def prove(books: Books, serving: Serving, subjects: Sequence[Subject]) -> None:

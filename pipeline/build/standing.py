@@ -170,6 +170,8 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
     Raises:
         StageError: none of the models was written by this tool.
     """
+    from pipeline.servers.triton.client import readiness
+
     known = []
     for row in books.rows:
         if row.manifests:
@@ -188,8 +190,9 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
         return
     for row in known:
         with books.guarded(row, "smoke"):
-            is_engine = bool(_obstacle(books, row))
-            prove.prove_at(books, _SERVING, row, remote, partial(_at, row), engine=is_engine)
+            if not (_obstacle(books, row) and prove.skips_at(books, row, remote)):
+                served, _, reached = readiness.versions(remote.http_url, row.name)
+                prove.prove_at(books, _SERVING, _subject(row, reached, ""), remote, served)
 
 
 def _obstacle(books: Proof, row: Standing) -> str:
@@ -203,10 +206,6 @@ def _obstacle(books: Proof, row: Standing) -> str:
     if here.gpu is not None and built_for and here.gpu.capability not in built_for:
         return f"the GPU here is {here.gpu.capability}, and the engine is for {', '.join(built_for)}"
     return ""
-
-
-def _at(row: Standing, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:
-    return _subject(row, reached, "")
 
 
 def _subject(row: Standing, reached: Mapping[str, int], obstacle: str) -> Subject:
