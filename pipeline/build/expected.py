@@ -64,7 +64,7 @@ def _subject(run: Run, row: Row, entry: RepositoryEntry) -> Subject:
 def _config(run: Run, row: Row, root: Path, named: Mapping[str, int]) -> Any:
     """The YAML's configuration, with what standing ensembles ask of the model."""
     if isinstance(row, DeploymentPlan):
-        return emission.model_files(run.given(row), row.model, named).config
+        return emission.models(run.given(row), named)[row.model].config
     candidate = run.candidates.get(row.root)
     asked = pins.standing(root).get(row.identifier, set())
     if candidate is not None:  # ensembles of other builds stand in the repository alone
@@ -128,7 +128,7 @@ def prove_at(run: Run, server: RunningServer) -> None:
             entry = RepositoryEntry(root=row.root, model_name=row.identifier, version=max(served), created=False)
             run.update(row, entry=entry)
             if isinstance(row, DeploymentPlan):
-                config = emission.model_files(run.given(row), row.model, named).config
+                config = emission.models(run.given(row), named)[row.model].config
             else:
                 config = _serving_too(run, row, served, set(served))
             prove.prove_at(run, serving(run), _made(run, row, entry, reached, config), server, served)
