@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import pkgutil
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-from pipeline.base.step import Made, Step
 from pipeline.base.values import RepositoryEntry, SmokeResult
 from pipeline.build.emission import require
 from pipeline.build.run import Run
 from pipeline.plan import DeploymentPlan, Row
-from pipeline.report.terminal import Stage
 from pipeline.repository.manifest import manifest_check
 from pipeline.servers.table import SERVERS
 from pipeline.servers.work import Prove, Suite
@@ -41,7 +37,7 @@ def _prove(run: Run, row: Row, entry: RepositoryEntry, launched: Prove) -> None:
                 run.judge(row, SmokeResult(model=row.identifier, checks=(intact,)))
             return
         with run.stage(f"{suite.stage}[{row.identifier}]", row.identifier) as stage:
-            result = suite.check(stage.progress, partial(_done, run, stage))
+            result = suite.check(stage.progress, lambda step, log_path: run.step(step, stage, log_path))
             result = replace(result, checks=(intact, *result.checks))
             stage.result = f"{len(result.checks)} checks"
             run.judge(row, result, log=suite.log)
@@ -60,7 +56,3 @@ def _launched(
         suite = stack.enter_context(launching)
         stage.result = f"READY at {suite.at}"
     return suite
-
-
-def _done(run: Run, stage: Stage, step: Step, log_path: Path) -> Made:
-    return run.step(step, stage, log_path)

@@ -40,13 +40,7 @@ def prove_rows(run: Run) -> None:
 def serving(run: Run) -> Serving:
     """How the YAML wants servers launched and asked."""
     config = run.plan.loaded.config
-    return Serving(
-        name=config.name,
-        container=config.serve.engine == "container",
-        release=run.plan.limits.release,
-        start_timeout_s=config.serve.start_timeout_s,
-        request_timeout_s=config.serve.request_timeout_s,
-    )
+    return Serving(name=config.name, release=run.plan.limits.release, serve=config.serve)
 
 
 def _obstacle(run: Run, variant: Variant) -> str:
@@ -70,7 +64,7 @@ def _subject(run: Run, row: Row, entry: RepositoryEntry) -> Subject:
 def _config(run: Run, row: Row, root: Path, named: Mapping[str, int]) -> Any:
     """The YAML's configuration, with what standing ensembles ask of the model."""
     if isinstance(row, DeploymentPlan):
-        return emission.model_files(run.given(row), row.model, named).config
+        return emission.models(run.given(row), named)[row.model].config
     candidate = run.candidates.get(row.root)
     asked = pins.standing(root).get(row.identifier, set())
     if candidate is not None:  # ensembles of other builds stand in the repository alone
@@ -121,21 +115,20 @@ def _golden(
 
 def prove_at(run: Run, server: RunningServer) -> None:
     """Smoke-test every variant, and the ensemble, on a server that is running already."""
+    from pipeline.servers.triton.client import readiness
+
     for row in run.plan.rows:
         if row.server != "triton":
             run.update(row, skipped=f"{server.http_url} is a Triton server, which does not serve it")
     for row in served_rows(run):
         with run.guarded(row, "smoke"):
-            is_engine = row.variant.engine is not None
-            prove.prove_at(run, serving(run), row, server, partial(_at, run, row), engine=is_engine)
-
-
-def _at(run: Run, row: Row, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:
-    """What is right of a row on a running server: the YAML's configuration, which serves what that does."""
-    entry = RepositoryEntry(root=row.root, model_name=row.identifier, version=max(served), created=False)
-    run.update(row, entry=entry)
-    if isinstance(row, DeploymentPlan):
-        config = emission.model_files(run.given(row), row.model, named).config
-    else:
-        config = _serving_too(run, row, served, set(served))
-    return _made(run, row, entry, reached, config)
+            if row.variant.engine and prove.skips_at(run, row, server):
+                continue
+            served, named, reached = readiness.versions(server.http_url, row.identifier)
+            entry = RepositoryEntry(root=row.root, model_name=row.identifier, version=max(served), created=False)
+            run.update(row, entry=entry)
+            if isinstance(row, DeploymentPlan):
+                config = emission.models(run.given(row), named)[row.model].config
+            else:
+                config = _serving_too(run, row, served, set(served))
+            prove.prove_at(run, serving(run), _made(run, row, entry, reached, config), server, served)

@@ -17,6 +17,7 @@ from pipeline.machine.tensorrt_flavours import FlavourName
 from pipeline.proof import record
 from pipeline.repository import versions
 from pipeline.repository.manifest import corruption, read_manifest
+from pipeline.schema.serving import Serve
 from pipeline.servers.triton.proof.expectation import Expectation, ImagesExpectation
 
 Expected = Expectation | ImagesExpectation
@@ -29,15 +30,12 @@ class Serving:
 
     Attributes:
         name: of all that is proven together, for its log.
-        container: in the target's container, not by the embedded server.
-        release: of the container.
+        release: of the container, where there is one.
     """
 
     name: str
-    container: bool
     release: str
-    start_timeout_s: float
-    request_timeout_s: float
+    serve: Serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,38 +114,24 @@ class Subject:
         )
 
 
-At = Callable[[Sequence[int], Mapping[str, int], Mapping[str, int]], Subject]
-"""What is right of a row on a running server, given the versions that it serves and, of an ensemble, those that it asks
-for by number and those that it reaches."""
-
-
-def prove_at(books: Books, serving: Serving, row: Named, server: RunningServer, subject: At, *, engine: bool) -> None:
-    """Smoke-test a row on a server that is running already.
-
-    Args:
-        books: the run's.
-        serving: how it is asked.
-        row: its row of the report.
-        server: the running one.
-        subject: what is right of it there.
-        engine: it needs a GPU, which that server may not have.
+def prove_at(books: Books, serving: Serving, subject: Subject, server: RunningServer, served: Sequence[int]) -> None:
+    """Smoke-test a row on a server that is running already, and that is asked no more than that.
 
     Raises:
         SmokeError: the server does not answer, or not what it should.
     """
+    smoke(books, serving, subject, server, lambda: None, served)
+    books.update(subject.row, proof="served", unmeasured="a server that others may be using is not put under load")
+
+
+def skips_at(books: Books, row: Named, server: RunningServer) -> bool:
+    """Whether a running server does not serve an engine, for want of a GPU or otherwise; that is noted."""
     from pipeline.servers.triton.client import readiness
 
-    url = server.http_url
-    if engine and (reason := readiness.not_loaded(url, row.identifier)):
-        books.update(row, skipped=f"{url} does not serve it: {reason}; an engine needs a server with a GPU")
-        return
-    served = readiness.ready_versions(url, row.identifier)
-    named = readiness.asked_versions(url, row.identifier)
-    reached = {
-        name: number if number > 0 else max(readiness.ready_versions(url, name)) for name, number in named.items()
-    }
-    smoke(books, serving, subject(served, named, reached), server, lambda: None, served)
-    books.update(row, proof="served", unmeasured="a server that others may be using is not put under load")
+    if reason := readiness.not_loaded(server.http_url, row.identifier):
+        found = f"{server.http_url} does not serve it: {reason}"
+        books.update(row, skipped=f"{found}; an engine needs a server with a GPU")
+    return bool(reason)
 
 
 def prove(books: Books, serving: Serving, subjects: Sequence[Subject]) -> None:
@@ -225,10 +209,10 @@ def _launched(
     books: Books, serving: Serving, root: Path, names: Sequence[str]
 ) -> Iterator[tuple[RunningServer, Alive]]:
     log_path = books.server_log = books.directory / "server.log"
-    options: dict[str, Any] = {"log_path": log_path, "start_timeout_s": serving.start_timeout_s}
+    options: dict[str, Any] = {"log_path": log_path, "start_timeout_s": serving.serve.start_timeout_s}
     with contextlib.ExitStack() as stack:
         with books.stage("server", serving.name) as stage:
-            if serving.container:
+            if serving.serve.engine == "container":
                 from pipeline.servers.triton import container
 
                 launch = container.launch(root, names, release=serving.release, **options)
@@ -253,7 +237,7 @@ def smoke(
 
     row, entry = subject.row, subject.entry
     with books.stage(f"smoke[{row.identifier}]", row.identifier) as stage:
-        arguments: dict[str, Any] = {"request_timeout_s": serving.request_timeout_s, "progress": stage.progress}
+        arguments: dict[str, Any] = {"request_timeout_s": serving.serve.request_timeout_s, "progress": stage.progress}
         expected = subject.expected(served, alive)
         if isinstance(expected, ImagesExpectation):
             result = ensemble_checks.run(server.http_url, server.grpc_url, expected, **arguments)
@@ -292,7 +276,9 @@ def _measure(books: Books, serving: Serving, server: RunningServer, proven: Sequ
     if not proven:
         return
     with books.stage("measure", serving.name) as stage, contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(GrpcConnection(server.grpc_url, serving.request_timeout_s)))
+        connection = stack.enter_context(
+            contextlib.closing(GrpcConnection(server.grpc_url, serving.serve.request_timeout_s))
+        )
         subjects = [
             measured.images(connection, expected.config, expected.golden)
             if isinstance(expected, ImagesExpectation)

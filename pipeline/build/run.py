@@ -17,7 +17,6 @@ from pipeline.base.store import Store
 from pipeline.base.values import GoldenSamples, RepositoryEntry, Signature, VariantResult
 from pipeline.build.books import Books, Named
 from pipeline.data import images, samples
-from pipeline.images.postprocessing import Postprocessing
 from pipeline.plan import BuildPlan, Row
 from pipeline.report.terminal import Stage, Terminal
 from pipeline.repository import versions
@@ -135,18 +134,13 @@ class Run(Books):
         signatures.check_labels(signature, {name: self.plan.loaded.where("outputs", name, "labels") for name in names})
         return signature
 
-    @property
-    def postprocessing(self) -> tuple[str, Postprocessing] | None:
-        """The output that holds the scores and how they become labels; None where the YAML has no `postprocess`."""
-        section = self.plan.loaded.config.postprocess
-        return images.postprocessing(section, self.signature) if section else None
-
     def given(self, row: Row) -> Given[Any]:
         """What a row's server is given of it; the golden samples are done."""
+        signature, section = self.signature, self.plan.loaded.config.postprocess
         return Given(
             row=row,
-            signature=self.signature,
-            scores=self.postprocessing,
+            signature=signature,
+            scores=images.postprocessing(section, signature) if section else None,
             golden=self.golden,
             golden_path=self.golden_path,
             samples=self.plan.samples,

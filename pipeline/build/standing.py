@@ -36,6 +36,7 @@ from pipeline.schema.serving import Serve
 from pipeline.servers.triton.models import engines_of, models_of
 
 _RTX: FlavourName = "tensorrt_rtx"
+_SERVING = Serving(name="repository", release="", serve=Serve())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,8 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
     Raises:
         StageError: none of the models was written by this tool.
     """
+    from pipeline.servers.triton.client import readiness
+
     known = []
     for row in books.rows:
         if row.manifests:
@@ -182,24 +185,14 @@ def prove_standing(books: Proof, remote: RunningServer | None) -> None:
         for row in known:
             with books.guarded(row, "smoke"):
                 subjects.append(_subject(row, pins.member_versions(row.root, row.config), _obstacle(books, row)))
-        prove.prove(books, _serving(books), subjects)
+        prove.prove(books, _SERVING, subjects)
         books.record_levels(known)
         return
     for row in known:
         with books.guarded(row, "smoke"):
-            is_engine = bool(_obstacle(books, row))
-            prove.prove_at(books, _serving(books), row, remote, partial(_at, row), engine=is_engine)
-
-
-def _serving(books: Proof) -> Serving:
-    serve = Serve()
-    return Serving(
-        name="repository",
-        container=False,
-        release="",
-        start_timeout_s=serve.start_timeout_s,
-        request_timeout_s=serve.request_timeout_s,
-    )
+            if not (_obstacle(books, row) and prove.skips_at(books, row, remote)):
+                served, _, reached = readiness.versions(remote.http_url, row.name)
+                prove.prove_at(books, _SERVING, _subject(row, reached, ""), remote, served)
 
 
 def _obstacle(books: Proof, row: Standing) -> str:
@@ -213,10 +206,6 @@ def _obstacle(books: Proof, row: Standing) -> str:
     if here.gpu is not None and built_for and here.gpu.capability not in built_for:
         return f"the GPU here is {here.gpu.capability}, and the engine is for {', '.join(built_for)}"
     return ""
-
-
-def _at(row: Standing, served: Sequence[int], named: Mapping[str, int], reached: Mapping[str, int]) -> Subject:
-    return _subject(row, reached, "")
 
 
 def _subject(row: Standing, reached: Mapping[str, int], obstacle: str) -> Subject:

@@ -35,9 +35,17 @@ def answering(subject: Subject) -> Found:
     if named is not None and named not in variants:
         yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
         return
-    graphs = (name for name in variants if _takes_no_gpu(inherited(variants, name, "format")))
-    chosen = named or next(graphs, None)
-    if chosen is None:  # a `from` names nothing; that is told elsewhere
+    release, formats = config.triton.target, {name: inherited(variants, name, "format") for name in variants}
+    rows = {name: FORMATS.get(str(found)) for name, found in formats.items()}
+    served = {name: row for name, row in rows.items() if row is None or row.server(release) == "triton"}
+    chosen = named or next((name for name, row in served.items() if row is None or not row.on_gpu), None)
+    if chosen is None:
+        if not served:  # else a `from` names nothing; that is told elsewhere
+            yield key, f"Triton {release} serves no variant that could answer: add one such as `onnx: {{format: onnx}}`"
+        return
+    if chosen not in served:  # of a program that is told elsewhere
+        if formats[chosen] in _ENSEMBLE.takes:
+            yield key, f"expected a variant that Triton {release} serves; `{chosen}` is {formats[chosen]}"
         return
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own
@@ -47,11 +55,6 @@ def answering(subject: Subject) -> Found:
             f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0"
             + (" (the shapes do not all start with the same letter)" if subject.batch is None else ""),
         )
-
-
-def _takes_no_gpu(model_format: str | None) -> bool:
-    """Whether Triton serves such a variant on any machine; what is no format is told elsewhere."""
-    return model_format not in FORMATS or model_format in _ENSEMBLE.takes
 
 
 def names(subject: Subject) -> Found:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pipeline.config.document import Key
 from pipeline.config.subject import Found, Subject
+from pipeline.formats.table import FORMATS
 
 
 def programs(subject: Subject) -> Found:
     """A program is made from image files to labels, is nobody's parent, and is no Triton model."""
     variants = subject.config.variants
-    names = {name for name, variant in variants.items() if variant.format == "libtorch"}
+    formats = {name: variant.format for name, variant in variants.items() if variant.format}
+    names = {name for name, made in formats.items() if not FORMATS[made].backends}
     ensemble = subject.config.ensemble
     if ensemble is not None and ensemble.from_ in names:
         yield ("ensemble", "from"), f"`{ensemble.from_}` is a program, which Triton does not serve"
@@ -23,7 +25,8 @@ def programs(subject: Subject) -> Found:
         if lacking:
             yield (
                 (*key, "format"),
-                f"a libtorch program takes image files and answers with labels: the YAML lacks {' and '.join(lacking)}",
+                f"a {formats[name]} program takes image files and answers with labels: the YAML lacks "
+                + " and ".join(lacking),
             )
         if variants[name].triton:
-            yield (*key, "triton"), "not to be set here: Triton does not serve a libtorch program"
+            yield (*key, "triton"), f"not to be set here: Triton does not serve a {formats[name]} program"

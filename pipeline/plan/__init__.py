@@ -21,7 +21,7 @@ from pipeline.plan import deployments, steps
 from pipeline.plan.steps import calibration_data
 from pipeline.plan.subject import Subject
 from pipeline.plan.variants import resolve
-from pipeline.schema.model import Data, Input, Output
+from pipeline.schema.model import Input, Output
 from pipeline.servers.planned import DeploymentPlan, EnginePlan, Reduction, Row, Variant
 from pipeline.sources import table as sources
 
@@ -89,10 +89,6 @@ class BuildPlan:
             for lack in variant.engine.lacking
         ]
         return tuple(rows)
-
-    def calibration_data(self, key: str) -> tuple[Data, bool] | None:
-        """Where an int8 variant's calibration samples come from, and whether the model was trained on that data."""
-        return calibration_data(self.loaded, key)
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -15,9 +15,10 @@ import pytest
 from pipeline import servers
 from pipeline.formats.table import FORMATS
 from pipeline.precision.table import PRECISIONS
+from pipeline.schema import Config
 from pipeline.schema.model import Source
 from pipeline.schema.variants import Format, Precision
-from pipeline.servers.table import SERVERS
+from pipeline.servers.table import DEPLOYMENTS, SERVERS
 from pipeline.sources.table import SOURCES
 
 STEPS = sorted(
@@ -25,6 +26,7 @@ STEPS = sorted(
     | {row.judge for row in FORMATS.values() if row.judge}
     | {f"{row.module}:{name}" for row in SOURCES.values() for name in ("make", "opened")}
     | {f"{row.module}:{name}" for row in PRECISIONS.values() if row.module for name in ("make", "runnable", "opened")}
+    | {name for row in SERVERS.values() for name in (row.variants, row.deployed, row.complete, row.prove) if name}
 )
 SERVER_FOLDERS = [item.name for item in pkgutil.iter_modules(servers.__path__) if item.ispkg]
 NETWORKS = "pipeline.sources.library"
@@ -70,3 +72,21 @@ def test_rows_do_not_know_each_other(imports: grimp.ImportGraph, modules: list[s
     assert len(modules) > 3
     for one, other in itertools.permutations(modules, 2):
         assert imports.find_shortest_chain(one, other, as_packages=True) is None
+
+
+def test_every_format_has_a_server_in_every_release() -> None:
+    for name, row in FORMATS.items():
+        for release in ("24.01", "99.12"):
+            assert row.server(release) in SERVERS, name
+
+
+def test_a_server_emits_what_it_serves_and_says_why_it_can_be_made_of_what_it_takes() -> None:
+    for name, row in SERVERS.items():
+        assert bool(row.deployed) == (row.deployment is not None), name
+        assert row.variants or row.deployment, name
+        assert row.prove or name == "triton", name
+    for name, deployment in DEPLOYMENTS.items():
+        assert deployment.takes, name
+        assert set(deployment.takes) <= set(FORMATS), name
+        assert bool(deployment.lone) == bool(deployment.misfit) == deployment.beside, name
+        assert name in Config.model_fields or not deployment.beside, name

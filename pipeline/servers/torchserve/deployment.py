@@ -23,17 +23,10 @@ def archive(given: Given[DeploymentPlan], making: Making) -> Iterator[Emission]:
     """The archive, and config.properties beside its store."""
     settings, scores, labelled = given.row.settings, given.scores, given.signature.outputs
     assert isinstance(settings, TorchServe)
-    assert settings.batch_size is not None
     folder, properties = making.folder.absolute() / "model_store", making.folder / "config.properties"
     folder.mkdir()
     config = store.model_config(
-        given.signature,
-        batch_size=settings.batch_size,
-        max_batch_delay_ms=settings.max_batch_delay_ms,
-        workers=settings.workers,
-        response_timeout_s=settings.response_timeout_s,
-        startup_timeout_s=round(given.serve.start_timeout_s),
-        scores=scores,
+        given.signature, settings, startup_timeout_s=round(given.serve.start_timeout_s), scores=scores
     )
     labels = scores[1].labels if scores else next((spec.labels for spec in labelled if spec.labels), ())
     path = store.archive(folder, name=given.row.model, module=making.artifact.path, config=config, labels=labels)
@@ -71,7 +64,6 @@ def launched(given: Given[DeploymentPlan], entry: RepositoryEntry, intact: Smoke
     """The real TorchServe on a version's store, to be asked everything."""
     settings, serve, log_path = given.row.settings, given.serve, given.directory / f"{given.row.identifier}.server.log"
     assert isinstance(settings, TorchServe)
-    assert settings.batch_size is not None
     with server.launched(
         entry.version_dir, [given.row.model], log_path=log_path, start_timeout_s=serve.start_timeout_s
     ) as served:
@@ -79,7 +71,7 @@ def launched(given: Given[DeploymentPlan], entry: RepositoryEntry, intact: Smoke
             model=given.row.model,
             signature=given.signature,
             golden=given.golden,
-            batch_size=settings.batch_size,
+            batch_size=given.row.max_batch_size,
             max_batch_delay_ms=settings.max_batch_delay_ms,
             workers=settings.workers,
             tolerance=given.row.variant.tolerance,

@@ -25,6 +25,7 @@ from pipeline.base.errors import StageError
 from pipeline.base.values import Signature
 from pipeline.images import postprocessing, preprocessing
 from pipeline.images.postprocessing import Postprocessing
+from pipeline.schema.torchserve import TorchServe
 
 ARCHIVE_TIMEOUT_S = 120.0
 MODEL_VERSION = "1.0"
@@ -70,24 +71,14 @@ def properties(name: str) -> str:
 
 
 def model_config(
-    signature: Signature,
-    *,
-    batch_size: int,
-    max_batch_delay_ms: int,
-    workers: int,
-    response_timeout_s: int,
-    startup_timeout_s: int,
-    scores: tuple[str, Postprocessing] | None,
+    signature: Signature, settings: TorchServe, *, startup_timeout_s: int, scores: tuple[str, Postprocessing] | None
 ) -> str:
     """model-config.yaml: TorchServe's own keys, and what the handler must know.
 
     Args:
         signature: the model's tensors; ``image`` is how an image becomes the input.
-        batch_size: most requests in one forward pass.
-        max_batch_delay_ms: how long the first request of a batch waits for others.
-        workers: processes that serve the model.
-        response_timeout_s: a worker that takes longer for a batch is restarted.
-        startup_timeout_s: likewise for opening the model.
+        settings: all resolved.
+        startup_timeout_s: a worker that takes longer to open the model is restarted.
         scores: the output that labels are made of, and how; None where answers are the outputs.
     """
     import yaml  # what the worker reads it with: YAML 1.1, where `on` and `no` need quotes
@@ -103,11 +94,11 @@ def model_config(
         handler["scores"] = scores[0]
         handler["postprocess"] = _plain({**asdict(scores[1]), "labels": []})  # those stand in index_to_name.json
     content = {
-        "minWorkers": workers,
-        "maxWorkers": workers,
-        "batchSize": batch_size,
-        "maxBatchDelay": max_batch_delay_ms,
-        "responseTimeout": response_timeout_s,
+        "minWorkers": settings.workers,
+        "maxWorkers": settings.workers,
+        "batchSize": settings.batch_size,
+        "maxBatchDelay": settings.max_batch_delay_ms,
+        "responseTimeout": settings.response_timeout_s,
         "startupTimeout": startup_timeout_s,
         "handler": handler,
     }

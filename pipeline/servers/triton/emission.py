@@ -76,28 +76,15 @@ def ensemble(given: Given[DeploymentPlan], making: Making) -> Iterator[Emission]
                 "versions": dict(asked),
             }
             contents[name] |= _written(making.folder / name, {"wiring.json": json.dumps(wiring, indent=2)})
-        version = _version(given, making, name, contents[name], model_files(given, name, asked))
+        version = _version(given, making, name, contents[name], models(given, asked)[name])
         yield Emission(version=version, artifact=None, notes=tuple(notes))
         notes.clear()  # once
 
 
-def model_files(given: Given[DeploymentPlan], name: str, versions: Mapping[str, int]) -> config_pbtxt.ModelFiles:
-    """The configuration of the preprocessing model, the postprocessing model or the ensemble.
-
-    Args:
-        given: the ensemble.
-        name: which of its models.
-        versions: the members' that the ensemble asks.
-    """
-    before, member, after = given.row.members
-    (output, _), answering, limit = given.labelling, described(given).config, given.row.max_batch_size
-    if name == before:
-        return configs.preprocess(before, variant=answering, max_batch_size=limit)
-    if name == after:
-        return configs.postprocess(after, variant=answering, scores=output, max_batch_size=limit)
-    return configs.ensemble(
-        name, steps=(before, member, after), versions=versions, variant=answering, scores=output, max_batch_size=limit
-    )
+def models(given: Given[DeploymentPlan], versions: Mapping[str, int]) -> dict[str, config_pbtxt.ModelFiles]:
+    """The configurations of the ensemble's own models, given the versions of what it asks."""
+    (scores, _), answering = given.labelling, described(given).config
+    return configs.models(given.row.model, steps=given.row.members, versions=versions, variant=answering, scores=scores)
 
 
 def known(given: Given[DeploymentPlan]) -> record.ImagesRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.base import model_config
@@ -12,49 +12,26 @@ IMAGE, LABELS = "image", "labels"
 """The ensemble's input, the bytes of image files, and its output, JSON text; both of dims [1]."""
 
 
-def preprocess(name: str, *, variant: Any, max_batch_size: int) -> ModelFiles:
-    """The model that makes image files into the variant's input.
+def models(
+    name: str, *, steps: Sequence[str], versions: Mapping[str, int], variant: Any, scores: str
+) -> dict[str, ModelFiles]:
+    """The model that makes image files into the variant's input, the one that makes its scores into labels, and both.
 
     Args:
-        name: its own.
-        variant: ModelConfig message of the variant; of one input.
-        max_batch_size: as the variant's.
-    """
-    return _python(name, [_text(IMAGE)], [_as_served(variant.input[0])], max_batch_size)
-
-
-def postprocess(name: str, *, variant: Any, scores: str, max_batch_size: int) -> ModelFiles:
-    """The model that makes the variant's output ``scores`` into labels."""
-    (output,) = (item for item in variant.output if item.name == scores)
-    return _python(name, [_as_served(output)], [_text(LABELS)], max_batch_size)
-
-
-def ensemble(
-    name: str,
-    *,
-    steps: tuple[str, str, str],
-    versions: Mapping[str, int],
-    variant: Any,
-    scores: str,
-    max_batch_size: int,
-) -> ModelFiles:
-    """Image files in, labels out.
-
-    Args:
-        name: its own.
+        name: the ensemble's.
         steps: names of the preprocessing model, the variant and the postprocessing model.
         versions: of each of these, the one that is asked; one that is not named is asked for its newest.
-        variant: ModelConfig message of the variant.
+        variant: ModelConfig message of the variant; of one input.
         scores: the variant's output that postprocessing takes.
-        max_batch_size: as the variant's.
     """
     before, model, after = steps
     tensor = variant.input[0].name
+    (output,) = (item for item in variant.output if item.name == scores)
     inside = {"tensor": f"{before}.{tensor}", "scores": f"{model}.{scores}"}  # of the ensemble, not of its steps
     fields = {
         "name": name,
         "platform": "ensemble",
-        "max_batch_size": max_batch_size,
+        "max_batch_size": variant.max_batch_size,
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_text(IMAGE)],
         "output": [_text(LABELS)],
@@ -66,7 +43,11 @@ def ensemble(
             ]
         },
     }
-    return ModelFiles(config=model_config.build(fields), extra={})
+    return {
+        before: _python(before, [_text(IMAGE)], [_as_served(variant.input[0])], variant.max_batch_size),
+        after: _python(after, [_as_served(output)], [_text(LABELS)], variant.max_batch_size),
+        name: ModelFiles(config=model_config.build(fields), extra={}),
+    }
 
 
 def _python(name: str, inputs: list[Any], outputs: list[Any], max_batch_size: int) -> ModelFiles:

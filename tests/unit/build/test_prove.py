@@ -17,11 +17,12 @@ from pipeline.build.prove import Serving, Subject
 from pipeline.proof import measure
 from pipeline.proof.failures import NoAnswerError
 from pipeline.report.terminal import Terminal
+from pipeline.schema.serving import Serve
 from pipeline.servers.triton.client import connection
 from pipeline.servers.triton.proof import measured as measuring
 
 SERVER = RunningServer(http_url="http://h:1", grpc_url="h:2", metrics_url="", pid=7, log_path=Path("server.log"))
-SERVING = Serving(name="m", container=False, release="24.10", start_timeout_s=1.0, request_timeout_s=1.0)
+SERVING = Serving(name="m", release="24.10", serve=Serve(start_timeout_s=1.0, request_timeout_s=1.0))
 
 
 @dataclass(frozen=True)

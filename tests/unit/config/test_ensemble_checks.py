@@ -8,7 +8,6 @@ import pytest
 
 from pipeline.base.errors import ConfigError
 from pipeline.config.load import load
-from pipeline.servers.table import names
 
 BASE = """\
 name: net
@@ -99,11 +98,3 @@ def test_sound_configurations_pass(tmp_path: Path, changes: tuple[tuple[str, str
 )
 def test_each_rule_says_where_and_what(tmp_path: Path, changes: tuple[tuple[str, str], ...], expected: str) -> None:
     assert _check(tmp_path, *changes) == [expected]
-
-
-def test_every_model_of_a_configuration_is_known_by_name(tmp_path: Path) -> None:
-    assert _check(tmp_path) == []
-    config = load(tmp_path / "net.yaml").config
-    assert tuple(names(config)) == ("net_onnx", "net_ts", "net", "net_preprocess", "net_postprocess")
-    plain = config.model_copy(update={"postprocess": None})
-    assert tuple(names(plain)) == ("net_onnx", "net_ts")

@@ -113,3 +113,20 @@ def test_no_triton_after_25_02_serves_a_saved_model(tmp_path: Path) -> None:
     served = ("samples:", 'tfserving: {from: sm}\ntriton: {target: "25.03"}\nsamples:')
     (other,) = _problems(tmp_path, served, second)
     assert other.startswith("variants.other: Triton 25.03 has no TensorFlow backend")
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "expected"),
+    [
+        ("", "postprocess: Triton 25.03 serves no variant that could answer: add one such as `onnx: {format: onnx}`"),
+        ("ensemble: {from: sm}\n", "ensemble.from: expected a variant that Triton 25.03 serves; `sm` is saved_model"),
+    ],
+)
+def test_an_ensemble_asks_what_triton_serves(tmp_path: Path, ensemble: str, expected: str) -> None:
+    images = ("{x: {shape: [N, 4]}}", "{x: {shape: [N, 8, 8, 1], layout: NHWC}}\npreprocess: {}\npostprocess: {}")
+    given = ("samples: {from: {arrays: x.npy}}\n", "samples: {from: {dataset: digits}}\n")
+    labelled, lone = ("shape: [N, 3]", "shape: [N, 3], labels: [a, b, c]"), ("  onnx: {format: onnx}\n", "")
+    newer = ("variants:", f'{ensemble}tfserving: {{}}\ntriton: {{target: "25.03"}}\nvariants:')
+    assert _problems(tmp_path, images, given, labelled, lone, newer) == [expected]
+    older = (newer[0], f"{ensemble}tfserving: {{}}\nvariants:")
+    assert _problems(tmp_path, images, given, labelled, lone, older) == []

@@ -62,6 +62,16 @@ def asked_versions(http_url: str, model: str) -> dict[str, int]:
     return {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
 
 
+def versions(http_url: str, model: str) -> tuple[list[int], dict[str, int], dict[str, int]]:
+    """The versions of a model that a running server serves and, of an ensemble, those it names and those it reaches.
+
+    Raises:
+        SmokeError: no server answers there, or it does not serve them.
+    """
+    served, named = ready_versions(http_url, model), asked_versions(http_url, model)
+    return served, named, {name: n if n > 0 else max(ready_versions(http_url, name)) for name, n in named.items()}
+
+
 def not_loaded(http_url: str, model: str) -> str:
     """Why a running server does not have a model ready that it was not asked for, or empty when it has it ready.
 

@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.schema.torchserve import TorchServe
 from pipeline.servers.torchserve import store as torchserve_store
 from tests.models.make_models import Affine, Failing, Scale, save_script
 
@@ -94,8 +95,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
             shutil.copy(PACKAGE / name, tmp_path)
         save_script(module, tmp_path / "model.pt")
         config = torchserve_store.model_config(
-            signature, batch_size=8, max_batch_delay_ms=10, workers=1, response_timeout_s=9, startup_timeout_s=9,
-            scores=scores,
+            signature, TorchServe(batch_size=8, max_batch_delay_ms=10, workers=1, response_timeout_s=9),
+            startup_timeout_s=9, scores=scores,
         )  # fmt: skip
         (tmp_path / "model-config.yaml").write_text(config)
         if scores:

@@ -12,6 +12,7 @@ import yaml
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.images.postprocessing import Postprocessing
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.schema.torchserve import TorchServe
 from pipeline.servers.torchserve import store as torchserve_store
 
 
@@ -52,8 +53,8 @@ def test_model_config_holds_torchserve_s_keys_and_the_handler_s() -> None:
         image=image,
     )
     text = torchserve_store.model_config(
-        signature, batch_size=4, max_batch_delay_ms=7, workers=2, response_timeout_s=30, startup_timeout_s=60,
-        scores=("y", scores),
+        signature, TorchServe(batch_size=4, max_batch_delay_ms=7, workers=2, response_timeout_s=30),
+        startup_timeout_s=60, scores=("y", scores),
     )  # fmt: skip
     found = yaml.safe_load(text)
     handler = found.pop("handler")

@@ -29,13 +29,8 @@ def models(**fields: Any) -> dict[str, ModelFiles]:
     variant = config_pbtxt.describe(
         model_name="m_onnx", kind="onnx", signature=SIGNATURE, max_batch_size=4, fields=fields, warmup=None
     )
-    common = {"variant": variant.config, "max_batch_size": 4}
-    return {
-        "m_preprocess": ensemble.preprocess("m_preprocess", **common),
-        "m_onnx": variant,
-        "m_postprocess": ensemble.postprocess("m_postprocess", scores="logits", **common),
-        "m": ensemble.ensemble("m", steps=STEPS, versions={"m_onnx": 1}, scores="logits", **common),
-    }
+    made = ensemble.models("m", steps=STEPS, versions={"m_onnx": 1}, variant=variant.config, scores="logits")
+    return {"m_onnx": variant, **made}
 
 
 def tensors(message: Any) -> list[tuple[str, str, list[str]]]:
