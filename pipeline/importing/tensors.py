@@ -158,10 +158,7 @@ def _of_value(item: onnx.ValueInfoProto, letters: _Letters, number: int) -> Tens
     except KeyError:  # a type of a later onnx
         dtype = ""
     dims = _dims(item)
+    shape = dims and [dim if isinstance(dim, int) else letters.of(dim, axis, number) for axis, dim in enumerate(dims)]
     return Tensor(
-        name=item.name,
-        dtype=dtype if dtype in NUMPY_DTYPES else "",
-        shape=None
-        if dims is None
-        else tuple(dim if isinstance(dim, int) else letters.of(dim, axis, number) for axis, dim in enumerate(dims)),
+        name=item.name, dtype=dtype if dtype in NUMPY_DTYPES else "", shape=None if shape is None else tuple(shape)
     )

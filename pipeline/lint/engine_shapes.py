@@ -148,13 +148,7 @@ def tensors(model: Model, engine: Engine) -> Findings:
     ragged = {item.name for item in config.input if item.allow_ragged_batch}
     scattered = {name for item in config.batch_output for name in item.target_name}
     for kind, listed, configured, names, uncompared in (
-        (
-            "input",
-            sidecar.inputs,
-            config.input,
-            model.fed_inputs,
-            {item.name for item in config.input if item.allow_ragged_batch},
-        ),
+        ("input", sidecar.inputs, config.input, model.fed_inputs, ragged),
         ("output", sidecar.outputs, config.output, {item.name for item in config.output}, scattered),
     ):
         held = {item.name: item for item in listed or ()}
