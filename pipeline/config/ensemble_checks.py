@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
-from pipeline.config.inheritance import inherited
 from pipeline.config.subject import Found, Subject
 from pipeline.formats.table import FORMATS
 from pipeline.schema import Config
@@ -30,23 +29,19 @@ def answering(subject: Subject) -> Found:
     config = subject.config
     if not has_ensemble(config):
         return
-    variants, named = subject.variants, config.ensemble.from_ if config.ensemble else None
+    formats, named = subject.formats, config.ensemble.from_ if config.ensemble else None
     key: Key = ("ensemble", "from") if named else ("postprocess",)
-    if named is not None and named not in variants:
-        yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
+    if named is not None and named not in formats:
+        yield key, f"no variant is called `{named}`; {nearest(named, formats)}"
         return
-    graphs = (name for name in variants if _takes_no_gpu(inherited(variants, name, "format")))
-    chosen = named or next(graphs, None)
+    chosen = named or next((name for name, made in formats.items() if _takes_no_gpu(made)), None)
     if chosen is None:  # a `from` names nothing; that is told elsewhere
         return
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own
     if subject.batch is None or limit == 0:
-        yield (
-            key,
-            f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0"
-            + (" (the shapes do not all start with the same letter)" if subject.batch is None else ""),
-        )
+        why = " (the shapes do not all start with the same letter)" if subject.batch is None else ""
+        yield key, f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0{why}"
 
 
 def _takes_no_gpu(model_format: str | None) -> bool:

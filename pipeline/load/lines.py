@@ -172,17 +172,9 @@ class _Memory:
     def send(self, question: int, identifier: str) -> Reply:
         self._got[: len(self._blank)] = self._blank  # an answer left here by an earlier request must not pass for this
         request = self.requests[question]
-        result = self.connection.answer(
-            partial(
-                self.connection.client.infer,
-                request.model,
-                self.inputs[question],
-                outputs=self._wanted[question],
-                request_id=identifier,
-            )
-        )
-        outputs: dict[str, Array] = {}
-        offset = 0
+        wanted = {"outputs": self._wanted[question], "request_id": identifier}
+        ask = partial(self.connection.client.infer, request.model, self.inputs[question], **wanted)
+        result, outputs, offset = self.connection.answer(ask), dict[str, Array](), 0
         for name, expected in self.answers[question].items():
             if expected.dtype.kind == "O":
                 outputs[name] = result.as_numpy(name)

@@ -141,9 +141,8 @@ def _served_config(connection: HttpConnection | GrpcConnection, order: Order) ->
     config = served_config(connection, order.model, order.url, "load")
     if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
         kind = "decoupled" if config.model_transaction_policy.decoupled else "a model of sequences"
-        raise ConfigError(
-            f"load[{order.model}]: it is {kind}", found="a load needs one answer for one request, whatever came before"
-        )
+        needs = "a load needs one answer for one request, whatever came before"
+        raise ConfigError(f"load[{order.model}]: it is {kind}", found=needs)
     return config
 
 
