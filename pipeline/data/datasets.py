@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError, listed
-from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
+from pipeline.base.ports import written
+from pipeline.base.values import NUMPY_DTYPES, Array, Signature, fits
 from pipeline.data import image_data, images, user_code
 from pipeline.data.user_code import Resolve
 from pipeline.schema.model import Data
@@ -20,6 +21,7 @@ from pipeline.schema.model import Data
 Images = image_data.ImageArrays | image_data.ImageFiles
 
 _MOST_LISTED = 10
+_RELATIVE = "`arrays` is relative to the YAML"
 
 
 class InputRows(Protocol):
@@ -134,16 +136,12 @@ def digests(data: Data, resolve: Resolve) -> dict[str, str]:
     if data.images is not None:
         folder = resolve(data.images)
         found = image_data.scan(folder)
-        return {
-            f"{data.images}/{path.relative_to(folder).as_posix()}": files.sha256_file(path)
-            for path in (*found.train, *found.test)
-        }
+        names = {path: path.relative_to(folder).as_posix() for path in (*found.train, *found.test)}
+        return {f"{data.images}/{name}": files.sha256_file(path) for path, name in names.items()}
     if data.arrays is not None:
         path = resolve(data.arrays)
         if not path.is_file():
-            raise ConfigError(
-                "no such file", found=data.arrays, where=str(path), hint="`arrays` is relative to the YAML"
-            )
+            raise ConfigError("no such file", found=data.arrays, where=str(path), hint=_RELATIVE)
         return {data.arrays: files.sha256_file(path)}
     if data.callable is not None:
         return user_code.digests(data.callable, resolve)
@@ -224,7 +222,7 @@ def _read_arrays(path: Path, signature: Signature) -> tuple[dict[str, Array], Ar
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
-        raise ConfigError("no such file", where=str(path), hint="`arrays` is relative to the YAML") from error
+        raise ConfigError("no such file", where=str(path), hint=_RELATIVE) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise StageError(
             "datasets: not a readable array file",
@@ -266,9 +264,9 @@ def _refuse(wrong: Sequence[str], where: str) -> None:
 
 def _name_problems(arrays: Mapping[str, Any], signature: Signature) -> list[str]:
     expected, found = {spec.name for spec in signature.inputs}, set(arrays)
-    return [f"no array for input {name}" for name in sorted(expected - found)] + [
-        f"{name} is not an input (they are {', '.join(sorted(expected))})" for name in sorted(found - expected)
-    ]
+    absent = [f"no array for input {name}" for name in sorted(expected - found)]
+    known = ", ".join(sorted(expected))
+    return absent + [f"{name} is not an input (they are {known})" for name in sorted(found - expected)]
 
 
 def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], signature: Signature) -> list[str]:
@@ -283,12 +281,8 @@ def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         if dtype != NUMPY_DTYPES[spec.dtype]:
             wrong.append(f"{spec.name} is {dtype}; expected {spec.dtype}")
         if not fits(shape, expected, letters):
-            wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {_shown(expected)}")
+            wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {written(expected)}")
     return wrong
-
-
-def _shown(shape: tuple[Dim, ...]) -> str:
-    return f"[{', '.join(str(dim) for dim in shape)}]"
 
 
 def _user_data(data: Data, signature: Signature, resolve: Resolve) -> Dataset:
@@ -302,12 +296,9 @@ def _user_data(data: Data, signature: Signature, resolve: Resolve) -> Dataset:
             hint="return {'train': (inputs, targets), 'test': (inputs, targets), 'labels': [names]}; "
             "only 'test' is required",
         )
-    parts = {
-        name: _user_part(data.callable, name, result[name], signature) for name in ("train", "test") if name in result
-    }
-    return Dataset(
-        train=parts.get("train"), test=parts["test"], labels=tuple(str(label) for label in result.get("labels", ()))
-    )
+    given = [name for name in ("train", "test") if name in result]
+    parts = {name: _user_part(data.callable, name, result[name], signature) for name in given}
+    return Dataset(train=parts.get("train"), test=parts["test"], labels=tuple(map(str, result.get("labels", ()))))
 
 
 def _user_part(reference: str, name: str, part: Any, signature: Signature) -> Split:
@@ -331,9 +322,8 @@ def _user_rows(inputs: Any, targets: Array | None, signature: Signature, where: 
     if targets is not None and (targets.shape != (len(rows),) or not np.issubdtype(targets.dtype, np.integer)):
         wrong.append(f"targets are {targets.dtype}{list(targets.shape)}; expected {len(rows)} integers")
     for number, row in enumerate(rows):
-        problems = _name_problems(row, signature) or _shape_problems(
-            {key: (value.dtype, value.shape) for key, value in row.items()}, signature
-        )
+        shapes = {key: (value.dtype, value.shape) for key, value in row.items()}
+        problems = _name_problems(row, signature) or _shape_problems(shapes, signature)
         wrong += [f"sample {number}: {problem}" for problem in problems]
     _refuse(wrong, where)
     if signature.batch is None:

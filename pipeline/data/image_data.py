@@ -203,14 +203,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 def image_paths(folder: Path) -> list[Path]:
     """All image files at any depth, sorted; hidden ones left out."""
-    return sorted(_visible_images(folder))
-
-
-def _visible_images(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not hidden:
-            yield path
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in images if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,6 @@ from pipeline.schema.model import Data
 
 Size = tuple[int, int]
 
-SERVED_FORMATS = ("jpeg", "png", "webp")
-MAX_PIXELS = 50_000_000
 DIGIT_LABELS = tuple("0123456789")
 NATIVE_SIZES: Mapping[str, Size] = {"digits": (8, 8), "mnist": (28, 28), "cifar10": (32, 32)}
 
@@ -25,8 +23,7 @@ def of_section(section: Preprocess, signature: Signature) -> Preprocessing:
     Raises:
         ConfigError: the input is no image, or another one than the section makes.
     """
-    spec = _only_input(signature)
-    batched = signature.batch is not None
+    spec, batched = _only_input(signature), signature.batch is not None
     wanted = {"gray": 1, "rgb": 3, None: None}[section.color]
     made = section.crop or (section.resize if isinstance(section.resize, tuple) else None)
     layout, channels, fixed = _geometry(spec, batched, channels=wanted, size=made)
@@ -48,19 +45,14 @@ def of_section(section: Preprocess, signature: Signature) -> Preprocessing:
     _check_values(spec, section.mean, section.std, channels)
     if spec.dtype == "uint8" and section.scale != 255.0:
         raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `scale`, `mean` and `std`")
-    return Preprocessing(
-        formats=section.formats,
-        color="gray" if channels == 1 else "rgb",
-        resize=resize,
-        crop=section.crop,
-        interpolation=section.interpolation,
-        scale=section.scale,
-        mean=section.mean,
-        std=section.std,
-        max_pixels=section.max_pixels,
-        dtype=spec.dtype,
-        layout=layout,
-    )
+    return _filled(section, spec, layout, channels, resize)
+
+
+def _filled(
+    section: Preprocess, spec: TensorSpec, layout: str, channels: int, resize: Size | int | None
+) -> Preprocessing:
+    said = dict(section) | {"color": "gray" if channels == 1 else "rgb", "resize": resize}
+    return Preprocessing(**said, dtype=spec.dtype, layout=layout)
 
 
 def of_data(data: Data, signature: Signature) -> Preprocessing:
@@ -69,12 +61,9 @@ def of_data(data: Data, signature: Signature) -> Preprocessing:
     Raises:
         ConfigError: the input is no image, or another one than the data set makes.
     """
-    spec = _only_input(signature)
-    native = NATIVE_SIZES.get(data.dataset or "")
+    spec, batched, native = _only_input(signature), signature.batch is not None, NATIVE_SIZES.get(data.dataset or "")
     try:
-        layout, channels, fixed = _geometry(
-            spec, signature.batch is not None, channels=data.channels, size=data.image_size, native=native
-        )
+        layout, channels, fixed = _geometry(spec, batched, channels=data.channels, size=data.image_size, native=native)
     except ConfigError as error:
         error.hint = error.hint or "make them equal, or leave `image_size` and `channels` out"
         raise
@@ -92,19 +81,7 @@ def plain(
     std: tuple[float, ...] = (1.0,),
 ) -> Preprocessing:
     """Resize to the input's size, scale to 0..1, normalise: what an image input means where nothing else is said."""
-    return Preprocessing(
-        formats=SERVED_FORMATS,
-        color="gray" if channels == 1 else "rgb",
-        resize=size,
-        crop=None,
-        interpolation="bilinear",
-        scale=255.0,
-        mean=mean,
-        std=std,
-        max_pixels=MAX_PIXELS,
-        dtype=spec.dtype,
-        layout=layout,
-    )
+    return _filled(Preprocess(mean=mean, std=std), spec, layout, channels, size)
 
 
 def postprocessing(section: Postprocess, signature: Signature) -> tuple[str, Postprocessing]:
@@ -113,26 +90,24 @@ def postprocessing(section: Postprocess, signature: Signature) -> tuple[str, Pos
     Raises:
         ConfigError: no output, or several, could be the scores.
     """
-    vectors = [spec for spec in signature.outputs if _is_vector(spec, signature)]
+    rank = 1 if signature.batch is None else 2
+    vectors = [spec for spec in signature.outputs if spec.dtype.startswith("float") and len(spec.shape) == rank]
     if section.output is not None:
         found = [spec for spec in vectors if spec.name == section.output]
     else:
         found = [spec for spec in vectors if spec.labels] or vectors
     if len(found) != 1:
+        chosen = section.output or ", ".join(spec.name for spec in found) or "none"
+        outputs = ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in signature.outputs)
         raise ConfigError(
             "`postprocess` needs one output of scores, a vector of floats per sample",
-            found=f"{section.output or ', '.join(spec.name for spec in found) or 'none'} of the outputs "
-            + ", ".join(f"{spec.name} {spec.dtype}{list(spec.shape)}" for spec in signature.outputs),
+            found=f"{chosen} of the outputs {outputs}",
             hint="name it: postprocess: {output: …}",
         )
     (spec,) = found
     return spec.name, Postprocessing(
         activation=section.activation, labels=spec.labels, top_k=section.top_k, threshold=section.threshold
     )
-
-
-def _is_vector(spec: TensorSpec, signature: Signature) -> bool:
-    return spec.dtype.startswith("float") and len(spec.shape) == (1 if signature.batch is None else 2)
 
 
 def image_layout(spec: TensorSpec, batched: bool) -> str | None:

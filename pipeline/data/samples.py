@@ -24,6 +24,7 @@ import numpy as np
 
 from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.ports import written
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, GoldenSamples, Progress, Runtime, Sample, Signature, Tensors
 from pipeline.data import datasets
@@ -66,11 +67,10 @@ def make(
     """
     dataset = _dataset(samples, train_data, signature, resolve, seed)
     available = len(dataset.test.inputs)
-    count, notes = min(samples.count, available), []
-    if count < samples.count:
-        notes.append(f"all {available} held-out samples are used; `samples.count` asks for {samples.count}")
+    count = min(samples.count, available)
     targets, note = _targets(dataset, signature)
-    notes += [note] if note else []
+    few = f"all {available} held-out samples are used; `samples.count` asks for {samples.count}"
+    notes = [*([few] if count < samples.count else []), *([note] if note else [])]
     # Ascending, so that the order of samples says nothing about the seed and files are read in order.
     rows = np.sort(np.random.default_rng(samples.seed).choice(available, size=count, replace=False))
     chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
@@ -147,10 +147,10 @@ def make_calibration(
     samples = list(islice(_without(golden, part, seed), count))
     if len(samples) < MIN_CALIBRATION_SAMPLES:
         judging = len(part.inputs) - len(samples)
+        judges = f", {judging} of them golden samples: those judge, so they are not used" if judging else ""
         raise StageError(
             f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
-            found=f"{len(part.inputs)} in all"
-            + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
+            found=f"{len(part.inputs)} in all{judges}",
             where=where,
             hint=_LARGER if own else _OF_ITS_OWN,
         )
@@ -290,19 +290,17 @@ def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row:
     for spec in signature.outputs:
         shape = outputs[spec.name].shape
         expected = [letters.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
-        free = [isinstance(dim, str) for dim in expected]
-        if len(shape) != len(expected) or any(
-            size != dim for size, dim, any_size in zip(shape, expected, free, strict=True) if not any_size
-        ):
-            wrong.append(f"{spec.name} has shape {list(shape)}; the YAML says [{', '.join(map(str, spec.shape))}]")
+        pairs = zip(shape, expected, strict=False)
+        if len(shape) != len(expected) or any(size != dim for size, dim in pairs if isinstance(dim, int)):
+            wrong.append(f"{spec.name} has shape {list(shape)}; the YAML says {written(spec.shape)}")
         elif np.issubdtype(outputs[spec.name].dtype, np.floating) and np.isnan(outputs[spec.name]).any():
             wrong.append(f"{spec.name} holds NaN")
     if wrong:
+        given = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
         raise StageError(
             "samples: the source model's answer does not fit `outputs`",
             found="\n".join(wrong),
-            where=f"held-out sample {row}, inputs "
-            + ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items()),
+            where=f"held-out sample {row}, inputs {given}",
             hint="correct `outputs` in the YAML, or the model",
         )
     image = part.file(row) if signature.image and part.file else b""
@@ -313,10 +311,8 @@ def _groups(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[int]]:
     """Numbers of the samples by their shapes, in order of first appearance."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, sample in enumerate(samples):
-        key = tuple(
-            (name, array.shape) for part in (sample.inputs, sample.outputs) for name, array in sorted(part.items())
-        )
-        groups.setdefault(key, []).append(number)
+        named = (*sorted(sample.inputs.items()), *sorted(sample.outputs.items()))
+        groups.setdefault(tuple((name, array.shape) for name, array in named), []).append(number)
     return groups
 
 

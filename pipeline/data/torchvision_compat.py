@@ -58,9 +58,8 @@ def load() -> ModuleType:
 def _extension_loads(package: Path) -> bool:
     import torch
 
-    library = package / "_C.so"
     try:
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(package / "_C.so"))
     except OSError:
         return False
     return True

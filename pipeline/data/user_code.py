@@ -112,10 +112,8 @@ def _closure(path: Path, root: Path, package: str) -> dict[str, str]:
         names = closure.imported(_tree(current), current.parent.relative_to(root).parts)
         return tuple(name for name in names if not package or name.split(".")[0] == package)
 
-    found = {
-        item.relative_to(root).as_posix(): files.sha256_file(item) for item in closure.reached(path, root, imports)
-    }
-    return dict(sorted(found.items()))
+    reached = sorted((item.relative_to(root).as_posix(), item) for item in closure.reached(path, root, imports))
+    return {name: files.sha256_file(item) for name, item in reached}
 
 
 def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
