@@ -49,17 +49,9 @@ def make(
 ) -> Outcome:
     """Choose samples the model was not trained on, ask the source model about each alone, and write ``samples.npz``.
 
-    Args:
-        samples: the YAML's section.
-        train_data: the training data, whose held-out part is used for ``from: data.test``.
-        signature: labels included where they are known: class folders are matched to them by name.
-        resolve: turns a path relative to the YAML into a path.
-        runtime: the source model.
-        seed: the training seed; it fixed which part of the data was held out.
-        out_dir: where ``samples.npz`` goes.
-
-    Returns:
-        Notes, and the values ``count``, ``sha256``, ``batched`` and ``labels`` (the data's class names).
+    The values are ``count``, ``sha256``, ``batched`` and ``labels`` (the data's class names). The training data's
+    held-out part, which the training ``seed`` fixed, is used for ``from: data.test``; class folders are matched by name
+    to the signature's labels, where these are known.
 
     Raises:
         ConfigError: there is no data to take them from.
@@ -76,87 +68,46 @@ def make(
     chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
-    sha256 = _write(out_dir, chosen, known, batched)
+    sha256 = write(out_dir, chosen, known, batched)
     values = {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels)}
     return Outcome(notes=tuple(notes), values=values)
 
 
 def calibration(task: Task, progress: Progress) -> Outcome:
-    """The step that chooses calibration samples; see ``make_calibration``.
+    """The step that chooses samples to measure int8 ranges on, none of them a golden one; they have no outputs.
 
-    Arguments: ``data``, as in the YAML, ``count``, ``trained``, ``own``, ``seed`` and ``signature``. Unkeyed:
+    Where the data has a training part, that is used; the training seed fixes its split and the choice.
+
+    Arguments: ``data`` as in the YAML, ``count`` wanted, ``trained`` (the model was trained on it, and it is split as
+    it was then), ``own`` (it is named for the calibration), ``seed`` of the training, ``signature``. Unkeyed:
     ``folder`` of the YAML, and ``where`` in it.
+
+    Raises:
+        StageError: fewer than 16 samples are left.
     """
-    given = task.arguments
-    return make_calibration(
-        Data.model_validate_json(files.canonical_json(given["data"])),
-        golden(task),
-        count=given["count"],
-        trained=given["trained"],
-        own=given["own"],
-        where=given["where"],
-        signature=signatures.from_json(given["signature"]),
-        resolve=Path(given["folder"]).joinpath,
-        seed=given["seed"],
-        out_dir=task.out_dir,
-    )
+    given, judges = task.arguments, golden(task)
+    data, seed, count = Data.model_validate_json(files.canonical_json(given["data"])), given["seed"], given["count"]
+    signature, resolve = signatures.from_json(given["signature"]), Path(given["folder"]).joinpath
+    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=given["trained"])
+    part = dataset.test if dataset.train is None else dataset.train
+    samples = list(islice(_without(judges, part, seed), count))
+    if len(samples) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(samples)
+        left_out = f", {judging} of them golden samples: those judge, so they are not used" if judging else ""
+        raise StageError(
+            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            found=f"{len(part.inputs)} in all{left_out}",
+            where=given["where"],
+            hint=_LARGER if given["own"] else _OF_ITS_OWN,
+        )
+    sha256 = write(task.out_dir, samples, np.full(len(samples), -1, np.int64), judges.batched)
+    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
+    return Outcome(notes=tuple(notes), values={"count": len(samples), "sha256": sha256})
 
 
 def golden(task: Task) -> GoldenSamples:
     """The golden samples of a step's upstream ``samples``."""
     return read(task.upstream["samples"].directory / FILE_NAME)
-
-
-def make_calibration(
-    data: Data,
-    golden: GoldenSamples,
-    *,
-    count: int,
-    trained: bool,
-    own: bool,
-    where: str,
-    signature: Signature,
-    resolve: Resolve,
-    seed: int,
-    out_dir: Path,
-) -> Outcome:
-    """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
-
-    Where the data has a training part, that is used; the training seed fixes its split and the choice.
-
-    Args:
-        data: the training data, the golden samples' data, or a data set of the calibration's own.
-        golden: the samples that judge; whatever equals one of them is left out.
-        count: how many are wanted.
-        trained: ``data`` is what the model was trained on, split as it was then.
-        own: ``data`` is named for the calibration.
-        where: in the YAML, for messages.
-        signature: names, dtypes and shapes.
-        resolve: for paths in the YAML.
-        seed: of the training.
-        out_dir: where ``samples.npz`` goes.
-
-    Returns:
-        Notes, and the values ``count`` and ``sha256``.
-
-    Raises:
-        StageError: fewer than 16 samples are left.
-    """
-    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
-    part = dataset.test if dataset.train is None else dataset.train
-    samples = list(islice(_without(golden, part, seed), count))
-    if len(samples) < MIN_CALIBRATION_SAMPLES:
-        judging = len(part.inputs) - len(samples)
-        judges = f", {judging} of them golden samples: those judge, so they are not used" if judging else ""
-        raise StageError(
-            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
-            found=f"{len(part.inputs)} in all{judges}",
-            where=where,
-            hint=_LARGER if own else _OF_ITS_OWN,
-        )
-    sha256 = _write(out_dir, samples, np.full(len(samples), -1, np.int64), golden.batched)
-    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
-    return Outcome(notes=tuple(notes), values={"count": len(samples), "sha256": sha256})
 
 
 def _without(golden: GoldenSamples, part: datasets.Split, seed: int) -> Iterator[Sample]:
@@ -331,8 +282,8 @@ def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
     return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
-    """Write ``samples.npz``; its digest."""
+def write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
+    """Write ``samples.npz`` into a folder; its digest."""
     sha256 = digest(samples, targets, batched)
     content: dict[str, Array] = {
         "batched": np.asarray(batched),
