@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
@@ -81,18 +82,14 @@ class Fitting:
         kept = self._kept(columns)
         table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, _GAP, 0, 0))
         for column in kept:
-            fold = column.name == self.folds
-            table.add_column(
-                column.name, justify="right" if column.right else "left", no_wrap=not fold, overflow="fold"
-            )
+            justify: Literal["left", "right"] = "right" if column.right else "left"
+            table.add_column(column.name, justify=justify, no_wrap=column.name != self.folds, overflow="fold")
         shown = [index for index, column in enumerate(self.columns) if column in kept]
         for row in self.rows:
             table.add_row(*(row[index] for index in shown))
         yield from console.render(Padding(table, (0, 0, 0, _GAP), expand=False), options.update(width=columns))
         if left := [column.name for column in self.columns if column not in kept]:
-            yield from console.render(
-                Words(Text(f"  no room in {columns} columns for: {', '.join(left)}", style="dim")), options
-            )
+            yield Words(Text(f"  no room in {columns} columns for: {', '.join(left)}", style="dim"))
 
     def _kept(self, columns: int) -> list[Column]:
         kept = list(self.columns)
