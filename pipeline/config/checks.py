@@ -39,13 +39,9 @@ _OWNED = {
 
 
 def add_problems(config: Config, resolve: Callable[[str], Path], document: Document, broken: frozenset[str]) -> None:
-    """Run every check whose sections are sound, and report what they find.
+    """Run every check whose sections are sound, and report to the document what they find.
 
-    Args:
-        config: validated; where a section is in ``broken``, a stand-in for it.
-        resolve: a path in the YAML -> the path on disk.
-        document: gets the problems.
-        broken: top-level keys that have problems of their own.
+    Sections in ``broken`` have problems of their own, and ``config`` has a stand-in for each of them.
     """
     known = {key for key, _ in document.problems}
     for check, sections in _CHECKS:

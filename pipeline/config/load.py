@@ -43,8 +43,6 @@ class LoadedConfig:
     """A checked configuration, and where each of its keys stands.
 
     Attributes:
-        path: the YAML, as given.
-        config: its values.
         secrets: text that came from the environment -> the ``${env:NAME}`` that named it.
         overrides: the ``--set`` texts that were laid over it.
         places: path of a key -> ``file:line:column``.
@@ -90,11 +88,7 @@ class LoadedConfig:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read, complete and check one configuration.
-
-    Args:
-        path: the YAML file.
-        overrides: ``a.b.c=VALUE`` each, VALUE being YAML; later ones win.
+    """Read one configuration, lay ``a.b.c=VALUE`` each over it, later ones over earlier, and check it.
 
     Raises:
         ConfigError: its ``problems`` are all that is wrong, in the order of the file.

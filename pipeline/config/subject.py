@@ -20,13 +20,7 @@ Found = Iterator[tuple[Key, str]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A configuration, validated and as written.
-
-    Attributes:
-        config: validated.
-        raw: as written.
-        resolve: a path in the YAML -> the path on disk.
-    """
+    """A configuration, validated and as written; ``resolve`` finds a path in the YAML on disk."""
 
     config: Config
     raw: Mapping[str, Any]

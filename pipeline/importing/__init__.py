@@ -48,8 +48,6 @@ class Imported:
     """What an import made.
 
     Attributes:
-        config: the YAML.
-        lines: what was carried and what was not.
         problems: why the YAML does not load as it stands; empty when it does.
         sample_key: the key that ``--set`` gives golden samples by, where the YAML has none.
     """

@@ -36,9 +36,7 @@ class Found:
         kind: the key of the YAML's ``source``.
         file: path in the archive; for ONNX, the file whose tensors have usable names.
         callable: ``file.py:Class`` of a checkpoint's architecture; empty where it could not be named.
-        inputs: as far as known; empty where not even their number is.
-        outputs: likewise.
-        notes: what a person should know.
+        inputs: as far as known, and ``outputs``: empty where not even their number is.
         todo: what must be said about ``callable``.
     """
 
@@ -165,11 +163,7 @@ def _torchscript(path: Path, name: str, archive: Path) -> Found:
         return Found(kind="torchscript", file=name)
     arguments = [argument for argument, kind in forward.arguments if kind == "Tensor"]
     others = [f"{argument}: {kind}" for argument, kind in forward.arguments if kind != "Tensor"]
-    if forward.returns.startswith("Tuple["):
-        count = len(list(lint.split(forward.returns[6:-1])))
-    else:
-        count = 1 if forward.returns == "Tensor" else 0
-    results = ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
+    results = ["output"] if forward.results == 1 else [f"output_{number}" for number in range(forward.results or 0)]
     notes = [f"arguments that are no tensors are not fed: {', '.join(others)}"] if others else []
     return Found(
         kind="torchscript",

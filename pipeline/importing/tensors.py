@@ -63,13 +63,9 @@ def given(text: str, flag: str) -> Tensor:
 
 
 def merged(known: Sequence[Tensor], told: Sequence[Tensor], flag: str, *, by_position: bool) -> tuple[Tensor, ...]:
-    """What the files tell, completed or corrected by what a person says.
+    """What the files tell, if only how many there are, completed or corrected by what a person says with ``flag``.
 
-    Args:
-        known: from the files; empty where they do not even tell how many there are.
-        told: from the command line.
-        flag: for messages.
-        by_position: names may be given anew, since the model takes its tensors in order.
+    Names may be given anew ``by_position`` of a model that takes its tensors in order.
 
     Raises:
         ConfigError: a name that the model does not have, or another number of them.

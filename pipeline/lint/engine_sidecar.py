@@ -78,14 +78,7 @@ class Sidecar(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """One engine file of a version.
-
-    Attributes:
-        version: number of the version it is in.
-        path: the file.
-        sidecar: what is known of it; without a usable sidecar nothing.
-        sidecar_path: where that was read.
-    """
+    """One engine file of a version, and what is known of it: without a usable sidecar nothing."""
 
     version: int
     path: Path

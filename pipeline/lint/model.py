@@ -30,8 +30,6 @@ class Finding:
         path: file or directory, relative to the repository root; with ``:line:column`` where a line is meant.
         rule: stable identifier, kebab-case.
         severity: ``error``: not loaded, or served wrongly; ``warning``: loaded, with a risk.
-        reason: one sentence.
-        fix: what to change.
     """
 
     path: str
@@ -64,11 +62,8 @@ class Model:
     """One directory of the repository root.
 
     Attributes:
-        root: the repository.
-        path: the model's directory.
         config: its ModelConfig message, or None where there is none that parses.
         versions: version number -> its directory, as Triton reads the names; smallest first.
-        target: the release it is checked for.
         others: all models of the repository by name, this one included.
     """
 

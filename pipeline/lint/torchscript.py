@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,14 @@ class Forward:
         path: the file.
         arguments: (name, type) without self, types as TorchScript writes them.
         returns: its type.
+        results: how many tensors that is, where it is one or a tuple; else None.
         devices: device constants in the code, such as ``cuda:0``.
     """
 
     path: Path
     arguments: tuple[tuple[str, str], ...]
     returns: str
+    results: int | None
     devices: frozenset[str]
 
 
@@ -152,35 +155,27 @@ def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
     head = re.search(r"^  def forward\((.*?)\) -> (.*?):\n", body[0], re.MULTILINE | re.DOTALL) if body else None
     if head is None:
         return None
+    try:  # TorchScript's types are written as Python's are
+        function, returns = ast.parse(f"def forward({head[1]}): ...").body, ast.parse(head[2], mode="eval").body
+        assert isinstance(function[0], ast.FunctionDef)
+        arguments = tuple(
+            (item.arg, ast.unparse(item.annotation) if item.annotation else "") for item in function[0].args.args[1:]
+        )
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
     return Forward(
         path=path,
-        arguments=tuple(_arguments(head[1]))[1:],
-        returns=_joined(head[2]),
+        arguments=arguments,
+        returns=ast.unparse(returns),
+        results=_results(returns),
         devices=_devices(archive, members),
     )
 
 
-def _joined(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _arguments(text: str) -> Iterator[tuple[str, str]]:
-    """(name, type) of each argument, split at commas outside brackets."""
-    for part in split(text):
-        name, _, rest = part.partition(":")
-        yield _joined(name), _joined(rest.partition("=")[0])
-
-
-def split(text: str) -> Iterator[str]:
-    """A list of TorchScript types or arguments, taken apart at the commas outside brackets."""
-    depth = start = 0
-    for index, sign in enumerate(text):
-        depth += (sign in "[(") - (sign in "])")
-        if sign == "," and depth == 0:
-            yield text[start:index]
-            start = index + 1
-    if text[start:].strip():
-        yield text[start:]
+def _results(returns: ast.expr) -> int | None:
+    if isinstance(returns, ast.Subscript) and ast.unparse(returns.value) == "Tuple":
+        return len(returns.slice.elts) if isinstance(returns.slice, ast.Tuple) else 1
+    return 1 if ast.unparse(returns) == "Tensor" else None
 
 
 def _devices(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> frozenset[str]:
@@ -246,24 +241,20 @@ def _indices(names: Sequence[str]) -> list[int] | None:
 
 def outputs(model: Model, forward: Forward) -> Findings:
     """The configured outputs are among what forward returns."""
-    returns = forward.returns
-    if returns.startswith("Dict["):
+    if forward.returns.startswith("Dict["):
         yield model.at(forward.path).error(
             "torchscript-output-type",
             "forward returns a dictionary, which the pytorch backend does not take apart.",
             "export a forward that returns a tensor or a tuple of tensors",
         )
         return
-    if returns != "Tensor" and not returns.startswith("Tuple["):
-        return
-    count = 1 if returns == "Tensor" else len(list(split(returns.removeprefix("Tuple[").removesuffix("]"))))
     names = [item.name for item in model.config.output]
     indices = _indices(names)
     highest = len(names) - 1 if indices is None else max(indices, default=0)
-    if highest >= count:
+    if forward.results is not None and highest >= forward.results:
         yield model.at(forward.path).error(
             "torchscript-output-count",
-            f"forward returns {count} tensors; config.pbtxt reaches for number {highest + 1}.",
+            f"forward returns {forward.results} tensors; config.pbtxt reaches for number {highest + 1}.",
             "configure one output per returned tensor, in their order",
         )
 

@@ -12,7 +12,6 @@ class Outcome:
 
     Attributes:
         due_s: when it should have been sent: its place in the schedule of an open loop, else when it was sent.
-        sent_s: when it was sent.
         done_s: when its answer was there, or it was given up.
         error: why it failed; empty when its answer was right.
         mismatched: it was answered, but not with its own answer.

@@ -40,14 +40,10 @@ class Order:
 
     Attributes:
         model: its Triton name; the server chooses the version.
-        requests: how many in all.
         concurrency: most in flight at a time.
         rate: requests per second of an open loop; None for a closed one.
         protocol: ``shm`` is gRPC with the tensors in system shared memory.
         url: of the server, for this protocol: ``http://host:port``, or ``host:port`` for gRPC.
-        images: files to send, each an input.
-        arrays: ``.npy`` or ``.npz`` files to send.
-        timeout_s: longest wait for one answer.
     """
 
     model: str
@@ -66,12 +62,9 @@ class Result:
     """What came of a load.
 
     Attributes:
-        outcomes: one for each request that was sent.
         duration_s: from the start to the last outcome.
         given: how many inputs there were.
         distinct: how many of them were sent: those whose answers can be told apart.
-        interrupted: a person ended it before all requests were sent.
-        notes: what a person should know, one line each.
     """
 
     order: Order
@@ -199,9 +192,7 @@ class _Crew:
 
     Attributes:
         outcomes: one per request sent, in order of their numbers; complete after ``work``.
-        started_s: when the load began.
         ended_s: when the last outcome was known.
-        interrupted: a person ended it early.
     """
 
     def __init__(self, order: Order, line: lines.Line, judge: Judge, questions: int, name: str) -> None:
