@@ -7,8 +7,9 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -86,14 +87,8 @@ def smoke(
 ) -> int:
     """Smoke-test a repository or a running server by a YAML; return the exit code."""
     output.check(report)
-    terminal = Terminal(Console())
     (loaded,) = _load_all([path], overrides)
-    remote = None if url is None else server_at(url, grpc_url)
-    with interruptible():
-        done = building.smoke(loaded, options, terminal, remote)
-    _print_report(terminal, done)
-    output.write(report, [done])
-    return done.exit_code
+    return _smoked(partial(building.smoke, loaded, options), url, grpc_url, report)
 
 
 def smoke_repository(
@@ -101,10 +96,13 @@ def smoke_repository(
 ) -> int:
     """Smoke-test a repository by its own records, here or on a running server; return the exit code."""
     output.check(report)
-    terminal = Terminal(Console())
-    remote = None if url is None else server_at(url, grpc_url)
+    return _smoked(partial(building.smoke_repository, root, models, work_dir.absolute()), url, grpc_url, report)
+
+
+def _smoked(ask: Callable[..., BuildReport], url: str | None, grpc_url: str | None, report: Path | None) -> int:
+    terminal, remote = Terminal(Console()), None if url is None else server_at(url, grpc_url)
     with interruptible():
-        done = building.smoke_repository(root, models, work_dir.absolute(), terminal, remote)
+        done = ask(terminal, remote)
     _print_report(terminal, done)
     output.write(report, [done])
     return done.exit_code

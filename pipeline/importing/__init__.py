@@ -104,7 +104,8 @@ def import_mar(
         target = out or Path(manifest.name)
         _free(target)
         found = _completed(model.find(unpacked, manifest, path), told)
-        draft, lines = _draft(unpacked, manifest, found, _relative(samples, target), path)
+        named = samples and not samples.is_absolute() and os.path.relpath(samples, target)  # as seen from the YAML
+        draft, lines = _draft(unpacked, manifest, found, str(named or samples or ""), path)
         text, todo = _text(draft)
         config = staged / f"{manifest.name}.yaml"
         config.write_text(text, encoding="utf-8")
@@ -158,11 +159,6 @@ def _publish(staged: Path, target: Path) -> None:
             raise
         raise ConfigError(_TAKEN, where=str(target)) from error
     files.fsync_directory(target.absolute().parent)
-
-
-def _relative(samples: Path | None, target: Path) -> str:
-    """The samples' path in the YAML, which is relative to the YAML's folder; an absolute one stays."""
-    return "" if samples is None else str(samples) if samples.is_absolute() else os.path.relpath(samples, target)
 
 
 def _completed(found: Found, told: tuple[list[Tensor], list[Tensor]]) -> Found:

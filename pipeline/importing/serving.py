@@ -56,8 +56,7 @@ def triton(folder: Path, manifest: Manifest, *, batched: bool) -> tuple[dict[str
     content = model_config(folder / manifest.config_file)
     if content is None:
         return {}, [], [f"{manifest.config_file}: not a YAML mapping"]
-    settings: dict[str, Any] = {}
-    carried, left = [], []
+    settings, carried, left = dict[str, Any](), [], []
     kind = "KIND_GPU" if content.get("deviceType") == "gpu" else "KIND_CPU"
     for key, value in content.items():
         number = value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_536 else None

@@ -217,11 +217,8 @@ def instance_groups(model: Model) -> Findings:
                 "write count: 1, or how many you want",
             )
         if any(number < 0 for number in group.gpus):
-            yield model.error(
-                "instance-group-gpus",
-                f"an instance group lists gpus {list(group.gpus)}; GPUs are numbered from 0.",
-                "list existing GPUs",
-            )
+            reason = f"an instance group lists gpus {list(group.gpus)}; GPUs are numbered from 0."
+            yield model.error("instance-group-gpus", reason, "list existing GPUs")
 
 
 def tensorrt_instances(model: Model) -> Findings:
@@ -229,11 +226,8 @@ def tensorrt_instances(model: Model) -> Findings:
     for group in model.config.instance_group:
         kind, backend = enum_name(group, "kind"), model.backend
         if backend in triton_facts.ENGINE_BACKENDS and kind in triton_facts.NOT_FOR_ENGINES:
-            yield model.error(
-                "tensorrt-needs-gpu",
-                f"a TensorRT engine runs on GPUs only; its instance group is {kind}.",
-                "write kind: KIND_GPU",
-            )
+            reason = f"a TensorRT engine runs on GPUs only; its instance group is {kind}."
+            yield model.error("tensorrt-needs-gpu", reason, "write kind: KIND_GPU")
         if backend != "tensorrt" and group.profile:
             reason = "profile is for TensorRT engines only, and Triton refuses it elsewhere."
             yield model.error("instance-group-profile", reason, "remove profile")

@@ -169,7 +169,8 @@ def _agree(model: Model, tensor: str, one: tuple[str, Any, Model], other: tuple[
             f"tensor {printable(tensor)!r} is {types[0]} for {one[0]} and {types[1]} for {other[0]}.",
             "make both ends one type, or put a converting model between them",
         )
-    plain, full = ([shape(end) for end in (one, other)] for shape in (_dims, _full_dims))
+    plain = [_dims(end) for end in (one, other)]
+    full = [[-1] * end[2].batched + dims for end, dims in zip((one, other), plain, strict=True)]
     if not _matches(*plain) and not _matches(*full):
         yield model.error(
             "ensemble-shape",
@@ -184,10 +185,6 @@ def _dims(end: tuple[str, Any, Model]) -> list[int]:
     _, item, owner = end
     reshaped = owner.is_ensemble and item.HasField("reshape")
     return list(item.reshape.shape if reshaped else item.dims)
-
-
-def _full_dims(end: tuple[str, Any, Model]) -> list[int]:
-    return [-1] * end[2].batched + _dims(end)
 
 
 def _matches(one: Sequence[int], other: Sequence[int]) -> bool:

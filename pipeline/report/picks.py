@@ -40,7 +40,7 @@ def choose(variants: Sequence[VariantReport]) -> list[Pick]:
     """One pick for each purpose, in the order latency, throughput, memory."""
     passed = _passed(variants)
     resident = any(_resident(row) is not None for row in passed)
-    memory = _Purpose("memory", _resident if resident else _size, _shown_memory, "smaller than")
+    memory = _Purpose("memory", _resident if resident else lambda row: row.size_bytes, _shown_memory, "smaller than")
     return [_pick(purpose, passed) for purpose in (_LATENCY, _THROUGHPUT, memory)]
 
 
@@ -98,7 +98,9 @@ def _compared(
         names = ", ".join(row.name for row in equals)
         words.append(f"within 5 % of {names} and {_told_apart(chosen, equals)}")
     if beaten := [row for row in candidates if row not in near]:
-        words.append(f"{_times(costs[beaten[0].name] / costs[chosen.name])} {purpose.better} {beaten[0].name}")
+        ratio = costs[beaten[0].name] / costs[chosen.name]
+        decimals = 0 if ratio >= 10 else 1 if ratio >= 1.1 else 2
+        words.append(f"{ratio:.{decimals}f}x {purpose.better} {beaten[0].name}")
     return words or ["the only one to choose from"]
 
 
@@ -113,39 +115,24 @@ def _accuracy(row: VariantReport) -> float:
     return row.accuracy.value if row.accuracy else 0.0
 
 
-def _times(ratio: float) -> str:
-    decimals = 0 if ratio >= 10 else 1 if ratio >= 1.1 else 2
-    return f"{ratio:.{decimals}f}x"
-
-
-def _p50(row: VariantReport) -> float | None:
-    return row.measurement.p50_ms if row.measurement else None
-
-
-def _seconds_per_sample(row: VariantReport) -> float | None:
-    return 1 / row.measurement.throughput_per_s if row.measurement else None
-
-
-def _resident(row: VariantReport) -> float | None:
+def _resident(row: VariantReport) -> int | None:
     return row.measurement.memory_bytes if row.measurement else None
 
 
-def _size(row: VariantReport) -> float | None:
-    return row.size_bytes
-
-
 def _shown_memory(row: VariantReport) -> str:
-    on_disk = f"{human_bytes(row.size_bytes or 0)} on disk"
-    resident = row.measurement.memory_bytes if row.measurement else None
+    on_disk, resident = f"{human_bytes(row.size_bytes or 0)} on disk", _resident(row)
     return on_disk if resident is None else f"{human_bytes(resident)} resident, {on_disk}"
 
 
 _LATENCY = _Purpose(
-    "latency", _p50, lambda row: human_ms(row.measurement.p50_ms if row.measurement else 0), "faster than"
+    "latency",
+    lambda row: row.measurement.p50_ms if row.measurement else None,
+    lambda row: human_ms(row.measurement.p50_ms if row.measurement else 0),
+    "faster than",
 )
 _THROUGHPUT = _Purpose(
     "throughput",
-    _seconds_per_sample,
+    lambda row: 1 / row.measurement.throughput_per_s if row.measurement else None,
     lambda row: human_rate(row.measurement.throughput_per_s if row.measurement else 0),
     "as much as",
 )
