@@ -141,30 +141,20 @@ def _parse(root: Path, path: Path, target: str, found: list[Finding]) -> Any:
 def _templates(at: Place, text: str) -> Findings:
     for number, line in enumerate(text.split("\n"), 1):
         if match := re.search(r"\$\{[^}]*\}", line.partition("#")[0]):
-            yield Place(f"{at}:{number}:{match.start() + 1}").error(
-                "unfilled-template",
-                f"the placeholder {printable(match[0])!r} was never filled in.",
-                "replace it by its value",
-            )
+            reason = f"the placeholder {printable(match[0])!r} was never filled in."
+            fix = "replace it by its value"
+            yield Place(f"{at}:{number}:{match.start() + 1}").error("unfilled-template", reason, fix)
 
 
 def _unparsed(problem: ConfigError, target: str) -> Finding:
     at = Place(problem.where)
     later = next((name for name in _LATER_FIELDS if re.search(rf"\b{name}\b", problem.found)), None)
     if later is None:
-        return at.error(
-            "config-parse",
-            f"Triton cannot read the configuration: {printable(problem.found)}.",
-            "correct it there; fields are spelled as in Triton's model_config.proto",
-        )
+        reason = f"Triton cannot read the configuration: {printable(problem.found)}."
+        fix = "correct it there; fields are spelled as in Triton's model_config.proto"
+        return at.error("config-parse", reason, fix)
     if target < _LATER_FIELDS[later]:
-        return at.error(
-            "field-unknown-to-release",
-            f"{later} exists from release {_LATER_FIELDS[later]} on; release {target} refuses the configuration.",
-            "remove the field, or choose a later target",
-        )
-    return at.warning(
-        "config-not-checked",
-        f"{later} is younger than the message definition used here (24.10), so this model is not checked further.",
-        f"to check the rest, remove {later} for the time of the check",
-    )
+        reason = f"{later} exists from release {_LATER_FIELDS[later]} on; release {target} refuses the configuration."
+        return at.error("field-unknown-to-release", reason, "remove the field, or choose a later target")
+    reason = f"{later} is younger than the message definition used here (24.10), so this model is not checked further."
+    return at.warning("config-not-checked", reason, f"to check the rest, remove {later} for the time of the check")

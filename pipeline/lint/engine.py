@@ -47,28 +47,22 @@ def digest(model: Model, engine: Engine) -> Findings:
     """The file is the one that was built and proven."""
     wanted = engine.sidecar.plan_sha256
     if wanted is not None and sha256_file(engine.path) != wanted:
-        yield model.at(engine.path).error(
-            "engine-sha256",
-            f"its SHA-256 is not the {wanted[:12]}… of its sidecar: it was changed or damaged after it was built.",
-            "copy the engine and its sidecar again, or build it again",
-        )
+        reason = f"its SHA-256 is not the {wanted[:12]}… of its sidecar: it was changed or damaged after it was built."
+        fix = "copy the engine and its sidecar again, or build it again"
+        yield model.at(engine.path).error("engine-sha256", reason, fix)
 
 
 def flavour(model: Model, engine: Engine) -> Findings:
     """An engine loads in the runtime of its own flavour only."""
     built_as, backend = engine.sidecar.flavour, model.backend
     if built_as == _RTX and backend != RTX_BACKEND:
-        yield model.at(engine.path).error(
-            "engine-flavour",
-            "this is a TensorRT-RTX engine, which Triton's tensorrt backend cannot load.",
-            f'write backend: "{RTX_BACKEND}" and no platform, or build the engine with the flavour tensorrt',
-        )
+        reason = "this is a TensorRT-RTX engine, which Triton's tensorrt backend cannot load."
+        fix = f'write backend: "{RTX_BACKEND}" and no platform, or build the engine with the flavour tensorrt'
+        yield model.at(engine.path).error("engine-flavour", reason, fix)
     elif built_as == "tensorrt" and backend == RTX_BACKEND:
-        yield model.at(engine.path).error(
-            "engine-flavour",
-            "this is an engine of classic TensorRT, which TensorRT-RTX cannot load.",
-            f'write backend: "tensorrt", or build the engine with the flavour {_RTX}',
-        )
+        reason = "this is an engine of classic TensorRT, which TensorRT-RTX cannot load."
+        fix = f'write backend: "tensorrt", or build the engine with the flavour {_RTX}'
+        yield model.at(engine.path).error("engine-flavour", reason, fix)
 
 
 def tensorrt_version(model: Model, engine: Engine) -> Findings:
@@ -81,12 +75,12 @@ def tensorrt_version(model: Model, engine: Engine) -> Findings:
     if conflict := tensorrt_conflict(model.target, version):
         yield at.error("engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
     elif model.target.tensorrt is None and _built_for(model, engine) != model.target.release:
-        yield at.warning(
-            "engine-tensorrt-unknown",
+        reason = (
             f"TensorRT {version} built the engine, and the TensorRT of Triton {model.target.release}'s container is "
-            "not known here.",
-            f"build it in {image}, the same month, or name the release it was built for as the target",
+            "not known here."
         )
+        fix = f"build it in {image}, the same month, or name the release it was built for as the target"
+        yield at.warning("engine-tensorrt-unknown", reason, fix)
 
 
 def precision(model: Model, engine: Engine) -> Findings:
@@ -98,11 +92,9 @@ def precision(model: Model, engine: Engine) -> Findings:
     others = [kind for kind in layers.product_counts(engine.sidecar.layer_types) if kind != asked]
     if (known and asked not in known) or (claimed == "fp32" and others):
         counted = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(found.items()))
-        yield model.at(engine.sidecar_path).error(
-            "engine-precision",
-            f"the sidecar says {claimed}, and the engine's layers are {counted}.",
-            "build the engine again from a graph in that precision",
-        )
+        reason = f"the sidecar says {claimed}, and the engine's layers are {counted}."
+        fix = "build the engine again from a graph in that precision"
+        yield model.at(engine.sidecar_path).error("engine-precision", reason, fix)
 
 
 def _built_for(model: Model, engine: Engine) -> object:
@@ -119,34 +111,30 @@ def capabilities(model: Model, engine: Engine) -> Findings:
     offered = tensorrt_flavours.flavour(_RTX).capabilities if engine.sidecar.flavour == _RTX else None
     for name, known in given.items():
         if known is None:
-            yield model.at(engine.sidecar_path).warning(
-                "engine-capability-name",
-                f"the sidecar lists {printable(name)!r}, which is no compute capability.",
-                'write it as "8.9" or "sm_89"',
-            )
+            reason = f"the sidecar lists {printable(name)!r}, which is no compute capability."
+            fix = 'write it as "8.9" or "sm_89"'
+            yield model.at(engine.sidecar_path).warning("engine-capability-name", reason, fix)
         elif offered is not None and f"sm_{known.replace('.', '')}" not in offered:
-            yield model.at(engine.sidecar_path).error(
-                "engine-capability-unknown",
-                f"the sidecar lists {printable(name)!r}, and TensorRT-RTX builds for {', '.join(offered)} only.",
-                "build the engine again, for GPUs of that list",
-            )
+            reason = f"the sidecar lists {printable(name)!r}, and TensorRT-RTX builds for {', '.join(offered)} only."
+            fix = "build the engine again, for GPUs of that list"
+            yield model.at(engine.sidecar_path).error("engine-capability-unknown", reason, fix)
     built = {known for known in given.values() if known is not None}
     names = dict(model.config.cc_model_filenames)
     keys = {key for key, name in names.items() if below(engine.path.parent, name) == engine.path}
     for key in sorted(keys - built) if built and None not in given.values() else ():
-        yield model.at(engine.path).error(
-            "engine-capability-mismatch",
+        reason = (
             f"cc_model_filenames gives it to GPUs of compute capability {printable(key)}; it is built for "
-            f"{', '.join(sorted(built))}.",
-            "name a file there that is built for it",
+            f"{', '.join(sorted(built))}."
         )
+        fix = "name a file there that is built for it"
+        yield model.at(engine.path).error("engine-capability-mismatch", reason, fix)
     for missing in sorted(built - names.keys()) if names else ():
-        yield model.at(engine.path).warning(
-            "engine-capability-unlisted",
+        reason = (
             f"it is built for compute capability {missing}, which cc_model_filenames does not list; such a GPU "
-            "silently gets default_model_filename (server#4657).",
-            f'add cc_model_filenames {{ key: "{missing}" value: "{printable(engine.path.name)}" }}',
+            "silently gets default_model_filename (server#4657)."
         )
+        fix = f'add cc_model_filenames {{ key: "{missing}" value: "{printable(engine.path.name)}" }}'
+        yield model.at(engine.path).warning("engine-capability-unlisted", reason, fix)
 
 
 def rtx_platform(model: Model) -> Findings:

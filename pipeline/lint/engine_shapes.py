@@ -42,29 +42,24 @@ def _plain(model: Model) -> list[Any]:
 def _span(model: Model, engine: Engine, what: str, item: Any, span: Range) -> Findings:
     at, largest = model.at(engine.path), model.config.max_batch_size
     if largest > 0 and span.min[0] > 1:
-        yield at.error(
-            "engine-profile-batch",
-            f"{what} takes batches of {span.min[0]} and more, so a lone request is refused.",
-            "build the engine with a smallest batch of 1",
-        )
+        reason = f"{what} takes batches of {span.min[0]} and more, so a lone request is refused."
+        yield at.error("engine-profile-batch", reason, "build the engine with a smallest batch of 1")
     if largest > 0 and span.max[0] < largest:
-        yield at.error(
-            "engine-profile-batch",
-            f"{what} takes batches of up to {span.max[0]}, and max_batch_size is {largest} (server#4445).",
-            f"build the engine for batches of up to {largest}, or lower max_batch_size",
-        )
+        reason = f"{what} takes batches of up to {span.max[0]}, and max_batch_size is {largest} (server#4445)."
+        fix = f"build the engine for batches of up to {largest}, or lower max_batch_size"
+        yield at.error("engine-profile-batch", reason, fix)
     dims = zip(span.min, span.max, model.shape(item), strict=True)
     if any(dim != -1 and not low <= dim <= high for low, high, dim in dims):
         yield _outside(model, engine, what, item, span)
 
 
 def _outside(model: Model, engine: Engine, what: str, item: Any, span: Range) -> Finding:
-    return model.at(engine.path).error(
-        "engine-profile-range",
+    reason = (
         f"{what} takes {dims_text(span.min)} to {dims_text(span.max)}; config.pbtxt gives it "
-        f"{dims_text(model.shape(item))}{' with its batch dimension' * model.batched}.",
-        "build the engine for that shape, or write the dims it was built with",
+        f"{dims_text(model.shape(item))}{' with its batch dimension' * model.batched}."
     )
+    fix = "build the engine for that shape, or write the dims it was built with"
+    return model.at(engine.path).error("engine-profile-range", reason, fix)
 
 
 def _fixed(model: Model, engine: Engine, item: Any, spans: Sequence[Range]) -> Findings:
@@ -76,12 +71,12 @@ def _fixed(model: Model, engine: Engine, item: Any, spans: Sequence[Range]) -> F
         if wanted[axis] == -1 and len(sizes) == 1:
             tight[axis] = sizes.pop()
     if tight != wanted:
-        yield model.at(engine.path).warning(
-            "engine-profile-fixed",
+        reason = (
             f"input {printable(item.name)!r} is {dims_text(wanted[batched:])} by config.pbtxt, and the engine's "
-            f"profiles take {dims_text(tight[batched:])} only.",
-            f"write dims: {dims_text(tight[batched:])}, or build the engine for more sizes",
+            f"profiles take {dims_text(tight[batched:])} only."
         )
+        fix = f"write dims: {dims_text(tight[batched:])}, or build the engine for more sizes"
+        yield model.at(engine.path).warning("engine-profile-fixed", reason, fix)
 
 
 def profile_index(model: Model, engine: Engine) -> Findings:
@@ -92,12 +87,11 @@ def profile_index(model: Model, engine: Engine) -> Findings:
     for group in model.config.instance_group:
         for profile in group.profile:
             if re.fullmatch(r"[0-9]+", profile) and (len(profile) > 9 or int(profile) >= count):
-                yield model.error(
-                    "engine-profile-index",
+                reason = (
                     f"an instance group names profile {printable(profile)}; {model.where(engine.path)} has {count}, "
-                    "numbered from 0.",
-                    "name profiles the engine has, or build it with more",
+                    "numbered from 0."
                 )
+                yield model.error("engine-profile-index", reason, "name profiles the engine has, or build it with more")
 
 
 def warmup(model: Model, engine: Engine) -> Findings:
@@ -112,12 +106,12 @@ def warmup(model: Model, engine: Engine) -> Findings:
         }
         if sample.batch_size and any(not _taken(usable, shapes) for usable in _usable(model, engine)):
             given = ", ".join(f"{printable(name)} {dims_text(shape)}" for name, shape in sorted(shapes.items()))
-            yield model.error(
-                "warmup-profile",
+            reason = (
                 f"warmup sample {printable(sample.name)!r} has {given}, and no profile of {model.where(engine.path)} "
-                "that an instance group uses takes that; the model fails to load.",
-                "warm up with a size the engine takes, or build it for that one",
+                "that an instance group uses takes that; the model fails to load."
             )
+            fix = "warm up with a size the engine takes, or build it for that one"
+            yield model.error("warmup-profile", reason, fix)
 
 
 def _usable(model: Model, engine: Engine) -> Iterator[list[dict[str, Range]]]:
@@ -155,12 +149,11 @@ def tensors(model: Model, engine: Engine) -> Findings:
         for name in sorted(held.keys() - names) if kind == "input" else ():
             yield _unconfigured(model, engine, name)
         for name in sorted(names - held.keys()) if listed is not None else ():
-            yield model.at(engine.path).error(
-                "engine-tensor-unknown",
+            reason = (
                 f"config.pbtxt has the {kind} {printable(name)!r}; the engine has "
-                f"{printable(', '.join(sorted(held)) or 'none')}.",
-                f"use the engine's {kind} names",
+                f"{printable(', '.join(sorted(held)) or 'none')}."
             )
+            yield model.at(engine.path).error("engine-tensor-unknown", reason, f"use the engine's {kind} names")
         for item in configured:
             if item.name in held:
                 compared = not item.is_shape_tensor and item.name not in uncompared
@@ -169,21 +162,15 @@ def tensors(model: Model, engine: Engine) -> Findings:
 
 
 def _unconfigured(model: Model, engine: Engine, name: str) -> Finding:
-    return model.at(engine.path).error(
-        "engine-tensor-unknown",
-        f"the engine needs the input {printable(name)!r}, which config.pbtxt does not have.",
-        "add it to config.pbtxt",
-    )
+    reason = f"the engine needs the input {printable(name)!r}, which config.pbtxt does not have."
+    return model.at(engine.path).error("engine-tensor-unknown", reason, "add it to config.pbtxt")
 
 
 def _tensor(model: Model, engine: Engine, what: str, item: Any, held: Tensor, *, shape: bool) -> Findings:
     configured = enum_name(item, "data_type")
     if held.dtype in NUMPY_DTYPES and data_type(held.dtype) != configured:
-        yield model.at(engine.path).error(
-            "engine-data-type",
-            f"{what} is {configured} in config.pbtxt and {data_type(held.dtype)} in the engine.",
-            f"write data_type: {data_type(held.dtype)}",
-        )
+        reason = f"{what} is {configured} in config.pbtxt and {data_type(held.dtype)} in the engine."
+        yield model.at(engine.path).error("engine-data-type", reason, f"write data_type: {data_type(held.dtype)}")
     if shape and held.shape is not None:
         yield from _shape(model, engine, what, item, [dim if isinstance(dim, int) else -1 for dim in held.shape])
 
@@ -191,18 +178,15 @@ def _tensor(model: Model, engine: Engine, what: str, item: Any, held: Tensor, *,
 def _shape(model: Model, engine: Engine, what: str, item: Any, found: list[int]) -> Findings:
     wanted, batched = model.shape(item), model.batched
     if batched and found[:1] != [-1]:
-        yield model.at(engine.path).error(
-            "engine-batch-dimension",
-            f"max_batch_size is {model.config.max_batch_size}, and {what} is {dims_text(found)} in the engine.",
-            "build the engine with a dynamic first dimension on all inputs and outputs, or set max_batch_size to 0",
-        )
+        reason = f"max_batch_size is {model.config.max_batch_size}, and {what} is {dims_text(found)} in the engine."
+        fix = "build the engine with a dynamic first dimension on all inputs and outputs, or set max_batch_size to 0"
+        yield model.at(engine.path).error("engine-batch-dimension", reason, fix)
     elif len(found) != len(wanted) or any(size not in (-1, dim) for size, dim in zip(found, wanted, strict=True)):
-        yield model.at(engine.path).error(
-            "engine-shape",
+        reason = (
             f"{what} is {dims_text(wanted)} by config.pbtxt{' with its batch dimension' * batched} and "
-            f"{dims_text(found)} in the engine.",
-            f"write dims: {dims_text(found[batched:])}",
+            f"{dims_text(found)} in the engine."
         )
+        yield model.at(engine.path).error("engine-shape", reason, f"write dims: {dims_text(found[batched:])}")
 
 
 SHAPE_RULES: tuple[EngineRule, ...] = (profiles, profile_index, warmup, tensors)

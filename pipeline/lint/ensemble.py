@@ -23,11 +23,8 @@ def platform(model: Model) -> Findings:
         reason = f"an ensemble has the platform ensemble and no backend; found {found}."
         yield model.error("ensemble-platform", reason, fix)
     if not config.ensemble_scheduling.step:
-        yield model.error(
-            "ensemble-step",
-            "an ensemble needs ensemble_scheduling with at least one step.",
-            "write ensemble_scheduling { step [ … ] }",
-        )
+        reason = "an ensemble needs ensemble_scheduling with at least one step."
+        yield model.error("ensemble-step", reason, "write ensemble_scheduling { step [ … ] }")
 
 
 def forbidden_fields(model: Model) -> Findings:
@@ -35,20 +32,16 @@ def forbidden_fields(model: Model) -> Findings:
     given = {field.name for field, _ in model.config.ListFields()} if model.is_ensemble else ()
     for name in ("instance_group", "optimization", "model_warmup"):
         if name in given:
-            yield model.error(
-                "ensemble-field", f"Triton refuses {name} in an ensemble.", f"move {name} to the member models"
-            )
+            reason = f"Triton refuses {name} in an ensemble."
+            yield model.error("ensemble-field", reason, f"move {name} to the member models")
 
 
 def steps(model: Model) -> Findings:
     """Every step names a model and maps inputs and outputs."""
     for index, step in enumerate(model.config.ensemble_scheduling.step):
         if absent := [name for name in ("model_name", "input_map", "output_map") if not getattr(step, name)]:
-            yield model.error(
-                "ensemble-step",
-                f"step {index} has no {' and no '.join(absent)}.",
-                "give each step model_name, input_map and output_map",
-            )
+            reason = f"step {index} has no {' and no '.join(absent)}."
+            yield model.error("ensemble-step", reason, "give each step model_name, input_map and output_map")
 
 
 def tensor_flow(model: Model) -> Findings:
@@ -98,32 +91,23 @@ def members(model: Model) -> Findings:
         member = model.others.get(step.model_name)
         called = f"step {index}: the model {printable(step.model_name)!r}"
         if member is None:
-            yield model.error(
-                "ensemble-member-missing",
-                f"{called} is not in this repository.",
-                "add the model, or correct model_name",
-            )
+            reason = f"{called} is not in this repository."
+            yield model.error("ensemble-member-missing", reason, "add the model, or correct model_name")
             continue
         wanted = step.model_version
         if wanted > 0 and wanted not in member.versions:
             present = ", ".join(str(number) for number in member.versions) or "none"
-            yield model.error(
-                "ensemble-member-version",
-                f"{called} has no version {wanted} (present: {present}).",
-                "use model_version: -1 for the latest, or a version that exists",
-            )
+            reason = f"{called} has no version {wanted} (present: {present})."
+            fix = "use model_version: -1 for the latest, or a version that exists"
+            yield model.error("ensemble-member-version", reason, fix)
         elif wanted > 0 and member.config and wanted not in served_versions(member.config, member.versions):
-            yield model.error(
-                "ensemble-member-version",
-                f"{called} has version {wanted}, and its version_policy does not load it.",
-                f"let the member's version_policy load version {wanted}, or use model_version: -1",
-            )
+            reason = f"{called} has version {wanted}, and its version_policy does not load it."
+            fix = f"let the member's version_policy load version {wanted}, or use model_version: -1"
+            yield model.error("ensemble-member-version", reason, fix)
         if member.config is not None and 0 < member.config.max_batch_size < batch:
-            yield model.error(
-                "ensemble-batch-size",
-                f"{called} takes batches up to {member.config.max_batch_size}; the ensemble allows {batch}.",
-                f"set the ensemble's max_batch_size to {member.config.max_batch_size} or lower",
-            )
+            reason = f"{called} takes batches up to {member.config.max_batch_size}; the ensemble allows {batch}."
+            fix = f"set the ensemble's max_batch_size to {member.config.max_batch_size} or lower"
+            yield model.error("ensemble-batch-size", reason, fix)
 
 
 def member_tensors(model: Model) -> Findings:
@@ -154,30 +138,24 @@ def _mapped(model: Model, member: Model, called: str, kind: str, mapping: Any, c
         )
     if kind == "input":
         for name in sorted(key for key, item in configured.items() if key not in mapping and not item.optional):
-            yield model.error(
-                "ensemble-map",
-                f"{called} gives nothing to the input {printable(name)!r} of the model {printable(member.name)!r}.",
-                "add it to the step's input_map",
-            )
+            reason = f"{called} gives nothing to the input {printable(name)!r} of the model {printable(member.name)!r}."
+            yield model.error("ensemble-map", reason, "add it to the step's input_map")
 
 
 def _agree(model: Model, tensor: str, one: tuple[str, Any, Model], other: tuple[str, Any, Model]) -> Findings:
     types = [enum_name(end[1], "data_type") for end in (one, other)]
     if types[0] != types[1]:
-        yield model.error(
-            "ensemble-data-type",
-            f"tensor {printable(tensor)!r} is {types[0]} for {one[0]} and {types[1]} for {other[0]}.",
-            "make both ends one type, or put a converting model between them",
-        )
+        reason = f"tensor {printable(tensor)!r} is {types[0]} for {one[0]} and {types[1]} for {other[0]}."
+        fix = "make both ends one type, or put a converting model between them"
+        yield model.error("ensemble-data-type", reason, fix)
     plain = [_dims(end) for end in (one, other)]
     full = [[-1] * end[2].batched + dims for end, dims in zip((one, other), plain, strict=True)]
     if not _matches(*plain) and not _matches(*full):
-        yield model.error(
-            "ensemble-shape",
+        reason = (
             f"tensor {printable(tensor)!r} is {dims_text(full[0])} for {one[0]} and {dims_text(full[1])} "
-            f"for {other[0]}.",
-            "make the dims of both ends agree, with -1 for sizes that vary",
+            f"for {other[0]}."
         )
+        yield model.error("ensemble-shape", reason, "make the dims of both ends agree, with -1 for sizes that vary")
 
 
 def _dims(end: tuple[str, Any, Model]) -> list[int]:
@@ -198,11 +176,8 @@ def cycles(model: Model) -> Findings:
         current = pending.pop()
         for step in current.config.ensemble_scheduling.step if current.config is not None else ():
             if step.model_name == model.name:
-                yield model.error(
-                    "ensemble-cycle",
-                    f"the ensemble contains itself, through {printable(current.name)!r}.",
-                    "remove the step that leads back",
-                )
+                reason = f"the ensemble contains itself, through {printable(current.name)!r}."
+                yield model.error("ensemble-cycle", reason, "remove the step that leads back")
                 return
             if step.model_name in model.others and step.model_name not in seen:
                 seen.add(step.model_name)

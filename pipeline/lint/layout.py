@@ -33,95 +33,70 @@ def version_names(model: Model) -> Findings:
             continue
         number, at = version_number(item.name), model.at(item)
         if number is None:
-            yield at.warning(
-                "version-directory-ignored",
-                f"Triton ignores {printable(item.name)!r}: its name is not a plain number.",
-                "rename it to a plain number without leading zeros, or move it out of the model directory",
-            )
+            reason = f"Triton ignores {printable(item.name)!r}: its name is not a plain number."
+            fix = "rename it to a plain number without leading zeros, or move it out of the model directory"
+            yield at.warning("version-directory-ignored", reason, fix)
         elif abs(number) > INT64_MAX:
-            yield at.error(
-                "version-beyond-int64",
-                "the version number does not fit in 64 bits, and the whole server aborts when it reads the name.",
-                "rename it to a plain number such as 1",
-            )
+            reason = "the version number does not fit in 64 bits, and the whole server aborts when it reads the name."
+            yield at.error("version-beyond-int64", reason, "rename it to a plain number such as 1")
         elif number == 0:
-            yield at.warning(
-                "version-zero",
-                "Triton's documentation says a version named 0 is ignored; the server serves it all the same.",
-                "rename it to 1 or higher",
-            )
+            reason = "Triton's documentation says a version named 0 is ignored; the server serves it all the same."
+            yield at.warning("version-zero", reason, "rename it to 1 or higher")
         elif item.name != str(number) or number < 0:
-            yield at.error(
-                "version-directory-name",
-                f"Triton reads only the leading digits, so it takes this directory for version {number}.",
-                "rename it to a plain number, or move it out of the repository",
-            )
+            reason = f"Triton reads only the leading digits, so it takes this directory for version {number}."
+            fix = "rename it to a plain number, or move it out of the repository"
+            yield at.error("version-directory-name", reason, fix)
 
 
 def version_missing(model: Model) -> Findings:
     """A model, an ensemble too, is served only from numbered directories."""
     if not model.versions:
-        yield model.at(model.path).error(
-            "version-missing",
-            "the model has no version directory, so nothing of it is served.",
-            f"make the directory {model.name}/1 (an empty one for an ensemble) and put the model's file into it",
-        )
+        reason = "the model has no version directory, so nothing of it is served."
+        fix = f"make the directory {model.name}/1 (an empty one for an ensemble) and put the model's file into it"
+        yield model.at(model.path).error("version-missing", reason, fix)
 
 
 def version_empty(model: Model) -> Findings:
     """An empty version fails to load, and its failure stops its sibling versions."""
     for path in model.versions.values():
         if not model.is_ensemble and not children(path):
-            yield model.at(path).error(
-                "version-empty",
-                "the version directory is empty.",
-                "put the model's file into it, or remove the directory",
-            )
+            reason = "the version directory is empty."
+            yield model.at(path).error("version-empty", reason, "put the model's file into it, or remove the directory")
 
 
 def version_policy(model: Model) -> Findings:
     """The policy must select a version that exists."""
     policy, present = model.config.version_policy, set(model.versions)
     if policy.HasField("latest") and policy.latest.num_versions == 0:
-        yield model.error(
-            "version-policy-selects-none",
-            "version_policy asks for the latest 0 versions.",
-            "write version_policy { latest { num_versions: 1 } }, or leave it out",
-        )
+        reason = "version_policy asks for the latest 0 versions."
+        fix = "write version_policy { latest { num_versions: 1 } }, or leave it out"
+        yield model.error("version-policy-selects-none", reason, fix)
     if not policy.HasField("specific"):
         return
     wanted = set(policy.specific.versions)
     absent, numbers = sorted(wanted - present), ", ".join(str(number) for number in sorted(present)) or "none"
     if not wanted & present:
-        yield model.error(
-            "version-policy-selects-none",
-            f"version_policy asks for versions {sorted(wanted)}, none of which exists (present: {numbers}).",
-            "list versions that exist",
-        )
+        reason = f"version_policy asks for versions {sorted(wanted)}, none of which exists (present: {numbers})."
+        yield model.error("version-policy-selects-none", reason, "list versions that exist")
     elif absent:
-        yield model.warning(
-            "version-policy-absent-version",
-            f"version_policy asks for versions {absent}, which do not exist (present: {numbers}).",
-            "add those directories, or list only versions that exist",
-        )
+        reason = f"version_policy asks for versions {absent}, which do not exist (present: {numbers})."
+        fix = "add those directories, or list only versions that exist"
+        yield model.warning("version-policy-absent-version", reason, fix)
 
 
 def default_filename(model: Model) -> Findings:
     """``default_model_filename`` is one name inside the version directory."""
     name = str(model.config.default_model_filename)
     if name and below(Path("/version"), name) is None:
-        yield model.error(
-            "model-filename-escapes",
-            f"default_model_filename {printable(name)!r} leads out of the version directory.",
-            "name a file inside the version directory",
-        )
+        reason = f"default_model_filename {printable(name)!r} leads out of the version directory."
+        yield model.error("model-filename-escapes", reason, "name a file inside the version directory")
     elif "/" in name:
-        yield model.warning(
-            "model-filename-path",
+        reason = (
             f"default_model_filename {printable(name)!r} has a folder in it; backends then take that folder for the "
-            "model's.",
-            "put the file directly into the version directory and give its plain name",
+            "model's."
         )
+        fix = "put the file directly into the version directory and give its plain name"
+        yield model.warning("model-filename-path", reason, fix)
 
 
 def model_file(model: Model) -> Findings:
@@ -139,28 +114,19 @@ def _model_file(model: Model, path: Path) -> Findings:
     backend, at = model.backend, model.at(path)
     wants_directory = backend == "tensorflow" and model.config.platform == "tensorflow_savedmodel"
     if not path.exists():
-        yield at.error(
-            "model-file-missing",
-            f"the backend {backend} opens this file, which is not there.",
-            "put the file there, or name the one you have in default_model_filename",
-        )
+        reason = f"the backend {backend} opens this file, which is not there."
+        fix = "put the file there, or name the one you have in default_model_filename"
+        yield at.error("model-file-missing", reason, fix)
     elif wants_directory != path.is_dir() and not (backend == "onnxruntime" and path.is_dir()):
         wanted = "a directory" if wants_directory else "a file"
-        yield at.error(
-            "model-file-kind", f"the backend {backend} expects {wanted} of this name.", f"replace it by {wanted}"
-        )
+        reason = f"the backend {backend} expects {wanted} of this name."
+        yield at.error("model-file-kind", reason, f"replace it by {wanted}")
     elif backend == "onnxruntime" and path.is_dir() and not is_regular(path / "model.onnx"):
-        yield at.error(
-            "model-file-missing",
-            "an ONNX model given as a directory must hold a file named model.onnx.",
-            "name the ONNX file in it model.onnx",
-        )
+        reason = "an ONNX model given as a directory must hold a file named model.onnx."
+        yield at.error("model-file-missing", reason, "name the ONNX file in it model.onnx")
     elif backend == "openvino" and path.suffix == ".xml" and not path.with_suffix(".bin").exists():
-        yield model.at(path.with_suffix(".bin")).error(
-            "model-file-missing",
-            "OpenVINO reads the weights from a .bin file beside the .xml, which is not there.",
-            "copy the .bin file too",
-        )
+        reason = "OpenVINO reads the weights from a .bin file beside the .xml, which is not there."
+        yield model.at(path.with_suffix(".bin")).error("model-file-missing", reason, "copy the .bin file too")
 
 
 def cc_filenames(model: Model) -> Findings:
@@ -168,21 +134,18 @@ def cc_filenames(model: Model) -> Findings:
     names = dict(model.config.cc_model_filenames)
     for key in names:
         if not re.fullmatch(r"[0-9]+\.[0-9]+", key):
-            yield model.error(
-                "cc-model-filename-key",
-                f"cc_model_filenames key {printable(key)!r} is not a compute capability, so it never matches.",
-                'write it as "major.minor", for example "8.9"',
-            )
+            reason = f"cc_model_filenames key {printable(key)!r} is not a compute capability, so it never matches."
+            yield model.error("cc-model-filename-key", reason, 'write it as "major.minor", for example "8.9"')
     for version in model.versions.values() if names else ():
         for key, name in names.items():
             path = below(version, name)
             if path is None or not path.exists():
-                yield model.at(path or version).error(
-                    "cc-model-filename-missing",
+                reason = (
                     f"cc_model_filenames names {printable(name)!r} for compute capability {printable(key)}; it is not "
-                    "there.",
-                    "add the file, or remove the entry",
+                    "there."
                 )
+                fix = "add the file, or remove the entry"
+                yield model.at(path or version).error("cc-model-filename-missing", reason, fix)
         default = below(version, model.filename or "model.plan")
         if default is not None and default.exists():
             yield model.at(default).warning(
@@ -198,29 +161,23 @@ def aoti_file(model: Model) -> Findings:
         return
     for version in model.versions.values():
         if (version / AOTI_FILE).exists() and not any((version / name).exists() for name in ("model.pt", "model.py")):
-            yield model.at(version / AOTI_FILE).error(
-                "model-pt2-unsupported",
-                f"AOTInductor packages are served from release {AOTI_SINCE} on, not by {model.target.release}.",
-                "export TorchScript to model.pt, or ONNX to model.onnx",
-            )
+            reason = f"AOTInductor packages are served from release {AOTI_SINCE} on, not by {model.target.release}."
+            fix = "export TorchScript to model.pt, or ONNX to model.onnx"
+            yield model.at(version / AOTI_FILE).error("model-pt2-unsupported", reason, fix)
 
 
 def removed_backend(model: Model) -> Findings:
     """The TensorFlow backend left the images."""
     if model.backend == "tensorflow" and model.target.release > LAST_WITH_TENSORFLOW:
-        yield model.error(
-            "backend-removed",
-            f"release {model.target.release} has no TensorFlow backend; it was last in {LAST_WITH_TENSORFLOW}.",
-            f"convert the model to ONNX (tf2onnx), or serve it with release {LAST_WITH_TENSORFLOW} or older",
-        )
+        reason = f"release {model.target.release} has no TensorFlow backend; it was last in {LAST_WITH_TENSORFLOW}."
+        fix = f"convert the model to ONNX (tf2onnx), or serve it with release {LAST_WITH_TENSORFLOW} or older"
+        yield model.error("backend-removed", reason, fix)
     elif model.backend == "tensorflow" and model.config.platform not in TENSORFLOW_FILES:
         found = [version / name for version in model.versions.values() for name in TENSORFLOW_FILES.values()]
         if not any(path.exists() for path in found):
-            yield model.error(
-                "tensorflow-platform-missing",
-                "without a platform Triton cannot tell a SavedModel from a GraphDef.",
-                'write platform: "tensorflow_savedmodel" or "tensorflow_graphdef"',
-            )
+            reason = "without a platform Triton cannot tell a SavedModel from a GraphDef."
+            fix = 'write platform: "tensorflow_savedmodel" or "tensorflow_graphdef"'
+            yield model.error("tensorflow-platform-missing", reason, fix)
 
 
 def backend_not_in_containers(model: Model) -> Findings:
@@ -245,12 +202,11 @@ def backend_not_in_containers(model: Model) -> Findings:
                 "keep such models in a repository of their own (a build puts them into <repository>.tensorrt_rtx), for "
                 "a server that has this backend, or build with the flavour tensorrt"
             )
-        yield model.error(
-            "backend-not-in-containers",
+        reason = (
             f"release {model.target.release}'s containers have no backend {printable(backend)}, and version {lacking} "
-            "brings none along: the model does not load, and a server that loads every model does not start.",
-            fix,
+            "brings none along: the model does not load, and a server that loads every model does not start."
         )
+        yield model.error("backend-not-in-containers", reason, fix)
 
 
 def _holds(place: Path, name: str) -> bool:
@@ -262,11 +218,9 @@ def config_missing(model: Model) -> Findings:
     """A server that completes nothing by itself needs config.pbtxt."""
     path = model.path / CONFIG_NAME
     if not path.exists() and not path.is_symlink():
-        yield model.error(
-            "config-missing",
-            "without config.pbtxt the model loads only where auto-complete is on and its backend can guess.",
-            "write config.pbtxt with all inputs, outputs and the instance_group",
-        )
+        reason = "without config.pbtxt the model loads only where auto-complete is on and its backend can guess."
+        fix = "write config.pbtxt with all inputs, outputs and the instance_group"
+        yield model.error("config-missing", reason, fix)
 
 
 ANY_RULES: tuple[Rule, ...] = (config_missing, version_names, version_missing, version_empty, aoti_file)

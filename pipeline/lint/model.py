@@ -185,11 +185,8 @@ def run(rules: Iterable[Rule], model: Model) -> Findings:
 def unreadable(root: Path, path: Path, problem: OSError) -> Finding:
     """The finding for a file or directory the system would not give."""
     at = Path(problem.filename) if isinstance(problem.filename, str) else path
-    return Place(shown(root, at)).error(
-        "unreadable",
-        f"it cannot be read: {problem.strerror or problem}.",
-        "give read permission (chmod a+rX), or remove it",
-    )
+    reason = f"it cannot be read: {problem.strerror or problem}."
+    return Place(shown(root, at)).error("unreadable", reason, "give read permission (chmod a+rX), or remove it")
 
 
 def children(path: Path) -> list[Path]:

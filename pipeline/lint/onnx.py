@@ -63,23 +63,16 @@ def onnx_files(model: Model) -> Findings:
 def _onnx_file(model: Model, path: Path) -> Findings:
     at, size = model.at(path), path.stat().st_size
     if size >= _PROTOBUF_LIMIT_BYTES:
-        yield at.error(
-            "onnx-over-2-gib",
-            f"the file has {size} bytes, and protobuf reads no message of 2 GiB or more.",
-            "save it with external data, as a directory model.onnx/ that holds model.onnx and the data files",
-        )
+        reason = f"the file has {size} bytes, and protobuf reads no message of 2 GiB or more."
+        fix = "save it with external data, as a directory model.onnx/ that holds model.onnx and the data files"
+        yield at.error("onnx-over-2-gib", reason, fix)
     elif size > _INSPECTED_BYTES:
-        yield at.warning(
-            "onnx-not-inspected",
-            f"the file has {size} bytes, too many to be read here; its content is unchecked.",
-            "save its weights as external data, as a directory model.onnx/, which is checked",
-        )
+        reason = f"the file has {size} bytes, too many to be read here; its content is unchecked."
+        fix = "save its weights as external data, as a directory model.onnx/, which is checked"
+        yield at.warning("onnx-not-inspected", reason, fix)
     elif (opened := _open(path)) is None:
-        yield at.error(
-            "onnx-corrupt",
-            "this is no whole ONNX model; it may be truncated, or of another format.",
-            "copy the file again, or export it again",
-        )
+        reason = "this is no whole ONNX model; it may be truncated, or of another format."
+        yield at.error("onnx-corrupt", reason, "copy the file again, or export it again")
     else:
         for rule in FILE_RULES:
             yield from rule(model, opened)
@@ -112,38 +105,30 @@ def versions(model: Model, opened: OnnxFile) -> Findings:
     runtime = f"ONNX Runtime {limits.onnxruntime} of release {limits.release}"
     opsets = [item.version for item in opened.proto.opset_import if item.domain in ("", "ai.onnx")]
     if opsets and max(opsets) > limits.max_opset:
-        yield at.error(
-            "onnx-opset",
-            f"the model uses opset {max(opsets)}; {runtime} loads up to {limits.max_opset}.",
-            f"export it with opset {limits.max_opset} or lower, or choose a later target",
-        )
+        reason = f"the model uses opset {max(opsets)}; {runtime} loads up to {limits.max_opset}."
+        fix = f"export it with opset {limits.max_opset} or lower, or choose a later target"
+        yield at.error("onnx-opset", reason, fix)
     if opened.proto.ir_version > limits.max_ir_version:
-        yield at.error(
-            "onnx-ir-version",
-            f"the file has IR version {opened.proto.ir_version}; {runtime} loads up to {limits.max_ir_version}.",
-            f"set model.ir_version = {limits.max_ir_version} with the onnx package and save it again",
-        )
+        reason = f"the file has IR version {opened.proto.ir_version}; {runtime} loads up to {limits.max_ir_version}."
+        fix = f"set model.ir_version = {limits.max_ir_version} with the onnx package and save it again"
+        yield at.error("onnx-ir-version", reason, fix)
 
 
 def tensor_names(model: Model, opened: OnnxFile) -> Findings:
     """The file's inputs and outputs are the configuration's."""
     at = model.at(opened.path)
     for name in sorted(opened.inputs.keys() - model.fed_inputs):
-        yield at.error(
-            "onnx-input-unconfigured",
-            f"the model needs the input {printable(name)!r}, which config.pbtxt does not have.",
-            "add it to config.pbtxt",
-        )
+        reason = f"the model needs the input {printable(name)!r}, which config.pbtxt does not have."
+        yield at.error("onnx-input-unconfigured", reason, "add it to config.pbtxt")
     fed = model.fed_inputs - opened.overridable.keys()
     outputs = {item.name for item in model.config.output}
     for kind, names, held in (("input", fed, opened.inputs), ("output", outputs, opened.outputs)):
         for name in sorted(names - held.keys()):
-            yield at.error(
-                "onnx-tensor-unknown",
+            reason = (
                 f"config.pbtxt has the {kind} {printable(name)!r}; the model has "
-                f"{printable(', '.join(sorted(held)) or 'none')}.",
-                f"use the model's {kind} names",
+                f"{printable(', '.join(sorted(held)) or 'none')}."
             )
+            yield at.error("onnx-tensor-unknown", reason, f"use the model's {kind} names")
 
 
 def _pairs(model: Model, opened: OnnxFile) -> Iterator[tuple[str, str, Any, Any]]:
@@ -162,25 +147,17 @@ def data_types(model: Model, opened: OnnxFile) -> Findings:
     at = model.at(opened.path)
     for _, what, item, held in _pairs(model, opened):
         if not held.HasField("tensor_type"):
-            yield at.error(
-                "onnx-not-a-tensor",
-                f"{what} is no tensor but a sequence, map or optional, which Triton cannot carry.",
-                "export the model with plain tensors (scikit-learn classifiers: zipmap=False)",
-            )
+            reason = f"{what} is no tensor but a sequence, map or optional, which Triton cannot carry."
+            fix = "export the model with plain tensors (scikit-learn classifiers: zipmap=False)"
+            yield at.error("onnx-not-a-tensor", reason, fix)
             continue
         wanted, found = enum_name(item, "data_type"), _TYPES.get(held.tensor_type.elem_type)
         if found is None:
-            yield at.error(
-                "onnx-data-type",
-                f"{what} has a type (number {held.tensor_type.elem_type}) the backend does not handle.",
-                "export the model with float32, float16 or integer tensors",
-            )
+            reason = f"{what} has a type (number {held.tensor_type.elem_type}) the backend does not handle."
+            yield at.error("onnx-data-type", reason, "export the model with float32, float16 or integer tensors")
         elif wanted != found:
-            yield at.error(
-                "onnx-data-type",
-                f"{what} is {wanted} in config.pbtxt and {found} in the model.",
-                f"write data_type: {found}",
-            )
+            reason = f"{what} is {wanted} in config.pbtxt and {found} in the model."
+            yield at.error("onnx-data-type", reason, f"write data_type: {found}")
 
 
 def shapes(model: Model, opened: OnnxFile) -> Findings:
@@ -192,45 +169,37 @@ def shapes(model: Model, opened: OnnxFile) -> Findings:
         found = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in held.tensor_type.shape.dim]
         if kind == "input" and item.allow_ragged_batch:
             if found != [-1]:
-                yield model.at(opened.path).error(
-                    "onnx-ragged-shape",
-                    f"{what} is ragged, which needs the shape [-1] in the model; it has {dims_text(found)}.",
-                    "remove allow_ragged_batch, or export the input as one variable dimension",
-                )
+                reason = f"{what} is ragged, which needs the shape [-1] in the model; it has {dims_text(found)}."
+                fix = "remove allow_ragged_batch, or export the input as one variable dimension"
+                yield model.at(opened.path).error("onnx-ragged-shape", reason, fix)
         elif found:
             yield from _shape(model, opened, kind, what, item, found)
         elif any(dim != 1 for dim in model_dims(item)):
-            yield model.at(opened.path).error(
-                "onnx-shape",
-                f"{what} is a scalar in the model; config.pbtxt has dims {dims_text(model_dims(item))}.",
-                "write dims: [ 1 ]",
-            )
+            reason = f"{what} is a scalar in the model; config.pbtxt has dims {dims_text(model_dims(item))}."
+            yield model.at(opened.path).error("onnx-shape", reason, "write dims: [ 1 ]")
 
 
 def _shape(model: Model, opened: OnnxFile, kind: str, what: str, item: Any, found: list[int]) -> Findings:
     at, wanted, batched = model.at(opened.path), model.shape(item), model.batched
     if batched and found[0] != -1:
-        yield at.error(
-            "onnx-batch-dimension",
-            f"max_batch_size is {model.config.max_batch_size}, and the model fixes dimension 0 of {what} "
-            f"to {found[0]}.",
-            "export the model with a dynamic first dimension on all inputs and outputs, or set max_batch_size to 0",
+        reason = (
+            f"max_batch_size is {model.config.max_batch_size}, and the model fixes dimension 0 of {what} to {found[0]}."
         )
+        fix = "export the model with a dynamic first dimension on all inputs and outputs, or set max_batch_size to 0"
+        yield at.error("onnx-batch-dimension", reason, fix)
     elif len(found) != len(wanted) or any(size not in (-1, dim) for size, dim in zip(found, wanted, strict=True)):
-        yield at.error(
-            "onnx-shape",
+        reason = (
             f"{what} is {dims_text(wanted)} by config.pbtxt{' with its batch dimension' * batched} and "
-            f"{dims_text(found)} in the model.",
-            f"write dims: {dims_text(found[batched:])}",
+            f"{dims_text(found)} in the model."
         )
+        yield at.error("onnx-shape", reason, f"write dims: {dims_text(found[batched:])}")
     elif kind == "output" and found != wanted:
         # The backend compares with what ONNX Runtime infers, which may be more than the file states.
-        yield at.warning(
-            "onnx-output-shape",
+        reason = (
             f"{what} is {dims_text(wanted)} by config.pbtxt and {dims_text(found)} in the model; the load fails "
-            "unless ONNX Runtime infers the fixed sizes.",
-            f"write dims: {dims_text(found[batched:])}",
+            "unless ONNX Runtime infers the fixed sizes."
         )
+        yield at.warning("onnx-output-shape", reason, f"write dims: {dims_text(found[batched:])}")
 
 
 def external_data(model: Model, opened: OnnxFile) -> Findings:
@@ -246,23 +215,16 @@ def external_data(model: Model, opened: OnnxFile) -> Findings:
     for location, end in sorted(ends.items()):
         path = below(opened.path.parent, location)
         if path is None:
-            yield at.error(
-                "onnx-external-data-path",
-                f"the model's weights are in {printable(location)!r}, which is not below the model's own folder.",
-                "save the model again with a plain relative file name for its external data",
-            )
+            reason = f"the model's weights are in {printable(location)!r}, which is not below the model's own folder."
+            fix = "save the model again with a plain relative file name for its external data"
+            yield at.error("onnx-external-data-path", reason, fix)
         elif not is_regular(path):
-            yield model.at(path).error(
-                "onnx-external-data-missing",
-                f"{at} keeps weights in this file, which is not there.",
-                "copy the data file too, beside the ONNX file",
-            )
+            reason = f"{at} keeps weights in this file, which is not there."
+            fix = "copy the data file too, beside the ONNX file"
+            yield model.at(path).error("onnx-external-data-missing", reason, fix)
         elif path.stat().st_size < end:
-            yield model.at(path).error(
-                "onnx-external-data-size",
-                f"{at} expects at least {end} bytes in this file; it has {path.stat().st_size}.",
-                "copy the file again: it is truncated",
-            )
+            reason = f"{at} expects at least {end} bytes in this file; it has {path.stat().st_size}."
+            yield model.at(path).error("onnx-external-data-size", reason, "copy the file again: it is truncated")
 
 
 def _whole(text: str) -> int:
@@ -290,11 +252,9 @@ def operator_domains(model: Model, opened: OnnxFile) -> Findings:
     used = {node.domain for node in opened.proto.graph.node}
     foreign = sorted(domain for domain in used - own - {*_DOMAINS} if not domain.startswith(_VENDOR_DOMAIN))
     if foreign and not model.config.model_operations.op_library_filename:
-        yield model.at(opened.path).warning(
-            "onnx-custom-operators",
-            f"the model uses operators of {printable(', '.join(foreign))}, which ONNX Runtime does not have.",
-            "name their library in model_operations { op_library_filename: [ … ] }",
-        )
+        reason = f"the model uses operators of {printable(', '.join(foreign))}, which ONNX Runtime does not have."
+        fix = "name their library in model_operations { op_library_filename: [ … ] }"
+        yield model.at(opened.path).warning("onnx-custom-operators", reason, fix)
 
 
 FILE_RULES: tuple[FileRule, ...] = (versions, tensor_names, data_types, shapes, external_data, operator_domains)

@@ -14,11 +14,9 @@ def never_proven(model: Model) -> Findings:
         return
     for number in model_config.served_versions(model.config, model.versions):
         if (read_manifest(root, model.name, number) or {}).get("proof") == "none":
-            yield model.at(model.versions[number]).warning(
-                "version-not-proven",
-                "it was published without a proof (build --no-serve): no server's answers were ever compared.",
-                f"python -m pipeline smoke {model.root}",
-            )
+            reason = "it was published without a proof (build --no-serve): no server's answers were ever compared."
+            fix = f"python -m pipeline smoke {model.root}"
+            yield model.at(model.versions[number]).warning("version-not-proven", reason, fix)
 
 
 PROOF_RULES: tuple[Rule, ...] = (never_proven,)

@@ -13,11 +13,9 @@ _CORRID_TYPES = ("TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE
 def max_batch_size(model: Model) -> Findings:
     """Zero or a positive number."""
     if model.config.max_batch_size < 0:
-        yield model.error(
-            "max-batch-size-negative",
-            f"max_batch_size is {model.config.max_batch_size}.",
-            "write 0 for a model without a batch dimension, else the largest batch",
-        )
+        reason = f"max_batch_size is {model.config.max_batch_size}."
+        fix = "write 0 for a model without a batch dimension, else the largest batch"
+        yield model.error("max-batch-size-negative", reason, fix)
 
 
 def dynamic_batching(model: Model) -> Findings:
@@ -25,22 +23,17 @@ def dynamic_batching(model: Model) -> Findings:
     if not model.config.HasField("dynamic_batching"):
         return
     if model.config.max_batch_size == 0:
-        yield model.warning(
-            "dynamic-batching-without-batch",
-            "dynamic_batching does nothing while max_batch_size is 0.",
-            "set max_batch_size, or remove dynamic_batching",
-        )
+        reason = "dynamic_batching does nothing while max_batch_size is 0."
+        yield model.warning("dynamic-batching-without-batch", reason, "set max_batch_size, or remove dynamic_batching")
     yield from _preferred(model, model.config.dynamic_batching.preferred_batch_size, "dynamic_batching")
 
 
 def _preferred(model: Model, sizes: Any, where: str) -> Findings:
     largest = model.config.max_batch_size
     if wrong := [size for size in sizes if not 1 <= size <= largest]:
-        yield model.error(
-            "preferred-batch-size",
-            f"{where} prefers batch sizes {wrong}; each must be from 1 to max_batch_size {largest}.",
-            "lower them, raise max_batch_size, or leave preferred_batch_size out",
-        )
+        reason = f"{where} prefers batch sizes {wrong}; each must be from 1 to max_batch_size {largest}."
+        fix = "lower them, raise max_batch_size, or leave preferred_batch_size out"
+        yield model.error("preferred-batch-size", reason, fix)
 
 
 def priorities(model: Model) -> Findings:
@@ -49,25 +42,19 @@ def priorities(model: Model) -> Findings:
     levels = batching.priority_levels
     if not levels:
         if batching.default_priority_level or batching.priority_queue_policy:
-            yield model.warning(
-                "priority-levels",
-                "priorities are configured, but priority_levels is 0, so there are none.",
-                "set priority_levels, or remove default_priority_level and priority_queue_policy",
-            )
+            reason = "priorities are configured, but priority_levels is 0, so there are none."
+            fix = "set priority_levels, or remove default_priority_level and priority_queue_policy"
+            yield model.warning("priority-levels", reason, fix)
         return
     if not 1 <= batching.default_priority_level <= levels:
-        yield model.error(
-            "priority-levels",
+        reason = (
             f"default_priority_level is {batching.default_priority_level}; it must be from 1 to priority_levels "
-            f"{levels}.",
-            "set default_priority_level",
+            f"{levels}."
         )
+        yield model.error("priority-levels", reason, "set default_priority_level")
     if outside := sorted(level for level in batching.priority_queue_policy if not 1 <= level <= levels):
-        yield model.error(
-            "priority-levels",
-            f"priority_queue_policy has levels {outside}; they run from 1 to priority_levels {levels}.",
-            "correct the keys, or raise priority_levels",
-        )
+        reason = f"priority_queue_policy has levels {outside}; they run from 1 to priority_levels {levels}."
+        yield model.error("priority-levels", reason, "correct the keys, or raise priority_levels")
 
 
 def preserve_ordering(model: Model) -> Findings:
@@ -76,28 +63,20 @@ def preserve_ordering(model: Model) -> Findings:
     if not batching.preserve_ordering:
         return
     if batching.priority_levels > 1:
-        yield model.error(
-            "preserve-ordering",
-            "preserve_ordering allows a single priority level only.",
-            "remove preserve_ordering, or the priorities",
-        )
+        reason = "preserve_ordering allows a single priority level only."
+        yield model.error("preserve-ordering", reason, "remove preserve_ordering, or the priorities")
     if any(policy.default_timeout_microseconds for policy in _delaying(model)):
-        yield model.error(
-            "preserve-ordering",
-            "a queue policy with timeout_action DELAY breaks the order that preserve_ordering promises.",
-            "write timeout_action: REJECT, or remove preserve_ordering",
-        )
+        reason = "a queue policy with timeout_action DELAY breaks the order that preserve_ordering promises."
+        yield model.error("preserve-ordering", reason, "write timeout_action: REJECT, or remove preserve_ordering")
 
 
 def queue_policy(model: Model) -> Findings:
     """A timeout that never comes."""
     for policy in _delaying(model):
         if not policy.default_timeout_microseconds and not policy.allow_timeout_override:
-            yield model.warning(
-                "queue-policy-without-timeout",
-                "timeout_action DELAY has no effect: no timeout is set and none may come with a request.",
-                "set default_timeout_microseconds, or remove timeout_action",
-            )
+            reason = "timeout_action DELAY has no effect: no timeout is set and none may come with a request."
+            fix = "set default_timeout_microseconds, or remove timeout_action"
+            yield model.warning("queue-policy-without-timeout", reason, fix)
 
 
 def _delaying(model: Model) -> list[Any]:
@@ -117,11 +96,8 @@ def response_cache(model: Model) -> Findings:
         ("a model with sequence_batching", config.HasField("sequence_batching")),
     ):
         if found:
-            yield model.error(
-                "response-cache-unsupported",
-                f"Triton has no response cache for {kind} and refuses the model.",
-                "remove response_cache",
-            )
+            reason = f"Triton has no response cache for {kind} and refuses the model."
+            yield model.error("response-cache-unsupported", reason, "remove response_cache")
 
 
 def sequence_controls(model: Model) -> Findings:
@@ -154,11 +130,8 @@ def _control_values(model: Model, control: Any, kind: str) -> Findings:
         if given:
             yield _control(model, f"{kind} carries the sequence's id, and takes no {given[0]}.")
         if enum_name(control, "data_type") not in _CORRID_TYPES:
-            yield model.error(
-                "sequence-correlation-id",
-                f"{kind} has data_type {enum_name(control, 'data_type')}.",
-                f"use one of {', '.join(_CORRID_TYPES)}",
-            )
+            reason = f"{kind} has data_type {enum_name(control, 'data_type')}."
+            yield model.error("sequence-correlation-id", reason, f"use one of {', '.join(_CORRID_TYPES)}")
     elif len(given) != 1:
         yield _control(model, f"{kind} needs exactly one of {', '.join(FALSE_TRUE)}; it has {len(given)}.")
     elif len(getattr(control, given[0])) != 2:
@@ -170,22 +143,16 @@ def sequence_strategy(model: Model) -> Findings:
     batching = model.config.sequence_batching
     yield from _preferred(model, batching.oldest.preferred_batch_size, "sequence_batching")
     if not 0 <= batching.direct.minimum_slot_utilization <= 1:
-        yield model.error(
-            "sequence-slot-utilization",
-            f"minimum_slot_utilization is {batching.direct.minimum_slot_utilization:g}; it is a share from 0 to 1.",
-            "write a value from 0 to 1",
-        )
+        reason = f"minimum_slot_utilization is {batching.direct.minimum_slot_utilization:g}; it is a share from 0 to 1."
+        yield model.error("sequence-slot-utilization", reason, "write a value from 0 to 1")
 
 
 def sequence_states(model: Model) -> Findings:
     """Implicit state: tensor names, types, and files for the first value."""
     for state in model.config.sequence_batching.state:
         if not state.input_name or not state.output_name or enum_name(state, "data_type") == "TYPE_INVALID":
-            yield model.error(
-                "sequence-state",
-                "a sequence state lacks its input_name, output_name or data_type.",
-                "give all three, and dims",
-            )
+            reason = "a sequence state lacks its input_name, output_name or data_type."
+            yield model.error("sequence-state", reason, "give all three, and dims")
         for first in state.initial_state:
             folder = model.path / "initial_state"
             path = below(folder, first.data_file) if first.data_file else folder

@@ -48,17 +48,13 @@ def tensor_fields(model: Model) -> Findings:
         if not item.name:
             yield model.error("tensor-name-missing", f"an {what.split()[0]} has no name.", "give it one")
         if enum_name(item, "data_type") == "TYPE_INVALID":
-            yield model.error(
-                "tensor-data-type-missing", f"{what} has no data_type.", "write its data_type, for example TYPE_FP32"
-            )
+            reason = f"{what} has no data_type."
+            yield model.error("tensor-data-type-missing", reason, "write its data_type, for example TYPE_FP32")
     for kind in ("input", "output"):
         counted = Counter(item.name for item in getattr(model.config, kind))
         for twice in sorted(name for name, count in counted.items() if count > 1 and name):
-            yield model.error(
-                "tensor-name-duplicate",
-                f"{kind} {printable(twice)!r} is configured {counted[twice]} times, which Triton does not notice.",
-                "keep one of them",
-            )
+            reason = f"{kind} {printable(twice)!r} is configured {counted[twice]} times, which Triton does not notice."
+            yield model.error("tensor-name-duplicate", reason, "keep one of them")
 
 
 def tensor_dims(model: Model) -> Findings:
@@ -72,11 +68,8 @@ def tensor_dims(model: Model) -> Findings:
                 "reshape { shape: [ ] }",
             )
         if any(dim < 1 and dim != -1 for dim in item.dims):
-            yield model.error(
-                "dims-value",
-                f"{what} has dims {dims_text(item.dims)}; each must be 1 or more, or -1 for any size.",
-                "correct the dims",
-            )
+            reason = f"{what} has dims {dims_text(item.dims)}; each must be 1 or more, or -1 for any size."
+            yield model.error("dims-value", reason, "correct the dims")
 
 
 def reshapes(model: Model) -> Findings:
@@ -86,17 +79,11 @@ def reshapes(model: Model) -> Findings:
             continue
         shape, dims = list(item.reshape.shape), list(item.dims)
         if not shape and model.config.max_batch_size == 0:
-            yield model.error(
-                "reshape-empty",
-                f"{what} is reshaped to nothing, which needs a batch dimension, and max_batch_size is 0.",
-                "set max_batch_size, or remove the reshape",
-            )
+            reason = f"{what} is reshaped to nothing, which needs a batch dimension, and max_batch_size is 0."
+            yield model.error("reshape-empty", reason, "set max_batch_size, or remove the reshape")
         elif any(dim < 1 and dim != -1 for dim in shape):
-            yield model.error(
-                "reshape-value",
-                f"{what} is reshaped to {dims_text(shape)}; each size must be 1 or more, or -1.",
-                "correct reshape.shape",
-            )
+            reason = f"{what} is reshaped to {dims_text(shape)}; each size must be 1 or more, or -1."
+            yield model.error("reshape-value", reason, "correct reshape.shape")
         elif dims and trunks(dims) != trunks(shape):
             yield model.error(
                 "reshape-size",
@@ -121,12 +108,12 @@ def formats(model: Model) -> Findings:
     for item in model.config.input:
         chosen = enum_name(item, "format")
         if chosen != "FORMAT_NONE" and len(item.dims) != 3:
-            yield model.error(
-                "format-dims",
+            reason = (
                 f"input {printable(item.name)!r} has {chosen}, which takes exactly 3 dims; it has "
-                f"{dims_text(item.dims)}.",
-                "remove format, or write the three dims without the batch dimension",
+                f"{dims_text(item.dims)}."
             )
+            fix = "remove format, or write the three dims without the batch dimension"
+            yield model.error("format-dims", reason, fix)
 
 
 def tensorrt_only(model: Model) -> Findings:
@@ -134,15 +121,11 @@ def tensorrt_only(model: Model) -> Findings:
     engine = model.backend == "tensorrt"
     for what, item in tensors(model):
         if item.is_shape_tensor and not engine:
-            yield model.error(
-                "shape-tensor", f"{what} is a shape tensor, which only TensorRT engines have.", "remove is_shape_tensor"
-            )
+            reason = f"{what} is a shape tensor, which only TensorRT engines have."
+            yield model.error("shape-tensor", reason, "remove is_shape_tensor")
         if item.is_non_linear_format_io and (not engine or len(item.dims) != 3):
-            yield model.error(
-                "non-linear-format",
-                f"{what} has is_non_linear_format_io, which is for TensorRT tensors of 3 dims.",
-                "remove is_non_linear_format_io",
-            )
+            reason = f"{what} has is_non_linear_format_io, which is for TensorRT tensors of 3 dims."
+            yield model.error("non-linear-format", reason, "remove is_non_linear_format_io")
 
 
 def onnx_inputs(model: Model) -> Findings:
@@ -151,12 +134,11 @@ def onnx_inputs(model: Model) -> Findings:
         return
     for item in model.config.input:
         if item.optional and (model.batched or item.allow_ragged_batch):
-            yield model.error(
-                "optional-with-batching",
+            reason = (
                 f"input {printable(item.name)!r} is optional, which the onnxruntime backend refuses for models that "
-                "batch, and for ragged inputs.",
-                "remove optional, or set max_batch_size to 0",
+                "batch, and for ragged inputs."
             )
+            yield model.error("optional-with-batching", reason, "remove optional, or set max_batch_size to 0")
 
 
 def batch_tensors(model: Model) -> Findings:
@@ -166,25 +148,16 @@ def batch_tensors(model: Model) -> Findings:
     for item in (*model.config.batch_input, *model.config.batch_output):
         kind = enum_name(item, "kind")
         if len(item.source_input) != 1 or set(item.source_input) - inputs:
-            yield model.error(
-                "batch-tensor-source",
-                f"{kind} takes exactly one configured input as source_input; it has {sorted(item.source_input)}.",
-                "name one of the model's inputs",
-            )
+            reason = f"{kind} takes exactly one configured input as source_input; it has {sorted(item.source_input)}."
+            yield model.error("batch-tensor-source", reason, "name one of the model's inputs")
     for item in model.config.batch_input:
         if enum_name(item, "data_type") not in ("TYPE_INT32", "TYPE_FP32"):
-            yield model.error(
-                "batch-tensor-type",
-                f"a batch_input is TYPE_INT32 or TYPE_FP32, not {enum_name(item, 'data_type')}.",
-                "correct its data_type",
-            )
+            reason = f"a batch_input is TYPE_INT32 or TYPE_FP32, not {enum_name(item, 'data_type')}."
+            yield model.error("batch-tensor-type", reason, "correct its data_type")
     for item in model.config.batch_output:
         if set(item.target_name) - outputs or len(set(item.target_name)) != len(item.target_name):
-            yield model.error(
-                "batch-tensor-target",
-                f"a batch_output names the targets {sorted(item.target_name)}; each must be one output, once.",
-                "name configured outputs",
-            )
+            reason = f"a batch_output names the targets {sorted(item.target_name)}; each must be one output, once."
+            yield model.error("batch-tensor-target", reason, "name configured outputs")
 
 
 def labels(model: Model) -> Findings:
@@ -195,12 +168,11 @@ def labels(model: Model) -> Findings:
         path = below(model.path, item.label_filename)
         at, text = model.at(path or model.path / CONFIG_NAME), read_text(path) if path is not None else None
         if text is None:
-            yield at.error(
-                "label-file-missing",
+            reason = (
                 f"output {printable(item.name)!r} takes its labels from {printable(item.label_filename)!r}, which is "
-                "no text file inside the model directory; the model fails to load.",
-                "add the file beside config.pbtxt, one label per line",
+                "no text file inside the model directory; the model fails to load."
             )
+            yield at.error("label-file-missing", reason, "add the file beside config.pbtxt, one label per line")
         else:
             yield from _labels(item, at, text)
 
@@ -210,24 +182,15 @@ def _labels(item: Any, at: Place, text: str) -> Findings:
     lines = text.removesuffix("\n").split("\n") if text else []
     classes = item.dims[-1] if item.dims else -1
     if classes > 0 and math.prod(item.dims) == classes and len(lines) != classes:
-        yield at.error(
-            "label-count",
-            f"there are {len(lines)} labels, and output {printable(item.name)!r} has {classes} scores.",
-            f"write exactly {classes} lines, in the order of the scores",
-        )
+        reason = f"there are {len(lines)} labels, and output {printable(item.name)!r} has {classes} scores."
+        yield at.error("label-count", reason, f"write exactly {classes} lines, in the order of the scores")
     blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if blank:
-        yield Place(f"{at}:{blank[0]}:1").warning(
-            "label-blank",
-            f"{len(blank)} of the labels are blank; clients get an empty name for those classes.",
-            "write a label on every line",
-        )
+        reason = f"{len(blank)} of the labels are blank; clients get an empty name for those classes."
+        yield Place(f"{at}:{blank[0]}:1").warning("label-blank", reason, "write a label on every line")
     if any(line.endswith("\r") for line in lines):
-        yield at.warning(
-            "label-line-ending",
-            "the lines end in CR LF, and Triton makes the CR a part of each label.",
-            "save the file with LF line endings",
-        )
+        reason = "the lines end in CR LF, and Triton makes the CR a part of each label."
+        yield at.warning("label-line-ending", reason, "save the file with LF line endings")
 
 
 TENSOR_RULES: tuple[Rule, ...] = (

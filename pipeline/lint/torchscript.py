@@ -62,18 +62,14 @@ def data_types(model: Model) -> Findings:
     for item in (*model.config.input, *model.config.output):
         kind, dims = enum_name(item, "data_type"), model_dims(item)
         if kind != "TYPE_INVALID" and kind not in _TYPES:
-            yield model.error(
-                "torchscript-data-type",
-                f"the pytorch backend has no type {kind}, given for {printable(item.name)!r}.",
-                f"use one of {', '.join(_TYPES)}",
-            )
+            reason = f"the pytorch backend has no type {kind}, given for {printable(item.name)!r}."
+            yield model.error("torchscript-data-type", reason, f"use one of {', '.join(_TYPES)}")
         if kind == "TYPE_STRING" and len(dims) + batched > 1:
-            yield model.error(
-                "torchscript-string-dims",
+            reason = (
                 f"the pytorch backend takes strings of one dimension only; {printable(item.name)!r} has dims "
-                f"{dims_text(dims)}{' and a batch dimension' * batched}.",
-                "use dims: [ -1 ] with max_batch_size: 0",
+                f"{dims_text(dims)}{' and a batch dimension' * batched}."
             )
+            yield model.error("torchscript-string-dims", reason, "use dims: [ -1 ] with max_batch_size: 0")
 
 
 def torchscript_files(model: Model) -> Findings:
@@ -115,12 +111,11 @@ def _file(model: Model, path: Path) -> Findings:
 
 def _saved_otherwise(at: Place, names: list[str]) -> Finding:
     if any(name.endswith("data.pkl") for name in names):
-        return at.error(
-            "torch-save-archive",
+        reason = (
             "torch.save wrote this file (it has data.pkl and no constants.pkl); the pytorch backend loads TorchScript "
-            "only.",
-            _EXPORT,
+            "only."
         )
+        return at.error("torch-save-archive", reason, _EXPORT)
     return at.error("torchscript-corrupt", "the archive is not TorchScript: it has no constants.pkl.", _EXPORT)
 
 
@@ -193,21 +188,17 @@ def inputs(model: Model, forward: Forward) -> Findings:
     if len(kinds) == 1 and kinds[0].startswith("Dict["):
         return
     if refused := [name for name, kind in forward.arguments if kind != "Tensor" and not kind.startswith("List[")]:
-        yield at.error(
-            "torchscript-input-type",
+        reason = (
             f"forward takes {printable(', '.join(refused))} as something other than a tensor, which the backend "
-            "refuses.",
-            "export a forward whose arguments are all tensors",
+            "refuses."
         )
+        yield at.error("torchscript-input-type", reason, "export a forward whose arguments are all tensors")
     sequence = model.config.sequence_batching
     fed = len(model.config.input) + len(sequence.control_input) + len(sequence.state)
     fed += sum(len(item.target_name) for item in model.config.batch_input)
     if fed != len(kinds):
-        yield at.error(
-            "torchscript-input-count",
-            f"forward takes {len(kinds)} inputs; config.pbtxt feeds {fed}.",
-            "configure one input per argument of forward",
-        )
+        reason = f"forward takes {len(kinds)} inputs; config.pbtxt feeds {fed}."
+        yield at.error("torchscript-input-count", reason, "configure one input per argument of forward")
 
 
 def input_names(model: Model, forward: Forward) -> Findings:
@@ -219,12 +210,11 @@ def input_names(model: Model, forward: Forward) -> Findings:
         return
     indices = _indices(names)
     if indices is None:
-        yield model.warning(
-            "torchscript-input-order",
+        reason = (
             f"the input names {printable(', '.join(names))} are neither forward's ({printable(', '.join(arguments))}) "
-            "nor of the form name__0, so inputs are bound in the order they stand in.",
-            "use the names of forward's arguments",
+            "nor of the form name__0, so inputs are bound in the order they stand in."
         )
+        yield model.warning("torchscript-input-order", reason, "use the names of forward's arguments")
     elif sorted(indices) != list(range(len(indices))) or len(indices) > len(arguments):
         yield model.error(
             "torchscript-input-index",
@@ -242,21 +232,17 @@ def _indices(names: Sequence[str]) -> list[int] | None:
 def outputs(model: Model, forward: Forward) -> Findings:
     """The configured outputs are among what forward returns."""
     if forward.returns.startswith("Dict["):
-        yield model.at(forward.path).error(
-            "torchscript-output-type",
-            "forward returns a dictionary, which the pytorch backend does not take apart.",
-            "export a forward that returns a tensor or a tuple of tensors",
-        )
+        reason = "forward returns a dictionary, which the pytorch backend does not take apart."
+        fix = "export a forward that returns a tensor or a tuple of tensors"
+        yield model.at(forward.path).error("torchscript-output-type", reason, fix)
         return
     names = [item.name for item in model.config.output]
     indices = _indices(names)
     highest = len(names) - 1 if indices is None else max(indices, default=0)
     if forward.results is not None and highest >= forward.results:
-        yield model.at(forward.path).error(
-            "torchscript-output-count",
-            f"forward returns {forward.results} tensors; config.pbtxt reaches for number {highest + 1}.",
-            "configure one output per returned tensor, in their order",
-        )
+        reason = f"forward returns {forward.results} tensors; config.pbtxt reaches for number {highest + 1}."
+        fix = "configure one output per returned tensor, in their order"
+        yield model.at(forward.path).error("torchscript-output-count", reason, fix)
 
 
 def devices(model: Model, forward: Forward) -> Findings:
@@ -265,17 +251,13 @@ def devices(model: Model, forward: Forward) -> Findings:
     several = any(group.count > 1 or len(group.gpus) > 1 for group in model.config.instance_group)
     gpu = sorted(name for name in forward.devices if name.startswith("cuda"))
     if gpu and ("KIND_CPU" in kinds or several):
-        yield model.at(forward.path).warning(
-            "torchscript-device-constant",
-            f"the code has tensors fixed to {', '.join(gpu)}, and the model's instances run elsewhere too.",
-            "script the model instead of tracing it, or run one instance on that GPU",
-        )
+        reason = f"the code has tensors fixed to {', '.join(gpu)}, and the model's instances run elsewhere too."
+        fix = "script the model instead of tracing it, or run one instance on that GPU"
+        yield model.at(forward.path).warning("torchscript-device-constant", reason, fix)
     elif "cpu" in forward.devices and "KIND_GPU" in kinds:
-        yield model.at(forward.path).warning(
-            "torchscript-device-constant",
-            "the code makes tensors on the CPU, and the model's instances run on GPUs.",
-            "script the model, or trace it on a GPU",
-        )
+        reason = "the code makes tensors on the CPU, and the model's instances run on GPUs."
+        fix = "script the model, or trace it on a GPU"
+        yield model.at(forward.path).warning("torchscript-device-constant", reason, fix)
 
 
 FORWARD_RULES: tuple[ForwardRule, ...] = (inputs, input_names, outputs, devices)

@@ -26,12 +26,12 @@ def tree(model: Model) -> Findings:
             continue
         seen += len(items)
         if depth > _MAX_DEPTH or seen > _MAX_ENTRIES:
-            yield model.at(folder).warning(
-                "tree-too-large",
+            reason = (
                 f"the model has over {_MAX_ENTRIES} files or is nested over {_MAX_DEPTH} deep; the rest is unchecked, "
-                "and Triton reads the times of all of it at each poll.",
-                "keep only what the backend needs in the model directory",
+                "and Triton reads the times of all of it at each poll."
             )
+            fix = "keep only what the backend needs in the model directory"
+            yield model.at(folder).warning("tree-too-large", reason, fix)
             return
         for item in items:
             if item.is_symlink():
@@ -46,11 +46,8 @@ def link(root: Path, path: Path) -> Findings:
     here, target = Place(shown(root, path)), os.path.realpath(path)
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on a loop of links
         scope = "the model" if "/" in here.path else "the whole repository"
-        yield here.error(
-            "dangling-link",
-            f"the link leads to nothing, and {scope} fails to load.",
-            "remove the link, or restore what it points to",
-        )
+        reason = f"the link leads to nothing, and {scope} fails to load."
+        yield here.error("dangling-link", reason, "remove the link, or restore what it points to")
     elif not Path(target).is_relative_to(os.path.realpath(root)):
         yield here.warning(
             "link-leaves-repository",
@@ -65,11 +62,9 @@ def _mode(model: Model, item: os.DirEntry[str]) -> Findings:
     except OSError:
         return  # a dangling link, reported as such
     if not readable_by(found, SERVER_UID):
-        yield model.at(Path(item.path)).warning(
-            "file-mode",
-            f"its mode {stat.S_IMODE(found.st_mode):o} keeps the server's user (uid {SERVER_UID}) from reading it.",
-            f"chmod {'a+rx' if stat.S_ISDIR(found.st_mode) else 'a+r'} it",
-        )
+        reason = f"its mode {stat.S_IMODE(found.st_mode):o} keeps the server's user (uid {SERVER_UID}) from reading it."
+        fix = f"chmod {'a+rx' if stat.S_ISDIR(found.st_mode) else 'a+r'} it"
+        yield model.at(Path(item.path)).warning("file-mode", reason, fix)
 
 
 def readable_by(found: os.stat_result, uid: int) -> bool:
@@ -86,18 +81,15 @@ def stray(model: Model) -> Findings:
     empty = not children(model.path)
     if hidden or empty:
         what = "an empty directory" if empty and not hidden else "not a model"
-        yield model.at(model.path).error(
-            "stray-directory",
+        reason = (
             f"Triton takes every directory of the repository root for a model; this is {what}, and the "
-            "server stops on it.",
-            "move it out of the repository root, or remove it",
+            "server stops on it."
         )
+        yield model.at(model.path).error("stray-directory", reason, "move it out of the repository root, or remove it")
     elif not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        yield model.at(model.path).warning(
-            "model-name-characters",
-            "the model's name has characters that every client must percent-encode in URLs.",
-            "use letters, digits, '_', '-' and '.' only",
-        )
+        reason = "the model's name has characters that every client must percent-encode in URLs."
+        fix = "use letters, digits, '_', '-' and '.' only"
+        yield model.at(model.path).warning("model-name-characters", reason, fix)
 
 
 TREE_RULES: tuple[Rule, ...] = (stray, tree)
