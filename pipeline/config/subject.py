@@ -58,10 +58,10 @@ class Subject:
         return {name: variant if isinstance(variant, dict) else {} for name, variant in rows}
 
     @property
-    def formats(self) -> dict[str, Any]:
-        """What each variant is, by the nearest that says it; None where nobody does."""
-        variants = self.variants
-        return {name: inherited(variants, name, "format") for name in variants}
+    def formats(self) -> dict[str, str | None]:
+        """What each variant is, by the nearest that says it; None where nobody does, or what is said is no text."""
+        found = {name: inherited(self.variants, name, "format") for name in self.variants}
+        return {name: made if isinstance(made, str) else None for name, made in found.items()}
 
     def of_format(self, wanted: str) -> list[str]:
         """The variants of one format."""

@@ -107,3 +107,10 @@ def test_every_model_of_a_configuration_is_known_by_name(tmp_path: Path) -> None
     assert tuple(names(config)) == ("net_onnx", "net_ts", "net", "net_preprocess", "net_postprocess")
     plain = config.model_copy(update={"postprocess": None})
     assert tuple(names(plain)) == ("net_onnx", "net_ts")
+
+
+def test_a_format_that_is_no_text_is_told_once(tmp_path: Path) -> None:
+    changes = (("ensemble: {from: onnx}", "ensemble: {}"), ("  onnx: {format: onnx}", "  a: {from: ts, format: [1]}"))
+    (line,) = _check(tmp_path, *changes)
+    assert "variants.a.format" in line
+    assert "found [1]" in line
