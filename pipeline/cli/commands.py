@@ -59,11 +59,9 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
     for item in loaded:
         for name in servers.names(item.config):
             if name in owners:
-                raise ConfigError(
-                    f"config: two configurations make a model called {name}",
-                    found=f"{owners[name]}, {item.path}",
-                    hint="models are called `<name>_<variant>`, an ensemble `<name>`; change `name` in one of them",
-                )
+                found = f"{owners[name]}, {item.path}"
+                hint = "models are called `<name>_<variant>`, an ensemble `<name>`; change `name` in one of them"
+                raise ConfigError(f"config: two configurations make a model called {name}", found=found, hint=hint)
             owners[name] = item.path
     return loaded
 

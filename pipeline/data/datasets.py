@@ -77,16 +77,10 @@ class Rows:
 
 
 def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split: bool = True) -> Dataset:
-    """Load a data set as samples of the signature's inputs.
+    """Load a data set as samples of the signature's inputs; the seed fixes the split of data without a test part.
 
-    Args:
-        data: the YAML's data section.
-        signature: names, dtypes and shapes that every sample must have.
-        resolve: for paths in the YAML.
-        seed: fixes the split of data that has no test part of its own.
-        split: False when the data is only judged on, never trained on: files without a test part then belong to the
-            test part as a whole. The embedded digits are split all the same, since models are trained on their first
-            part.
+    Without ``split`` the data is only judged on, never trained on: files without a test part then belong to that as a
+    whole. The embedded digits are split all the same, since models are trained on their first part.
 
     Raises:
         ConfigError: the section does not fit the signature, or a path is missing.
@@ -224,12 +218,9 @@ def _read_arrays(path: Path, signature: Signature) -> tuple[dict[str, Array], Ar
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=str(path), hint=_RELATIVE) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise StageError(
-            "datasets: not a readable array file",
-            found=f"{type(error).__name__}: {error}",
-            where=str(path),
-            hint="write it with numpy.savez(path, **arrays) or numpy.save, without object arrays",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "write it with numpy.savez(path, **arrays) or numpy.save, without object arrays"
+        raise StageError("datasets: not a readable array file", found=found, where=str(path), hint=hint) from error
     targets = arrays.pop("target", None) if "target" not in names else None
     _check_arrays(arrays, targets, signature, str(path))
     return arrays, None if targets is None else targets.astype(np.int64)
@@ -254,12 +245,9 @@ def _check_arrays(arrays: Mapping[str, Array], targets: Array | None, signature:
 
 def _refuse(wrong: Sequence[str], where: str) -> None:
     if wrong:
-        raise StageError(
-            "datasets: the data does not fit `inputs`",
-            found=listed(wrong, _MOST_LISTED, "\n"),
-            where=where,
-            hint="change the data or `inputs` in the YAML",
-        )
+        found = listed(wrong, _MOST_LISTED, "\n")
+        hint = "change the data or `inputs` in the YAML"
+        raise StageError("datasets: the data does not fit `inputs`", found=found, where=where, hint=hint)
 
 
 def _name_problems(arrays: Mapping[str, Any], signature: Signature) -> list[str]:

@@ -240,12 +240,9 @@ def scan(folder: Path) -> Folder:
         train, test = {}, _classes(folder)
     loose = [path for path in image_paths(folder) if path.parent == folder]
     if test and loose:
-        raise ConfigError(
-            "images beside class folders",
-            found=f"{loose[0].name} beside {', '.join(sorted(test)[:3])}",
-            where=str(folder),
-            hint="put each image in its class folder, or all into one flat folder",
-        )
+        found = f"{loose[0].name} beside {', '.join(sorted(test)[:3])}"
+        hint = "put each image in its class folder, or all into one flat folder"
+        raise ConfigError("images beside class folders", found=found, where=str(folder), hint=hint)
     if not test and not loose:
         raise ConfigError("no images", where=str(folder), found=f"looked for {', '.join(sorted(_SUFFIXES))}")
     labels = tuple(sorted({*train, *test}))

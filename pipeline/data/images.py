@@ -31,17 +31,13 @@ def of_section(section: Preprocess, signature: Signature) -> Preprocessing:
     if resize is None and section.crop is None:
         resize = fixed
     elif fixed and made is None:
-        raise ConfigError(
-            f"input {spec.name} is {fixed[0]}x{fixed[1]}",
-            found="`resize` gives the shorter side only",
-            hint="add `crop`, or give `resize` as [height, width]",
-        )
+        found = "`resize` gives the shorter side only"
+        hint = "add `crop`, or give `resize` as [height, width]"
+        raise ConfigError(f"input {spec.name} is {fixed[0]}x{fixed[1]}", found=found, hint=hint)
     if isinstance(resize, int) and resize**2 > section.max_pixels:
-        raise ConfigError(
-            "`resize` makes every image larger than `max_pixels`",
-            found=f"{resize} x {resize} pixels at least, of {section.max_pixels} at most",
-            hint="raise `max_pixels`, or resize to fewer",
-        )
+        found = f"{resize} x {resize} pixels at least, of {section.max_pixels} at most"
+        hint = "raise `max_pixels`, or resize to fewer"
+        raise ConfigError("`resize` makes every image larger than `max_pixels`", found=found, hint=hint)
     _check_values(spec, section.mean, section.std, channels)
     if spec.dtype == "uint8" and section.scale != 255.0:
         raise ConfigError(f"input {spec.name} takes raw pixels (uint8)", hint="leave out `scale`, `mean` and `std`")
@@ -123,11 +119,9 @@ def image_layout(spec: TensorSpec, batched: bool) -> str | None:
 
 def _only_input(signature: Signature) -> TensorSpec:
     if len(signature.inputs) != 1:
-        raise ConfigError(
-            "images feed a model of one input",
-            found=f"{len(signature.inputs)} inputs: {', '.join(spec.name for spec in signature.inputs)}",
-            hint="use `arrays` or `callable` for the data of this model",
-        )
+        found = f"{len(signature.inputs)} inputs: {', '.join(spec.name for spec in signature.inputs)}"
+        hint = "use `arrays` or `callable` for the data of this model"
+        raise ConfigError("images feed a model of one input", found=found, hint=hint)
     (spec,) = signature.inputs
     if spec.dtype not in ("uint8", "float16", "float32", "float64"):
         raise ConfigError(f"input {spec.name} is no image", found=f"dtype {spec.dtype}", hint="uint8 or a float dtype")
@@ -156,19 +150,14 @@ def _geometry(
         length = flat_channels * flat_size[0] * flat_size[1] if flat_size else None
         if len(dims) == 1 and (isinstance(dims[0], str) or dims[0] == length):
             return "flat", flat_channels, flat_size
-        raise ConfigError(
-            f"input {spec.name} is no image",
-            found=f"shape {list(spec.shape)}",
-            hint="an image is [N, C, H, W] or [N, H, W, C], or [N, C*H*W] of the images' size",
-        )
+        hint = "an image is [N, C, H, W] or [N, H, W, C], or [N, C*H*W] of the images' size"
+        raise ConfigError(f"input {spec.name} is no image", found=f"shape {list(spec.shape)}", hint=hint)
     channel, height, width = (dims[0], dims[1], dims[2]) if layout == "NCHW" else (dims[2], dims[0], dims[1])
     own = channel if isinstance(channel, int) else (channels or 3)
     if own not in (1, 3) or channels not in (None, own):
-        raise ConfigError(
-            f"input {spec.name} has {own} channels in layout {layout}",
-            found=f"shape {list(spec.shape)}" + (f"; {channels} asked for" if channels else ""),
-            hint="images have 1 or 3; set `layout` on the input",
-        )
+        found = f"shape {list(spec.shape)}" + (f"; {channels} asked for" if channels else "")
+        hint = "images have 1 or 3; set `layout` on the input"
+        raise ConfigError(f"input {spec.name} has {own} channels in layout {layout}", found=found, hint=hint)
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     if fixed and size and fixed != size:
         raise ConfigError(f"input {spec.name} is {fixed[0]}x{fixed[1]}", found=f"images are made {size[0]}x{size[1]}")

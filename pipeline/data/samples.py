@@ -150,12 +150,9 @@ def read(path: Path) -> GoldenSamples:
             raise ValueError(f"{len(samples)} of {len(rows)} samples")
         return GoldenSamples(samples=samples, batched=bool(content["batched"]), sha256=str(content["sha256"]))
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise StageError(
-            "samples: not a readable samples file",
-            found=f"{type(error).__name__}: {error}",
-            where=str(path),
-            hint="run the build again",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "run the build again"
+        raise StageError("samples: not a readable samples file", found=found, where=str(path), hint=hint) from error
 
 
 def batches(golden: GoldenSamples, size: int) -> Iterator[Sample]:

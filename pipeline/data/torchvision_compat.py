@@ -48,11 +48,9 @@ def load() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
-        raise MissingError(
-            "torchvision cannot be imported",
-            found=f"{type(error).__name__}: {error}",
-            hint="install the torchvision that belongs to this torch, from the same place",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "install the torchvision that belongs to this torch, from the same place"
+        raise MissingError("torchvision cannot be imported", found=found, hint=hint) from error
 
 
 def _extension_loads(package: Path) -> bool:

@@ -129,11 +129,8 @@ def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
         # The finder runs nothing, unlike importlib.util.find_spec, which imports the parent packages.
         spec = importlib.machinery.PathFinder.find_spec(".".join(names[: depth + 1]), search)
         if spec is None:
-            raise ConfigError(
-                f"no module {location}",
-                found=f"{names[depth]!r} is neither next to the YAML nor installed",
-                hint="give a file: 'file.py:callable'",
-            )
+            found = f"{names[depth]!r} is neither next to the YAML nor installed"
+            raise ConfigError(f"no module {location}", found=found, hint="give a file: 'file.py:callable'")
         search = list(spec.submodule_search_locations or [])
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise ConfigError(f"module {location} is not a Python file", found=str(spec and spec.origin))

@@ -214,9 +214,6 @@ def _required(model: ast.ClassDef, method: str) -> list[str]:
 
 
 def _damaged(archive: Path, name: str, error: BaseException) -> ConfigError:
-    return ConfigError(
-        "import-mar: the model in the archive is damaged",
-        found=f"{name}: {type(error).__name__}: {error}"[:300],
-        where=str(archive),
-        hint="is the file whole? compare its size and checksum with where it came from",
-    )
+    found = f"{name}: {type(error).__name__}: {error}"[:300]
+    hint = "is the file whole? compare its size and checksum with where it came from"
+    return ConfigError("import-mar: the model in the archive is damaged", found=found, where=str(archive), hint=hint)

@@ -78,11 +78,9 @@ def merged(known: Sequence[Tensor], told: Sequence[Tensor], flag: str, *, by_pos
         return tuple(by_name.get(tensor.name, tensor) for tensor in known)
     if not known or (by_position and len(told) == len(known)):
         return tuple(told)
-    raise ConfigError(
-        f"import-mar: {flag} does not fit the model",
-        found=f"{', '.join(by_name)}; the model has {', '.join(names)}",
-        hint="use the model's names" + (", or name all of them anew in the model's order" if by_position else ""),
-    )
+    found = f"{', '.join(by_name)}; the model has {', '.join(names)}"
+    hint = "use the model's names" + (", or name all of them anew in the model's order" if by_position else "")
+    raise ConfigError(f"import-mar: {flag} does not fit the model", found=found, hint=hint)
 
 
 def usable_name(name: str) -> str:

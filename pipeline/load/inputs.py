@@ -33,10 +33,8 @@ class Question:
 def questions(config: Any, images: Sequence[Path], arrays: Sequence[Path]) -> list[Question]:
     """The inputs of a load, at most ``MOST``; made up where no files are named.
 
-    Args:
-        config: the served ModelConfig message.
-        images: files for a model that takes an image, or the raw bytes of a file.
-        arrays: ``.npy`` or ``.npz`` files; each row of a batched model's arrays is an input of its own.
+    Images are for a model that takes one, or the raw bytes of a file; arrays are ``.npy`` or ``.npz`` files, and each
+    row of a batched model's is an input of its own.
 
     Raises:
         ConfigError: a file is not readable, or does not fit the model.

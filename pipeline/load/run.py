@@ -119,11 +119,8 @@ def _explained(name: str, url: str) -> Iterator[None]:
     try:
         yield
     except NoAnswerError as error:
-        raise SmokeError(
-            f"{name}: no answer from {url}",
-            found=error.found or error.what,
-            hint="start one: python -m pipeline serve REPOSITORY; or name its address with --url",
-        ) from error
+        hint = "start one: python -m pipeline serve REPOSITORY; or name its address with --url"
+        raise SmokeError(f"{name}: no answer from {url}", found=error.found or error.what, hint=hint) from error
     except ForeignMemoryError as error:
         raise MissingError(
             f"{name}: the server does not see this machine's shared memory", found=str(error), hint="--protocol grpc"
