@@ -90,7 +90,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     if data.dataset == "digits":
         pixels, classes = image_data.digits()
         digits = image_data.ImageArrays(pixels, image_data.ImageInput.of(data, signature))
-        return _parted(digits, classes, images.DIGIT_LABELS, data.test_fraction, seed)
+        return _parted(digits, classes, images.DIGIT_LABELS, data, seed)
     if data.dataset is not None:
         return _downloaded(data, signature, resolve(data.root))
     if data.images is not None:
@@ -98,9 +98,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     if data.arrays is not None:
         arrays, targets = _read_arrays(resolve(data.arrays), signature)
         rows = Rows(arrays, np.arange(len(next(iter(arrays.values())))), leading=signature.batch is not None)
-        if targets is None or not split:
-            return Dataset(train=None, test=_split(rows, targets), labels=())
-        return _parted(rows, targets, (), data.test_fraction, seed)
+        return _parted(rows, targets, (), data, seed, split)
     return _user_data(data, signature, resolve)
 
 
@@ -167,9 +165,12 @@ def stratified_split(targets: Array, test_fraction: float, seed: int) -> tuple[A
 
 
 def _parted(
-    samples: Rows | Images, targets: Array, labels: tuple[str, ...], test_fraction: float, seed: int
+    samples: Rows | Images, targets: Array | None, labels: tuple[str, ...], data: Data, seed: int, split: bool = True
 ) -> Dataset:
-    train, test = (_split(samples.take(rows), targets[rows]) for rows in stratified_split(targets, test_fraction, seed))
+    if targets is None or not split:
+        return Dataset(train=None, test=_split(samples, targets), labels=labels)
+    parts = stratified_split(targets, data.test_fraction, seed)
+    train, test = (_split(samples.take(rows), targets[rows]) for rows in parts)
     return Dataset(train=train, test=test, labels=labels)
 
 
@@ -196,9 +197,7 @@ def _image_folder(data: Data, signature: Signature, folder: Path, seed: int, spl
     if found.train:
         train = _split(image_data.ImageFiles(found.train, target), np.asarray(found.train_targets, np.int64))
         return Dataset(train=train, test=_split(test, targets), labels=found.labels)
-    if targets is None or not split:
-        return Dataset(train=None, test=_split(test, targets), labels=found.labels)
-    return _parted(test, targets, found.labels, data.test_fraction, seed)
+    return _parted(test, targets, found.labels, data, seed, split)
 
 
 def _read_arrays(path: Path, signature: Signature) -> tuple[dict[str, Array], Array | None]:

@@ -35,7 +35,6 @@ from pipeline.lint.model import (
     version_directories,
 )
 from pipeline.lint.onnx import ONNX_RULES
-from pipeline.lint.proof import PROOF_RULES
 from pipeline.lint.scheduling import SCHEDULING_RULES
 from pipeline.lint.tensors import TENSOR_RULES
 from pipeline.lint.torchscript import TORCHSCRIPT_RULES
@@ -50,7 +49,7 @@ _LATER_FIELDS = {"model_metrics": "24.11", "max_inflight_requests": "25.11"}
 
 _CONFIGURED = (
     *CONFIGURED_RULES, *CONFIG_RULES, *SCHEDULING_RULES, *TENSOR_RULES, *WARMUP_RULES, *ENSEMBLE_RULES, *ONNX_RULES,
-    *TORCHSCRIPT_RULES, *ENGINE_RULES, *PROOF_RULES,
+    *TORCHSCRIPT_RULES, *ENGINE_RULES,
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from pipeline.lint.engine_sidecar import Engine, EngineRule, compute_capability,
 from pipeline.lint.model import RTX_BACKEND, Findings, Model, Rule, below, printable
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
-from pipeline.repository.manifest import read_manifest
 
 _RTX: Final = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 
@@ -99,9 +98,7 @@ def precision(model: Model, engine: Engine) -> Findings:
 
 def _built_for(model: Model, engine: Engine) -> object:
     """The release this tool built a version for, by its manifest beside the repository; None where there is none."""
-    root = model.root.resolve()
-    manifest = read_manifest(root, model.name, engine.version) if root.name else None
-    target = (manifest or {}).get("target")
+    target = model.manifest(engine.version).get("target")
     return target.get("release") if isinstance(target, dict) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.base.model_config import served_versions
 from pipeline.base.triton_facts import BACKENDS
 from pipeline.lint.model import (
     AOTI_FILE,
@@ -214,6 +215,15 @@ def _holds(place: Path, name: str) -> bool:
     return path is not None and is_regular(path)
 
 
+def never_proven(model: Model) -> Findings:
+    """A served version whose manifest, beside the repository, says that no server was ever asked."""
+    for number in served_versions(model.config, model.versions):
+        if model.manifest(number).get("proof") == "none":
+            reason = "it was published without a proof (build --no-serve): no server's answers were ever compared."
+            fix = f"python -m pipeline smoke {model.root}"
+            yield model.at(model.versions[number]).warning("version-not-proven", reason, fix)
+
+
 def config_missing(model: Model) -> Findings:
     """A server that completes nothing by itself needs config.pbtxt."""
     path = model.path / CONFIG_NAME
@@ -226,4 +236,5 @@ def config_missing(model: Model) -> Findings:
 ANY_RULES: tuple[Rule, ...] = (config_missing, version_names, version_missing, version_empty, aoti_file)
 CONFIGURED_RULES: tuple[Rule, ...] = (
     version_policy, default_filename, model_file, cc_filenames, removed_backend, backend_not_in_containers,
+    never_proven,
 )  # fmt: skip

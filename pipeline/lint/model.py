@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.base import printing
 from pipeline.base.triton_facts import BACKENDS
 from pipeline.machine.target import Limits
+from pipeline.repository.manifest import read_manifest
 
 CONFIG_NAME = "config.pbtxt"
 SKIPPED_DIRECTORIES = ("configs", "warmup", "initial_state")  # core, VersionsToLoad: never read as versions
@@ -143,6 +144,11 @@ class Model:
         paths = [path for name in names if (path := below(version, name)) is not None]
         paths = [path / inside if inside and path.is_dir() else path for path in paths]
         return [path for path in paths if is_regular(path)]
+
+    def manifest(self, version: int) -> Mapping[str, Any]:
+        """What this tool wrote down of a version, beside the repository; empty for one it did not make."""
+        root = self.root.resolve()
+        return (read_manifest(root, self.name, version) if root.name else None) or {}
 
     @property
     def fed_inputs(self) -> set[str]:

@@ -14,15 +14,8 @@ _PROTOBUF_LIMIT_BYTES = 2 << 30
 _INSPECTED_BYTES = 1 << 30
 
 # onnx.TensorProto.DataType -> Triton's DataType; onnxruntime_backend, ModelConfigDataTypeToOnnxDataType.
-_TYPES = dict(
-    enumerate(
-        (
-            "TYPE_FP32", "TYPE_UINT8", "TYPE_INT8", "TYPE_UINT16", "TYPE_INT16", "TYPE_INT32", "TYPE_INT64",
-            "TYPE_STRING", "TYPE_BOOL", "TYPE_FP16", "TYPE_FP64", "TYPE_UINT32", "TYPE_UINT64",
-        ),
-        start=1,
-    )
-)  # fmt: skip
+_NAMES = "FP32 UINT8 INT8 UINT16 INT16 INT32 INT64 STRING BOOL FP16 FP64 UINT32 UINT64"
+_TYPES = {number: f"TYPE_{name}" for number, name in enumerate(_NAMES.split(), start=1)}
 _EXTERNAL = 1  # onnx.TensorProto.EXTERNAL
 # Operator domains compiled into ONNX Runtime.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
