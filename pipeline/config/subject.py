@@ -29,10 +29,9 @@ class Subject:
     @property
     def tensors(self) -> list[tuple[Key, Input | Output]]:
         """Inputs, then outputs, each with its path."""
-        sides: tuple[tuple[str, Mapping[str, Input | Output]], ...] = (
-            ("inputs", self.config.inputs), ("outputs", self.config.outputs)
-        )  # fmt: skip
-        return [((section, name), spec) for section, side in sides for name, spec in side.items()]
+        inputs, outputs = self.config.inputs.items(), self.config.outputs.items()
+        found: list[tuple[Key, Input | Output]] = [(("inputs", name), spec) for name, spec in inputs]
+        return found + [(("outputs", name), spec) for name, spec in outputs]
 
     @property
     def data_sets(self) -> list[tuple[Key, Data]]:

@@ -34,7 +34,6 @@ class ImageInput:
     """How images become samples of the model's one input.
 
     Attributes:
-        name: of the input.
         leading: whether the input has a batch dimension, so that a sample starts with a dimension of 1.
         how: from an image to the tensor.
     """

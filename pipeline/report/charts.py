@@ -32,11 +32,8 @@ class Point:
     """What is drawn as a dot.
 
     Attributes:
-        label: written beside it.
         title: the whole of it in words, for a pointer that rests on it and for screen readers.
         group: decides its colour.
-        x: in the unit of the x axis.
-        y: in the unit of the y axis.
         picked: drawn with a ring.
     """
 
@@ -53,8 +50,6 @@ class Axis:
     """One dimension.
 
     Attributes:
-        name: with its unit.
-        text: a tick's value in words.
         from_zero: it starts at 0, unless its values span so much that it is logarithmic.
         top: no tick beyond this.
     """

@@ -19,12 +19,7 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A line that goes on in the next between two words; a word longer than the terminal stays whole, to be copied.
-
-    Attributes:
-        text: the line.
-        indent: blanks in front of what goes on.
-    """
+    """A line that goes on, indented, in the next between two words; a word longer than the terminal stays whole."""
 
     text: Text
     indent: int = 4
@@ -53,7 +48,6 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: its heading.
         right: whether it holds figures.
         leaves: when it is left out of a table that is too wide: the smallest number first, 0 never.
     """
@@ -67,10 +61,7 @@ class Column:
 class Fitting:
     """A table without the columns that the terminal has no room for, and a line that says which these are.
 
-    Attributes:
-        columns: its columns; the text of the one called ``folds`` is folded when nothing else helps.
-        rows: a cell for each column.
-        folds: name of a column.
+    The text of the column called ``folds`` is folded when nothing else helps.
     """
 
     columns: Sequence[Column]
