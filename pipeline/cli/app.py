@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,19 +35,21 @@ def _path(text: str | Path) -> Path:
     return Path(text)
 
 
-Configs = Annotated[
-    list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, or directories of them.", parser=_path)
-]
+# What several commands take; every path is one on this machine.
+_option = partial(typer.Option, parser=_path)
+_argument = partial(typer.Argument, parser=_path)
+Configs = Annotated[list[Path], _argument(metavar="CONFIG...", help="YAML files, or directories of them.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key: --set variants.onnx.opset=17.")
 ]
-Repository = Annotated[
-    Path | None,
-    typer.Option(
-        "--repository", metavar="DIR", help="Repository root (default: the YAML's, or model_repository/).", parser=_path
-    ),
-]
-WorkDir = Annotated[Path, typer.Option("--work-dir", metavar="DIR", help="Step store, logs and reports.", parser=_path)]
+_REPOSITORY_HELP = "Repository root (default: the YAML's, or model_repository/)."
+Repository = Annotated[Path | None, _option("--repository", metavar="DIR", help=_REPOSITORY_HELP)]
+_REPORT_HELP = "Also write the report there, and as a page beside it (.html)."
+Report = Annotated[Path | None, _option("--report", metavar="FILE.json", help=_REPORT_HELP)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")]
+Url = Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+WorkDir = Annotated[Path, _option("--work-dir", metavar="DIR", help="Step store, logs and reports.")]
 Variants = Annotated[list[str] | None, typer.Option("--variant", metavar="KEY", help="Only this variant; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 WORK_DIR = Path(".pipeline")
@@ -72,12 +75,7 @@ def build(
     configs: Configs,
     repository: Repository = None,
     work_dir: WorkDir = WORK_DIR,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="Also write the report there, and as a page beside it (.html).", parser=_path
-        ),
-    ] = None,
+    report: Report = None,
     overrides: Overrides = None,
     variants: Variants = None,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Prove the result on a real server.")] = True,
@@ -107,12 +105,11 @@ def plan(
 @app.command()
 def serve(
     repositories: Annotated[
-        list[Path],
-        typer.Argument(metavar="REPOSITORY...", help="Repository roots, served by one server.", parser=_path),
+        list[Path], _argument(metavar="REPOSITORY...", help="Repository roots, served by one server.")
     ],
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8002,
+    http_port: Port = 8000,
+    grpc_port: Port = 8001,
+    metrics_port: Port = 8002,
     host: Annotated[str, typer.Option(help="Address to bind; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
     models: Annotated[
         list[str] | None, typer.Option("--model", metavar="NAME", help="Only this model; repeatable.")
@@ -132,9 +129,7 @@ def serve(
 
 @app.command()
 def smoke(
-    subject: Annotated[
-        Path, typer.Argument(metavar="REPOSITORY|CONFIG", help="A repository, or a YAML file.", parser=_path)
-    ],
+    subject: Annotated[Path, _argument(metavar="REPOSITORY|CONFIG", help="A repository, or a YAML file.")],
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[MODEL...]", help="Only these models of the repository.")
     ] = None,
@@ -144,12 +139,7 @@ def smoke(
     ] = None,
     repository: Repository = None,
     work_dir: WorkDir = WORK_DIR,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="Also write the report there, and as a page beside it (.html).", parser=_path
-        ),
-    ] = None,
+    report: Report = None,
     overrides: Overrides = None,
     variants: Variants = None,
 ) -> None:
@@ -171,12 +161,9 @@ def smoke(
 
 @app.command()
 def predict(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")],
-    file: Annotated[
-        Path,
-        typer.Option("--input", metavar="FILE", help="An image, .npy, or .npz (one array per input).", parser=_path),
-    ],
-    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
+    name: Name,
+    file: Annotated[Path, _option("--input", metavar="FILE", help="An image, .npy, or .npz (one array per input).")],
+    url: Url = "127.0.0.1:8000",
     top: Annotated[int, typer.Option(min=1, help="How many classes to print.")] = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -188,7 +175,7 @@ def predict(
 
 @app.command()
 def load(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Model name on the server.")],
+    name: Name,
     requests: Annotated[int, typer.Option(min=1, help="How many requests in all.")] = 500,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Most requests in flight at a time.")] = 32,
     rate: Annotated[
@@ -197,15 +184,12 @@ def load(
     ] = None,
     protocol: Annotated[Wire, typer.Option(help="shm: gRPC with the tensors in shared memory.")] = Wire.HTTP,
     images: Annotated[
-        list[Path] | None, typer.Option("--image", metavar="FILE", help="An image to send; repeatable.", parser=_path)
+        list[Path] | None, _option("--image", metavar="FILE", help="An image to send; repeatable.")
     ] = None,
     arrays: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--input", metavar="FILE.npz", help="Arrays to send, each row an input; repeatable.", parser=_path
-        ),
+        list[Path] | None, _option("--input", metavar="FILE.npz", help="Arrays to send, each row an input; repeatable.")
     ] = None,
-    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP endpoint.")] = "127.0.0.1:8000",
+    url: Url = "127.0.0.1:8000",
     grpc_url: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC endpoint (default: the same host, port 8001).")
     ] = None,
@@ -213,21 +197,27 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Load a running server, account for every request, and check that each gets its own answer; exit 5 if not."""
-    from pipeline.cli import serving
+    from pipeline.cli import commands, serving
+    from pipeline.load.run import Order
 
-    files = (images or (), arrays or ())
-    raise typer.Exit(
-        serving.load(
-            name, requests, concurrency, rate, protocol.value, files, (url, grpc_url), timeout_s, as_json=as_json
-        )
+    server = commands.server_at(url, grpc_url)
+    order = Order(
+        model=name,
+        requests=requests,
+        concurrency=concurrency,
+        rate=rate,
+        protocol=protocol.value,
+        url=server.http_url if protocol is Wire.HTTP else server.grpc_url,
+        images=images or (),
+        arrays=arrays or (),
+        timeout_s=timeout_s,
     )
+    raise typer.Exit(serving.load(order, as_json=as_json))
 
 
 @app.command()
 def lint(
-    repository: Annotated[
-        Path, typer.Argument(metavar="REPOSITORY", help="Any Triton model repository.", parser=_path)
-    ],
+    repository: Annotated[Path, _argument(metavar="REPOSITORY", help="Any Triton model repository.")],
     as_json: AsJson = False,
     target: Annotated[str, typer.Option(metavar="YY.MM", help="Triton release it shall run on.")] = "24.10",
 ) -> None:
@@ -239,12 +229,9 @@ def lint(
 
 @app.command("import-mar")
 def import_mar(
-    archive: Annotated[
-        Path, typer.Argument(metavar="FILE.mar", help="A TorchServe archive: .mar or .tar.gz.", parser=_path)
-    ],
+    archive: Annotated[Path, _argument(metavar="FILE.mar", help="A TorchServe archive: .mar or .tar.gz.")],
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="A folder to make (default: ./NAME, the model's name).", parser=_path),
+        Path | None, _option(metavar="DIR", help="A folder to make (default: ./NAME, the model's name).")
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -254,8 +241,7 @@ def import_mar(
         list[str] | None, typer.Option("--output", metavar="NAME:DTYPE:SHAPE", help="The same; repeatable.")
     ] = None,
     samples: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Real inputs: a folder of images, an .npz or .npy.", parser=_path),
+        Path | None, _option(metavar="PATH", help="Real inputs: a folder of images, an .npz or .npy.")
     ] = None,
 ) -> None:
     """Make a YAML and its files from a TorchServe archive, and say what could not be carried; runs nothing of it."""
@@ -266,9 +252,7 @@ def import_mar(
 
 @app.command()
 def metadata(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A model of a TF-Serving tree, or a SavedModel.", parser=_path)
-    ],
+    folder: Annotated[Path, _argument(metavar="FOLDER", help="A model of a TF-Serving tree, or a SavedModel.")],
 ) -> None:
     """Print what TF-Serving tells of a SavedModel: the JSON of /v1/models/NAME/metadata."""
     from pipeline.cli import commands
@@ -282,13 +266,10 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the configuration."""
     if report:
-        from pipeline.report.schema import json_schema as report_schema
-
-        _print_json(report_schema())
+        from pipeline.report.schema import json_schema
     else:
         from pipeline.config.load import json_schema
-
-        _print_json(json_schema())
+    Console(soft_wrap=True).print_json(json.dumps(json_schema()))
 
 
 @app.command()
@@ -330,7 +311,3 @@ def _build_options(repository: Path | None, work_dir: Path, variants: list[str] 
     from pipeline.build.loop import Options
 
     return Options(repository=repository, work_dir=work_dir.absolute(), variants=tuple(variants or ()), serve=serve)
-
-
-def _print_json(value: Any) -> None:
-    Console(soft_wrap=True).print_json(json.dumps(value))

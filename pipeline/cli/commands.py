@@ -7,7 +7,9 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,11 +59,9 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str]) -> list[LoadedCon
     for item in loaded:
         for name in servers.names(item.config):
             if name in owners:
-                raise ConfigError(
-                    f"config: two configurations make a model called {name}",
-                    found=f"{owners[name]}, {item.path}",
-                    hint="models are called `<name>_<variant>`, an ensemble `<name>`; change `name` in one of them",
-                )
+                found = f"{owners[name]}, {item.path}"
+                hint = "models are called `<name>_<variant>`, an ensemble `<name>`; change `name` in one of them"
+                raise ConfigError(f"config: two configurations make a model called {name}", found=found, hint=hint)
             owners[name] = item.path
     return loaded
 
@@ -83,16 +83,10 @@ def build(paths: Sequence[Path], overrides: Sequence[str], options: Options, rep
 def smoke(
     path: Path, overrides: Sequence[str], options: Options, url: str | None, grpc_url: str | None, report: Path | None
 ) -> int:
-    """Smoke-test a repository or a running server; return the exit code."""
+    """Smoke-test a repository or a running server by a YAML; return the exit code."""
     output.check(report)
-    terminal = Terminal(Console())
     (loaded,) = _load_all([path], overrides)
-    remote = None if url is None else server_at(url, grpc_url)
-    with interruptible():
-        done = building.smoke(loaded, options, terminal, remote)
-    _print_report(terminal, done)
-    output.write(report, [done])
-    return done.exit_code
+    return _smoked(partial(building.smoke, loaded, options), url, grpc_url, report)
 
 
 def smoke_repository(
@@ -100,10 +94,13 @@ def smoke_repository(
 ) -> int:
     """Smoke-test a repository by its own records, here or on a running server; return the exit code."""
     output.check(report)
-    terminal = Terminal(Console())
-    remote = None if url is None else server_at(url, grpc_url)
+    return _smoked(partial(building.smoke_repository, root, models, work_dir.absolute()), url, grpc_url, report)
+
+
+def _smoked(ask: Callable[..., BuildReport], url: str | None, grpc_url: str | None, report: Path | None) -> int:
+    terminal, remote = Terminal(Console()), None if url is None else server_at(url, grpc_url)
     with interruptible():
-        done = building.smoke_repository(root, models, work_dir.absolute(), terminal, remote)
+        done = ask(terminal, remote)
     _print_report(terminal, done)
     output.write(report, [done])
     return done.exit_code
@@ -127,6 +124,11 @@ def _print_report(terminal: Terminal, done: BuildReport) -> None:
     if (done.run_dir / "report.html").is_file():
         terminal.line(f"  report {escape(_shown(done.run_dir / 'report.html'))}")
     terminal.line("")
+
+
+def _say(console: Console, text: str) -> None:
+    """A line as it is: a terminal breaks it where it must, and nothing in it is coloured as a number or a path."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _shown(path: Path) -> str:
@@ -162,27 +164,19 @@ def plan(paths: Sequence[Path], overrides: Sequence[str], options: Options, *, a
 
 def describe_plan(item: BuildPlan) -> dict[str, Any]:
     """A plan as JSON values: options, variants, steps with their keys and whether they are cached, what is missing."""
-    store = Store(item.work_dir / "store")
-    config = item.loaded.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    store, config = Store(item.work_dir / "store"), item.loaded.config
     description = {
-        "name": item.loaded.config.name,
+        "name": config.name,
         "config": str(item.loaded.path),
-        "options": config,
-        "target": {
-            "release": item.limits.release,
-            "onnxruntime": item.limits.onnxruntime,
-            "max_opset": item.limits.max_opset,
-            "max_ir_version": item.limits.max_ir_version,
-            "python": item.limits.python,
-            "tensorrt": item.limits.tensorrt,
-        },
+        "options": config.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "target": {key: value for key, value in asdict(item.limits).items() if key != "triton"},
         "repository": str(item.repository),
         "variants": [
             {
                 "name": variant.identifier,
                 "format": variant.format,
                 "precision": variant.precision,
-                "made_by": f"{item.loaded.config.name}_{variant.parent}",
+                "made_by": f"{config.name}_{variant.parent}",
                 "how": variant.how,
                 "max_batch_size": variant.max_batch_size,
                 **variant.options,
@@ -193,13 +187,7 @@ def describe_plan(item: BuildPlan) -> dict[str, Any]:
         ],
         "steps": [{"step": step.name, "key": step.key, "cached": store.holds(step)} for step in item.steps],
         "deployments": [
-            {
-                "name": row.identifier,
-                "format": row.format,
-                "precision": row.precision,
-                "server": row.server,
-                "how": row.how,
-            }
+            {"name": row.identifier, **{key: getattr(row, key) for key in ("format", "precision", "server", "how")}}
             for row in item.deployments
         ],
         "missing": [
@@ -215,15 +203,14 @@ def describe_plan(item: BuildPlan) -> dict[str, Any]:
 
 def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
     target = row["target"]
-    console.print(
-        f"[bold]{escape(row['name'])}[/bold]  {escape(row['config'])}  →  {escape(row['repository'])}", soft_wrap=True
-    )
-    console.print(
+    title = f"[bold]{escape(row['name'])}[/bold]  {escape(row['config'])}  →  {escape(row['repository'])}"
+    console.print(title, soft_wrap=True)
+    told = (
         f"  target {target['release']}: ONNX Runtime {target['onnxruntime']}, opset ≤ {target['max_opset']}, "
         f"IR ≤ {target['max_ir_version']}, Python {target['python'] or 'unknown'}, "
-        f"TensorRT {target['tensorrt'] or 'unknown'}\n",
-        highlight=False,
+        f"TensorRT {target['tensorrt'] or 'unknown'}\n"
     )
+    console.print(told, highlight=False)
     fixed = (Column("format", no_wrap=True), Column("prec", no_wrap=True), Column("max batch", justify="right"))
     longest = max(len(made.identifier) for made in item.rows)
     names = Column("variant", overflow="fold", no_wrap=longest <= _NAME_WIDTH)
@@ -239,7 +226,7 @@ def _print_plan(console: Console, item: BuildPlan, row: dict[str, Any]) -> None:
         console.print(f"  [yellow]missing:[/yellow] {escape(gap)}", soft_wrap=True)
     console.print("\n  [bold]options[/bold]")
     for key, value in _flat(row["options"]):
-        console.print(f"  {escape(key)} = {escape(json.dumps(value))}", highlight=False, soft_wrap=True)
+        _say(console, f"  {escape(key)} = {escape(json.dumps(value))}")
     console.print()
 
 
@@ -281,33 +268,22 @@ def metadata(folder: Path) -> None:
 
 def lint(repository: Path, target: str, *, as_json: bool) -> int:
     """Print the findings; 4 when one of them is an error."""
-    from dataclasses import asdict
-
     from pipeline.lint import lint as check
 
     findings = check(repository, target=target)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        print(
-            json.dumps(
-                {"repository": str(repository), "target": target, "findings": [asdict(item) for item in findings]}
-            )
-        )
+        told = {"repository": str(repository), "target": target, "findings": [asdict(item) for item in findings]}
+        print(json.dumps(told))
         return 4 if errors else 0
     console = Console()
     for item in findings:
         colour = "red" if item.severity == "error" else "yellow"
-        console.print(
-            f"[{colour}]{item.severity}[/{colour}] {escape(item.path)} [dim]{item.rule}[/dim]",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(console, f"[{colour}]{item.severity}[/{colour}] {escape(item.path)} [dim]{item.rule}[/dim]")
         for text in (item.reason, f"fix: {item.fix}"):
             console.print(Words(Text(f"  {text}")), soft_wrap=True)
-    console.print(
-        f"{errors} errors, {len(findings) - errors} warnings in {escape(str(repository))} (target {target})",
-        highlight=False,
-    )
+    counts = f"{errors} errors, {len(findings) - errors} warnings"
+    console.print(f"{counts} in {escape(str(repository))} (target {target})", highlight=False)
     return 4 if errors else 0
 
 
@@ -330,13 +306,13 @@ def import_mar(
         rows.add_row(f"[{colours[line.outcome]}]{line.outcome}[/]", *told)
     console = Console()
     console.print(rows)
-    console.print(f"\n  wrote {escape(str(done.config))}", highlight=False, soft_wrap=True)
+    _say(console, f"\n  wrote {escape(str(done.config))}")
     command = f"python -m pipeline build {shlex.quote(str(done.config))}"
     if done.problems:
         only_samples = done.sample_key and all(problem.key.startswith("samples") for problem in done.problems)
         hint = f"add them to the YAML, or: {command} --set {done.sample_key}=PATH" if only_samples else "edit the YAML"
         raise ConfigError(f"import-mar: {done.config} needs more before it builds", problems=done.problems, hint=hint)
-    console.print(f"  next: {escape(command)}", highlight=False, soft_wrap=True)
+    _say(console, f"  next: {escape(command)}")
 
 
 def doctor(work_dir: Path) -> int:
@@ -350,7 +326,7 @@ def doctor(work_dir: Path) -> int:
     console.print(rows)
     for check in checks:
         if check.fix:
-            console.print(f"  {escape(check.name)}: {escape(check.fix)}", highlight=False, soft_wrap=True)
+            _say(console, f"  {escape(check.name)}: {escape(check.fix)}")
     return 0 if all(check.ok for check in checks) else 3
 
 

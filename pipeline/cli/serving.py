@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,10 +19,13 @@ from rich.text import Text
 
 from pipeline.base.errors import MissingError, StageError
 from pipeline.base.values import RunningServer, Tensors
-from pipeline.cli.commands import interruptible, server_at
+from pipeline.cli.commands import interruptible
 from pipeline.machine import doctor, environment
 from pipeline.report.fitting import Words
 from pipeline.report.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pipeline.load.run import Order
 
 
 def serve(
@@ -40,7 +43,6 @@ def serve(
     names = list(models) or _runnable(repositories, console)
     log_path = work_dir.absolute() / "runs" / f"serve-{time.strftime('%Y%m%dT%H%M%S')}" / "server.log"
     stopping = threading.Event()
-    http_port, grpc_port, metrics_port = ports
     with Terminal(console).stage("server") as stage, contextlib.ExitStack() as stack, interruptible():
         running = stack.enter_context(
             triton.embedded(
@@ -48,9 +50,9 @@ def serve(
                 names,
                 beside=repositories[1:],
                 log_path=log_path,
-                http_port=http_port,
-                grpc_port=grpc_port,
-                metrics_port=metrics_port,
+                http_port=ports[0],
+                grpc_port=ports[1],
+                metrics_port=ports[2],
                 host=host,
                 start_timeout_s=300.0,
             )
@@ -146,35 +148,11 @@ def _runnable(repositories: Sequence[Path], console: Console) -> list[str]:
     return [name for name in names if name not in engines]
 
 
-def load(
-    name: str,
-    requests: int,
-    concurrency: int,
-    rate: float | None,
-    protocol: Literal["http", "grpc", "shm"],
-    inputs: tuple[Sequence[Path], Sequence[Path]],
-    urls: tuple[str, str | None],
-    timeout_s: float,
-    *,
-    as_json: bool,
-) -> int:
-    """Load a running server with images and arrays; return the exit code."""
+def load(order: Order, *, as_json: bool) -> int:
+    """Load a running server; return the exit code."""
     from pipeline.load import report, run
 
-    server = server_at(*urls)
-    images, arrays = inputs
-    order = run.Order(
-        model=name,
-        requests=requests,
-        concurrency=concurrency,
-        rate=rate,
-        protocol=protocol,
-        url=server.http_url if protocol == "http" else server.grpc_url,
-        images=images,
-        arrays=arrays,
-        timeout_s=timeout_s,
-    )
-    with interruptible(), Terminal(Console(stderr=True)).stage(f"load[{name}]") as stage:
+    with interruptible(), Terminal(Console(stderr=True)).stage(f"load[{order.model}]") as stage:
         result = run.run(order, stage.progress)
         if result.interrupted:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what it was is told whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,11 @@ from pipeline.base import model_config
 from pipeline.base.errors import ConfigError
 from pipeline.base.triton_facts import NOT_FOR_ENGINES
 from pipeline.base.values import NUMPY_DTYPES
-from pipeline.config import (
-    deployment_checks,
-    ensemble_checks,
-    files_named,
-    image_checks,
-    program_checks,
-    tensorflow_checks,
-)
+from pipeline.config import deployment_checks, ensemble_checks, files_named, image_checks
 from pipeline.config.document import Document, Key, dotted, shown
 from pipeline.config.explain import nearest
 from pipeline.config.inheritance import chain, inherited
-from pipeline.config.subject import Found, Subject
+from pipeline.config.subject import NO_BATCH, Found, Subject
 from pipeline.formats.table import FORMATS, of_source
 from pipeline.machine.target import limits
 from pipeline.precision.table import PRECISIONS
@@ -38,22 +32,16 @@ MAX_NAME_LENGTH = 128  # half of what a file name may have; logs and staging fol
 
 _OWNED = {
     "name": "it is <name>_<variant>",
-    "platform": "it follows from the variant's format",
-    "backend": "it follows from the variant's format",
-    "runtime": "it follows from the variant's format",
+    **dict.fromkeys(("platform", "backend", "runtime"), "it follows from the variant's format"),
     "default_model_filename": "the pipeline names the file",
     "ensemble_scheduling": "a variant is one model, not an ensemble",
 }
 
 
 def add_problems(config: Config, resolve: Callable[[str], Path], document: Document, broken: frozenset[str]) -> None:
-    """Run every check whose sections are sound, and report what they find.
+    """Run every check whose sections are sound, and report to the document what they find.
 
-    Args:
-        config: validated; where a section is in ``broken``, a stand-in for it.
-        resolve: a path in the YAML -> the path on disk.
-        document: gets the problems.
-        broken: top-level keys that have problems of their own.
+    Sections in ``broken`` have problems of their own, and ``config`` has a stand-in for each of them.
     """
     known = {key for key, _ in document.problems}
     for check, sections in _CHECKS:
@@ -72,7 +60,7 @@ def _parents(subject: Subject) -> Found:
         if len(names) == 2 and names[1] not in variants:
             yield key, f"no variant is called `{names[1]}`; {nearest(names[1], variants)}"
         elif name == names[-1] == min(names) and len(names) > 1:  # once per circle
-            yield (key, f"a circle: {' -> '.join(names)}; one of them needs a `format` of its own, and no `from`")
+            yield key, f"a circle: {' -> '.join(names)}; one of them needs a `format` of its own, and no `from`"
         elif len(names) > 1 and len(set(names)) == len(names) and names[-1] in variants:
             made, own = inherited(variants, names[1], "format"), variant.get("format")
             row = FORMATS.get(str(own))
@@ -81,15 +69,15 @@ def _parents(subject: Subject) -> Found:
 
 
 def _precisions(subject: Subject) -> Found:
-    for name in subject.config.variants:
-        names = chain(subject.variants, name)
-        if len(set(names)) < len(names) or names[-1] not in subject.variants:
+    variants, formats = subject.variants, subject.formats
+    for name, own in variants.items():
+        names = chain(variants, name)
+        if len(set(names)) < len(names) or names[-1] not in variants:
             continue
-        own = subject.variants[name]
         key: Key = ("variants", name, "precision" if "precision" in own else "from")
-        made_as = inherited(subject.variants, name, "format")
-        precision = inherited(subject.variants, name, "precision") or "fp32"
-        parent = (inherited(subject.variants, names[1], "precision") if names[1:] else None) or "fp32"
+        made_as = formats[name]
+        precision = inherited(variants, name, "precision") or "fp32"
+        parent = (inherited(variants, names[1], "precision") if names[1:] else None) or "fp32"
         if precision != "fp32" and str(made_as) in FORMATS and not FORMATS[str(made_as)].consumer:
             yield key, f"expected fp32, the only precision of {made_as}; found {precision}"
         elif refusal := _refusal(precision, made_as):
@@ -141,28 +129,21 @@ def _possible_formats(subject: Subject) -> Found:
 
 
 def _torchscript_names(subject: Subject) -> Found:
-    made = any(
-        variant.format == "torchscript" and variant.from_ is None for variant in subject.config.variants.values()
-    )
-    if not made or subject.maker == "torchscript":
-        return
-    for name in subject.config.inputs:
+    variants = subject.config.variants.values()
+    made = any(variant.format == "torchscript" and variant.from_ is None for variant in variants)
+    for name in subject.config.inputs if made and subject.maker != "torchscript" else ():
         if not name.isidentifier() or keyword.iskeyword(name):
-            yield (
-                ("inputs", name),
-                f"a torchscript variant's inputs are arguments of `forward`, and {name!r} cannot be one",
-            )
+            message = f"a torchscript variant's inputs are arguments of `forward`, and {name!r} cannot be one"
+            yield ("inputs", name), message
 
 
 def _sample_origin(subject: Subject) -> Found:
     if isinstance(subject.config.samples.from_, str) and subject.config.source.training is None:
-        yield (
-            ("samples", "from"),
-            (
-                f"`data.test` is the held-out part of source.train.data, but the source is `{subject.maker}`: "
-                "name the samples' own data, e.g. {arrays: samples.npz}"
-            ),
+        message = (
+            f"`data.test` is the held-out part of source.train.data, but the source is `{subject.maker}`: "
+            "name the samples' own data, e.g. {arrays: samples.npz}"
         )
+        yield ("samples", "from"), message
 
 
 def _shapes(subject: Subject) -> Found:
@@ -170,10 +151,8 @@ def _shapes(subject: Subject) -> Found:
         known = [size for size in spec.shape if isinstance(size, int)]
         size_bytes = math.prod(known) * np.dtype(NUMPY_DTYPES[spec.dtype]).itemsize
         if size_bytes > MAX_TENSOR_BYTES:
-            yield (
-                (*key, "shape"),
-                f"one sample takes {size_bytes / 2**30:.1f} GiB; expected at most {MAX_TENSOR_BYTES // 2**30} GiB",
-            )
+            most = f"expected at most {MAX_TENSOR_BYTES // 2**30} GiB"
+            yield (*key, "shape"), f"one sample takes {size_bytes / 2**30:.1f} GiB; {most}"
         if isinstance(spec, Input) and spec.layout is not None and len(spec.shape) != 4:
             yield (*key, "layout"), f"{spec.layout} names four dimensions; the shape has {len(spec.shape)}"
 
@@ -183,31 +162,28 @@ def _batch(subject: Subject) -> Found:
     (first_key, letter), *others = firsts.items()
     if not isinstance(letter, str) or all(first != letter for _, first in others):
         return
-    for key, first in others:
-        if first != letter:
-            yield (
-                (*key, "shape"),
-                (
-                    f"expected {letter} as the first dimension: {dotted(first_key)} and others start with it, "
-                    f"so it is the batch, which every input and output has; another size needs another letter"
-                ),
-            )
+    message = (
+        f"expected {letter} as the first dimension: {dotted(first_key)} and others start with it, "
+        "so it is the batch, which every input and output has; another size needs another letter"
+    )
+    yield from (((*key, "shape"), message) for key, first in others if first != letter)
+
+
+def _keras_batch(subject: Subject) -> Found:
+    keras = subject.config.source.keras
+    if keras is not None and keras.train is not None and subject.batch is None:
+        yield ("source", "keras", "train"), "Keras trains on batches: every input and output shape starts with a letter"
 
 
 def _batch_limit(subject: Subject) -> Found:
-    limits_given: list[tuple[Key, Any]] = [(("triton", "max_batch_size"), subject.config.triton.max_batch_size)]
-    limits_given += [
-        (("variants", name, "triton", "max_batch_size"), variant.triton.get("max_batch_size"))
-        for name, variant in subject.config.variants.items()
-    ]
-    for key, limit in limits_given:
+    given: dict[Key, Any] = {("triton", "max_batch_size"): subject.config.triton.max_batch_size}
+    for name, variant in subject.config.variants.items():
+        given["variants", name, "triton", "max_batch_size"] = variant.triton.get("max_batch_size")
+    for key, limit in given.items():
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= 65_536):
             yield key, f"expected an integer >= 0 and <= 65536; found {shown(limit)}"
         elif limit and subject.batch is None:
-            yield (
-                key,
-                "expected 0: the model has no batch dimension (its shapes do not all start with the same letter)",
-            )
+            yield key, f"expected 0: {NO_BATCH}"
 
 
 def _labels(subject: Subject) -> Found:
@@ -225,15 +201,10 @@ def _target(subject: Subject) -> Found:
     except ConfigError as error:
         yield ("triton", "target"), "; ".join(text for text in (error.what, error.found, error.hint) if text)
         return
+    newest = f"the newest that Triton {target.release} (ONNX Runtime {target.onnxruntime}) loads"
     for name, variant in subject.config.variants.items():
         if variant.opset is not None and variant.opset > target.max_opset:
-            yield (
-                ("variants", name, "opset"),
-                (
-                    f"expected at most {target.max_opset}, the newest that Triton {target.release} "
-                    f"(ONNX Runtime {target.onnxruntime}) loads; found {variant.opset}"
-                ),
-            )
+            yield ("variants", name, "opset"), f"expected at most {target.max_opset}, {newest}; found {variant.opset}"
 
 
 def _triton_fields(subject: Subject) -> Found:
@@ -252,11 +223,9 @@ def _triton_fields(subject: Subject) -> Found:
 
 
 def _engine_instances(subject: Subject) -> Found:
-    for name in subject.variants:
-        groups = _own_fields(subject.variants[name]).get("instance_group")
-        if not _is_engine(inherited(subject.variants, name, "format")) or not isinstance(groups, list):
-            continue
-        for index, group in enumerate(groups):
+    for name, made_as in subject.formats.items():
+        groups = _own_fields(subject.variants[name]).get("instance_group") if _is_engine(made_as) else None
+        for index, group in enumerate(groups if isinstance(groups, list) else ()):
             if isinstance(group, dict) and group.get("kind") in NOT_FOR_ENGINES:
                 key: Key = ("variants", name, "triton", "instance_group", index, "kind")
                 yield key, f"an engine runs on a GPU: expected KIND_GPU; found {group['kind']}"
@@ -293,24 +262,20 @@ def _refinement(entry: Mapping[str, Any], names: list[str], path: Key, located: 
     if name is None:
         yield located(path), f"expected `name`, one of {', '.join(names)}"
     elif name not in names:
-        yield (located((*path, "name")), f"the model has no {path[0]} {shown(name)}; {nearest(str(name), names)}")
+        yield located((*path, "name")), f"the model has no {path[0]} {shown(name)}; {nearest(str(name), names)}"
     if "data_type" in entry:
         yield located((*path, "data_type")), f"not to be set here: it follows from `{path[0]}s`"
     if "dims" in entry and "reshape" not in entry:
-        yield (
-            located((*path, "dims")),
-            f"not to be set here, but together with `reshape`: the shape is that in `{path[0]}s`",
-        )
+        message = f"not to be set here, but together with `reshape`: the shape is that in `{path[0]}s`"
+        yield located((*path, "dims")), message
 
 
 def _model_names(subject: Subject) -> Found:
     for variant in subject.config.variants:
         name = f"{subject.config.name}_{variant}"
         if len(name) > MAX_NAME_LENGTH:
-            yield (
-                ("variants", variant),
-                f"the model name {name} has {len(name)} characters; expected at most {MAX_NAME_LENGTH}",
-            )
+            message = f"the model name {name} has {len(name)} characters; expected at most {MAX_NAME_LENGTH}"
+            yield ("variants", variant), message
 
 
 _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
@@ -330,16 +295,15 @@ _CHECKS: tuple[tuple[Callable[[Subject], Found], tuple[str, ...]], ...] = (
     (ensemble_checks.answering, ("inputs", "outputs", "variants", "triton", "preprocess", "postprocess", "ensemble")),
     (ensemble_checks.names, ("name", "variants", "preprocess", "postprocess")),
     *deployment_checks.each(),
-    (program_checks.programs, ("variants", "preprocess", "postprocess", "ensemble")),
-    (tensorflow_checks.batch, ("source", "inputs", "outputs")),
-    (tensorflow_checks.target, ("variants", "tfserving", "triton")),
+    (deployment_checks.programs, ("variants", "preprocess", "postprocess", "ensemble")),
+    (_keras_batch, ("source", "inputs", "outputs")),
+    (deployment_checks.saved_models, ("variants", "tfserving", "triton")),
     (_target, ("triton", "variants")),
     (_triton_fields, ()),
     (_engine_instances, ()),
     (_model_names, ("name", "variants")),
     (files_named.source_files, ("source",)),
-    (files_named.sample_files, ("samples",)),
-    (files_named.calibration_files, ("variants",)),
+    *((partial(files_named.data_files, section=section), (section,)) for section in ("source", "samples", "variants")),
     (files_named.label_files, ("outputs",)),
 )
 """Each check with the sections of the validated configuration that it reads."""

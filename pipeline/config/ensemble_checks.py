@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline.config.document import Key
 from pipeline.config.explain import nearest
-from pipeline.config.inheritance import inherited
 from pipeline.config.subject import Found, Subject
 from pipeline.formats.table import FORMATS
 from pipeline.schema import Config
@@ -30,12 +29,12 @@ def answering(subject: Subject) -> Found:
     config = subject.config
     if not has_ensemble(config):
         return
-    variants, named = subject.variants, config.ensemble.from_ if config.ensemble else None
+    formats, named = subject.formats, config.ensemble.from_ if config.ensemble else None
     key: Key = ("ensemble", "from") if named else ("postprocess",)
-    if named is not None and named not in variants:
-        yield key, f"no variant is called `{named}`; {nearest(named, variants)}"
+    if named is not None and named not in formats:
+        yield key, f"no variant is called `{named}`; {nearest(named, formats)}"
         return
-    release, formats = config.triton.target, {name: inherited(variants, name, "format") for name in variants}
+    release = config.triton.target
     rows = {name: FORMATS.get(str(found)) for name, found in formats.items()}
     served = {name: row for name, row in rows.items() if row is None or row.server(release) == "triton"}
     chosen = named or next((name for name, row in served.items() if row is None or not row.on_gpu), None)
@@ -50,11 +49,8 @@ def answering(subject: Subject) -> Found:
     own = config.variants[chosen].triton.get("max_batch_size")
     limit = config.triton.max_batch_size if own is None else own
     if subject.batch is None or limit == 0:
-        yield (
-            key,
-            f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0"
-            + (" (the shapes do not all start with the same letter)" if subject.batch is None else ""),
-        )
+        why = " (the shapes do not all start with the same letter)" if subject.batch is None else ""
+        yield key, f"Triton must batch the variant that answers, and `{chosen}` has max_batch_size 0{why}"
 
 
 def names(subject: Subject) -> Found:

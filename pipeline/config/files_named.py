@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.config.document import Key
@@ -15,22 +15,26 @@ from pipeline.sources.reads import code_file
 
 _WORDS_FOR_LABELS = ("digits", "source")  # what `labels` may be instead of a file
 
-Named = Iterator[tuple[Key, str, bool]]  # path of the key, file name, whether it is a folder
-
 
 def source_files(subject: Subject) -> Found:
-    """Every file that the source needs and cannot have."""
-    yield from _unusable_ones(subject, (*_of_source(subject), *_of_data(subject, "source")))
+    """Every file that the source needs, but for its data, and cannot have."""
+    source = subject.config.source
+    files = sources.of(source).files(source)
+    yield from _unusable_ones(subject, ((("source", *path), name, folder) for path, name, folder in files))
 
 
-def sample_files(subject: Subject) -> Found:
-    """The same for the golden samples' own data."""
-    yield from _unusable_ones(subject, _of_data(subject, "samples"))
-
-
-def calibration_files(subject: Subject) -> Found:
-    """The same for data that calibrates int8."""
-    yield from _unusable_ones(subject, _of_data(subject, "variants"))
+def data_files(subject: Subject, section: str) -> Found:
+    """The same for the data of one section: what trains, the golden samples, or what calibrates int8."""
+    for key, data in subject.data_sets:
+        if key[0] != section:
+            continue
+        code = code_file(data.callable, ())
+        named: list[tuple[Key, str, bool]] = [((*key, *path), name, folder) for path, name, folder in code]
+        if data.images is not None:
+            named.append(((*key, "images"), data.images, True))
+        if data.arrays is not None:
+            named.append(((*key, "arrays"), data.arrays, False))
+        yield from _unusable_ones(subject, named)
 
 
 def label_files(subject: Subject) -> Found:
@@ -43,27 +47,9 @@ def label_files(subject: Subject) -> Found:
 
 
 def _unusable_ones(subject: Subject, named: Iterable[tuple[Key, str, bool]]) -> Found:
-    for key, name, folder in named:
+    for key, name, folder in named:  # path of the key, file name, whether it is a folder
         if message := _unusable(subject.resolve(name), folder=folder):
             yield key, message
-
-
-def _of_source(subject: Subject) -> Named:
-    source = subject.config.source
-    for path, name, folder in sources.of(source).files(source):
-        yield ("source", *path), name, folder
-
-
-def _of_data(subject: Subject, section: str) -> Named:
-    for key, data in subject.data_sets:
-        if key[0] != section:
-            continue
-        if data.images is not None:
-            yield (*key, "images"), data.images, True
-        if data.arrays is not None:
-            yield (*key, "arrays"), data.arrays, False
-        for path, name, folder in code_file(data.callable, ()):
-            yield (*key, *path), name, folder
 
 
 def _unusable(path: Path, *, folder: bool) -> str:

@@ -44,7 +44,5 @@ def channels(subject: Subject) -> Found:
         channels = data.channels if data.channels is not None else has
         for name, values in (("mean", data.mean), ("std", data.std)):
             if isinstance(channels, int) and len(values) not in (1, channels):
-                yield (
-                    (*key, name),
-                    f"expected {'one value' if channels == 1 else f'1 or {channels} values'}; found {len(values)}",
-                )
+                expected = "one value" if channels == 1 else f"1 or {channels} values"
+                yield (*key, name), f"expected {expected}; found {len(values)}"

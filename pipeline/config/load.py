@@ -43,8 +43,6 @@ class LoadedConfig:
     """A checked configuration, and where each of its keys stands.
 
     Attributes:
-        path: the YAML, as given.
-        config: its values.
         secrets: text that came from the environment -> the ``${env:NAME}`` that named it.
         overrides: the ``--set`` texts that were laid over it.
         places: path of a key -> ``file:line:column``.
@@ -90,11 +88,7 @@ class LoadedConfig:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read, complete and check one configuration.
-
-    Args:
-        path: the YAML file.
-        overrides: ``a.b.c=VALUE`` each, VALUE being YAML; later ones win.
+    """Read one configuration, lay ``a.b.c=VALUE`` each over it, later ones over earlier, and check it.
 
     Raises:
         ConfigError: its ``problems`` are all that is wrong, in the order of the file.
@@ -172,51 +166,34 @@ def _override(found: Document, override: str) -> None:
     container: Any = found.value
     path: Key = ()
     for depth, part in enumerate(parts):
-        step = _step(container, part, path)
+        step = _step(container, part)
         if step is None:
             kind = f"a list of {len(container)}" if isinstance(container, list) else shown(container)
             found.report((), f"{dotted(path)} is {kind}: it has no `{part}`", label)
             return
         path = (*path, step)
+        if isinstance(container, dict):
+            container.setdefault(step, None)
+        elif step == len(container):
+            container.append(None)
         if depth == len(parts) - 1:
             found.forget(path)
-            _put(container, step, given.value)
-        elif _get(container, step) is None:
-            _put(container, step, {})
+            container[step] = given.value
+        elif container[step] is None:
+            container[step] = {}
             found.keys[path] = found.values[path] = label
-        container = _get(container, step)
+        container = container[step]
     for places, new in ((found.keys, given.keys), (found.values, given.values), (found.texts, given.texts)):
         places.update({(*path, *key): value for key, value in new.items()})
     found.secrets.update(given.secrets)
 
 
-def _step(container: Any, part: str, path: Key) -> str | int | None:
-    """The key or index that ``part`` is in a container, or None where it can be neither."""
+def _step(container: Any, part: str) -> Any:
+    """The key or index that ``part`` is in a container, or of what can be added to it; None where it can be neither."""
     if isinstance(container, dict):
         return part
-    if (
-        isinstance(container, list)
-        and part.isascii()
-        and part.isdigit()
-        and len(part) < 8
-        and int(part) <= len(container)
-    ):
-        return int(part)
-    return None
-
-
-def _get(container: Any, step: str | int) -> Any:
-    if isinstance(container, dict):
-        return container.get(step)
-    assert isinstance(step, int)
-    return container[step] if step < len(container) else None
-
-
-def _put(container: Any, step: str | int, value: Any) -> None:
-    if isinstance(container, list) and step == len(container):
-        container.append(value)
-    else:
-        container[step] = value
+    is_index = isinstance(container, list) and re.fullmatch(r"[0-9]{1,7}", part)
+    return int(part) if is_index and int(part) <= len(container) else None
 
 
 def _validated(found: Document, path: Path) -> Config | None:

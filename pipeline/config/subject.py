@@ -9,22 +9,18 @@ from typing import Any
 
 from pipeline.base.values import Signature, TensorSpec
 from pipeline.config.document import Key
+from pipeline.config.inheritance import inherited
 from pipeline.schema import Config
 from pipeline.schema.model import Data, Input, Output
 
+NO_BATCH = "the model has no batch dimension (its shapes do not all start with the same letter)"
 Found = Iterator[tuple[Key, str]]
 """Problems: the path of the key, and what is wrong there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A configuration, validated and as written.
-
-    Attributes:
-        config: validated.
-        raw: as written.
-        resolve: a path in the YAML -> the path on disk.
-    """
+    """A configuration, validated and as written; ``resolve`` finds a path in the YAML on disk."""
 
     config: Config
     raw: Mapping[str, Any]
@@ -33,10 +29,9 @@ class Subject:
     @property
     def tensors(self) -> list[tuple[Key, Input | Output]]:
         """Inputs, then outputs, each with its path."""
-        inputs: list[tuple[Key, Input | Output]] = [
-            (("inputs", name), spec) for name, spec in self.config.inputs.items()
-        ]
-        return inputs + [(("outputs", name), spec) for name, spec in self.config.outputs.items()]
+        inputs, outputs = self.config.inputs.items(), self.config.outputs.items()
+        found: list[tuple[Key, Input | Output]] = [(("inputs", name), spec) for name, spec in inputs]
+        return found + [(("outputs", name), spec) for name, spec in outputs]
 
     @property
     def data_sets(self) -> list[tuple[Key, Data]]:
@@ -62,6 +57,16 @@ class Subject:
         return {name: variant if isinstance(variant, dict) else {} for name, variant in rows}
 
     @property
+    def formats(self) -> dict[str, str | None]:
+        """What each variant is, by the nearest that says it; None where nobody does, or what is said is no text."""
+        found = {name: inherited(self.variants, name, "format") for name in self.variants}
+        return {name: made if isinstance(made, str) else None for name, made in found.items()}
+
+    def of_format(self, wanted: str) -> list[str]:
+        """The variants of one format."""
+        return [name for name, made in self.formats.items() if made == wanted]
+
+    @property
     def batch(self) -> str | None:
         """The letter every shape starts with, or None."""
         return self.signature.batch
@@ -85,11 +90,9 @@ def signature_of(
     inputs: Mapping[str, Input], outputs: Mapping[str, Output], labels: Mapping[str, tuple[str, ...]]
 ) -> Signature:
     """Tensors as values, with each output's labels; the batch letter is the one that every shape starts with."""
-    ins = tuple(
-        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, layout=spec.layout) for name, spec in inputs.items()
-    )
+    ins = tuple(TensorSpec(name=name, dtype=s.dtype, shape=s.shape, layout=s.layout) for name, s in inputs.items())
     outs = tuple(
-        TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape, labels=labels[name]) for name, spec in outputs.items()
+        TensorSpec(name=name, dtype=s.dtype, shape=s.shape, labels=labels[name]) for name, s in outputs.items()
     )
     firsts = {spec.shape[0] if spec.shape else None for spec in (*ins, *outs)}
     first = firsts.pop() if len(firsts) == 1 else None

@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.base import files
 from pipeline.base.errors import ConfigError, StageError, listed
-from pipeline.base.values import NUMPY_DTYPES, Array, Dim, Signature, fits
+from pipeline.base.ports import written
+from pipeline.base.values import NUMPY_DTYPES, Array, Signature, fits
 from pipeline.data import image_data, images, user_code
 from pipeline.data.user_code import Resolve
 from pipeline.schema.model import Data
@@ -20,6 +21,7 @@ from pipeline.schema.model import Data
 Images = image_data.ImageArrays | image_data.ImageFiles
 
 _MOST_LISTED = 10
+_RELATIVE = "`arrays` is relative to the YAML"
 
 
 class InputRows(Protocol):
@@ -75,16 +77,10 @@ class Rows:
 
 
 def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split: bool = True) -> Dataset:
-    """Load a data set as samples of the signature's inputs.
+    """Load a data set as samples of the signature's inputs; the seed fixes the split of data without a test part.
 
-    Args:
-        data: the YAML's data section.
-        signature: names, dtypes and shapes that every sample must have.
-        resolve: for paths in the YAML.
-        seed: fixes the split of data that has no test part of its own.
-        split: False when the data is only judged on, never trained on: files without a test part then belong to the
-            test part as a whole. The embedded digits are split all the same, since models are trained on their first
-            part.
+    Without ``split`` the data is only judged on, never trained on: files without a test part then belong to that as a
+    whole. The embedded digits are split all the same, since models are trained on their first part.
 
     Raises:
         ConfigError: the section does not fit the signature, or a path is missing.
@@ -94,7 +90,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     if data.dataset == "digits":
         pixels, classes = image_data.digits()
         digits = image_data.ImageArrays(pixels, image_data.ImageInput.of(data, signature))
-        return _parted(digits, classes, images.DIGIT_LABELS, data.test_fraction, seed)
+        return _parted(digits, classes, images.DIGIT_LABELS, data, seed)
     if data.dataset is not None:
         return _downloaded(data, signature, resolve(data.root))
     if data.images is not None:
@@ -102,9 +98,7 @@ def load(data: Data, *, signature: Signature, resolve: Resolve, seed: int, split
     if data.arrays is not None:
         arrays, targets = _read_arrays(resolve(data.arrays), signature)
         rows = Rows(arrays, np.arange(len(next(iter(arrays.values())))), leading=signature.batch is not None)
-        if targets is None or not split:
-            return Dataset(train=None, test=_split(rows, targets), labels=())
-        return _parted(rows, targets, (), data.test_fraction, seed)
+        return _parted(rows, targets, (), data, seed, split)
     return _user_data(data, signature, resolve)
 
 
@@ -134,16 +128,12 @@ def digests(data: Data, resolve: Resolve) -> dict[str, str]:
     if data.images is not None:
         folder = resolve(data.images)
         found = image_data.scan(folder)
-        return {
-            f"{data.images}/{path.relative_to(folder).as_posix()}": files.sha256_file(path)
-            for path in (*found.train, *found.test)
-        }
+        names = {path: path.relative_to(folder).as_posix() for path in (*found.train, *found.test)}
+        return {f"{data.images}/{name}": files.sha256_file(path) for path, name in names.items()}
     if data.arrays is not None:
         path = resolve(data.arrays)
         if not path.is_file():
-            raise ConfigError(
-                "no such file", found=data.arrays, where=str(path), hint="`arrays` is relative to the YAML"
-            )
+            raise ConfigError("no such file", found=data.arrays, where=str(path), hint=_RELATIVE)
         return {data.arrays: files.sha256_file(path)}
     if data.callable is not None:
         return user_code.digests(data.callable, resolve)
@@ -175,9 +165,12 @@ def stratified_split(targets: Array, test_fraction: float, seed: int) -> tuple[A
 
 
 def _parted(
-    samples: Rows | Images, targets: Array, labels: tuple[str, ...], test_fraction: float, seed: int
+    samples: Rows | Images, targets: Array | None, labels: tuple[str, ...], data: Data, seed: int, split: bool = True
 ) -> Dataset:
-    train, test = (_split(samples.take(rows), targets[rows]) for rows in stratified_split(targets, test_fraction, seed))
+    if targets is None or not split:
+        return Dataset(train=None, test=_split(samples, targets), labels=labels)
+    parts = stratified_split(targets, data.test_fraction, seed)
+    train, test = (_split(samples.take(rows), targets[rows]) for rows in parts)
     return Dataset(train=train, test=test, labels=labels)
 
 
@@ -204,9 +197,7 @@ def _image_folder(data: Data, signature: Signature, folder: Path, seed: int, spl
     if found.train:
         train = _split(image_data.ImageFiles(found.train, target), np.asarray(found.train_targets, np.int64))
         return Dataset(train=train, test=_split(test, targets), labels=found.labels)
-    if targets is None or not split:
-        return Dataset(train=None, test=_split(test, targets), labels=found.labels)
-    return _parted(test, targets, found.labels, data.test_fraction, seed)
+    return _parted(test, targets, found.labels, data, seed, split)
 
 
 def _read_arrays(path: Path, signature: Signature) -> tuple[dict[str, Array], Array | None]:
@@ -224,14 +215,11 @@ def _read_arrays(path: Path, signature: Signature) -> tuple[dict[str, Array], Ar
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
-        raise ConfigError("no such file", where=str(path), hint="`arrays` is relative to the YAML") from error
+        raise ConfigError("no such file", where=str(path), hint=_RELATIVE) from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise StageError(
-            "datasets: not a readable array file",
-            found=f"{type(error).__name__}: {error}",
-            where=str(path),
-            hint="write it with numpy.savez(path, **arrays) or numpy.save, without object arrays",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "write it with numpy.savez(path, **arrays) or numpy.save, without object arrays"
+        raise StageError("datasets: not a readable array file", found=found, where=str(path), hint=hint) from error
     targets = arrays.pop("target", None) if "target" not in names else None
     _check_arrays(arrays, targets, signature, str(path))
     return arrays, None if targets is None else targets.astype(np.int64)
@@ -256,19 +244,16 @@ def _check_arrays(arrays: Mapping[str, Array], targets: Array | None, signature:
 
 def _refuse(wrong: Sequence[str], where: str) -> None:
     if wrong:
-        raise StageError(
-            "datasets: the data does not fit `inputs`",
-            found=listed(wrong, _MOST_LISTED, "\n"),
-            where=where,
-            hint="change the data or `inputs` in the YAML",
-        )
+        found = listed(wrong, _MOST_LISTED, "\n")
+        hint = "change the data or `inputs` in the YAML"
+        raise StageError("datasets: the data does not fit `inputs`", found=found, where=where, hint=hint)
 
 
 def _name_problems(arrays: Mapping[str, Any], signature: Signature) -> list[str]:
     expected, found = {spec.name for spec in signature.inputs}, set(arrays)
-    return [f"no array for input {name}" for name in sorted(expected - found)] + [
-        f"{name} is not an input (they are {', '.join(sorted(expected))})" for name in sorted(found - expected)
-    ]
+    absent = [f"no array for input {name}" for name in sorted(expected - found)]
+    known = ", ".join(sorted(expected))
+    return absent + [f"{name} is not an input (they are {known})" for name in sorted(found - expected)]
 
 
 def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], signature: Signature) -> list[str]:
@@ -283,12 +268,8 @@ def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
         if dtype != NUMPY_DTYPES[spec.dtype]:
             wrong.append(f"{spec.name} is {dtype}; expected {spec.dtype}")
         if not fits(shape, expected, letters):
-            wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {_shown(expected)}")
+            wrong.append(f"{spec.name} has shape {list(shape)} per sample; expected {written(expected)}")
     return wrong
-
-
-def _shown(shape: tuple[Dim, ...]) -> str:
-    return f"[{', '.join(str(dim) for dim in shape)}]"
 
 
 def _user_data(data: Data, signature: Signature, resolve: Resolve) -> Dataset:
@@ -302,12 +283,9 @@ def _user_data(data: Data, signature: Signature, resolve: Resolve) -> Dataset:
             hint="return {'train': (inputs, targets), 'test': (inputs, targets), 'labels': [names]}; "
             "only 'test' is required",
         )
-    parts = {
-        name: _user_part(data.callable, name, result[name], signature) for name in ("train", "test") if name in result
-    }
-    return Dataset(
-        train=parts.get("train"), test=parts["test"], labels=tuple(str(label) for label in result.get("labels", ()))
-    )
+    given = [name for name in ("train", "test") if name in result]
+    parts = {name: _user_part(data.callable, name, result[name], signature) for name in given}
+    return Dataset(train=parts.get("train"), test=parts["test"], labels=tuple(map(str, result.get("labels", ()))))
 
 
 def _user_part(reference: str, name: str, part: Any, signature: Signature) -> Split:
@@ -331,9 +309,8 @@ def _user_rows(inputs: Any, targets: Array | None, signature: Signature, where: 
     if targets is not None and (targets.shape != (len(rows),) or not np.issubdtype(targets.dtype, np.integer)):
         wrong.append(f"targets are {targets.dtype}{list(targets.shape)}; expected {len(rows)} integers")
     for number, row in enumerate(rows):
-        problems = _name_problems(row, signature) or _shape_problems(
-            {key: (value.dtype, value.shape) for key, value in row.items()}, signature
-        )
+        shapes = {key: (value.dtype, value.shape) for key, value in row.items()}
+        problems = _name_problems(row, signature) or _shape_problems(shapes, signature)
         wrong += [f"sample {number}: {problem}" for problem in problems]
     _refuse(wrong, where)
     if signature.batch is None:

@@ -34,7 +34,6 @@ class ImageInput:
     """How images become samples of the model's one input.
 
     Attributes:
-        name: of the input.
         leading: whether the input has a batch dimension, so that a sample starts with a dimension of 1.
         how: from an image to the tensor.
     """
@@ -203,14 +202,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 def image_paths(folder: Path) -> list[Path]:
     """All image files at any depth, sorted; hidden ones left out."""
-    return sorted(_visible_images(folder))
-
-
-def _visible_images(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not hidden:
-            yield path
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in images if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,12 +239,9 @@ def scan(folder: Path) -> Folder:
         train, test = {}, _classes(folder)
     loose = [path for path in image_paths(folder) if path.parent == folder]
     if test and loose:
-        raise ConfigError(
-            "images beside class folders",
-            found=f"{loose[0].name} beside {', '.join(sorted(test)[:3])}",
-            where=str(folder),
-            hint="put each image in its class folder, or all into one flat folder",
-        )
+        found = f"{loose[0].name} beside {', '.join(sorted(test)[:3])}"
+        hint = "put each image in its class folder, or all into one flat folder"
+        raise ConfigError("images beside class folders", found=found, where=str(folder), hint=hint)
     if not test and not loose:
         raise ConfigError("no images", where=str(folder), found=f"looked for {', '.join(sorted(_SUFFIXES))}")
     labels = tuple(sorted({*train, *test}))

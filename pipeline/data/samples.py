@@ -24,6 +24,7 @@ import numpy as np
 
 from pipeline.base import files, signatures
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.ports import written
 from pipeline.base.step import Outcome, Task
 from pipeline.base.values import Array, GoldenSamples, Progress, Runtime, Sample, Signature, Tensors
 from pipeline.data import datasets
@@ -48,17 +49,9 @@ def make(
 ) -> Outcome:
     """Choose samples the model was not trained on, ask the source model about each alone, and write ``samples.npz``.
 
-    Args:
-        samples: the YAML's section.
-        train_data: the training data, whose held-out part is used for ``from: data.test``.
-        signature: labels included where they are known: class folders are matched to them by name.
-        resolve: turns a path relative to the YAML into a path.
-        runtime: the source model.
-        seed: the training seed; it fixed which part of the data was held out.
-        out_dir: where ``samples.npz`` goes.
-
-    Returns:
-        Notes, and the values ``count``, ``sha256``, ``batched`` and ``labels`` (the data's class names).
+    The values are ``count``, ``sha256``, ``batched`` and ``labels`` (the data's class names). The training data's
+    held-out part, which the training ``seed`` fixed, is used for ``from: data.test``; class folders are matched by name
+    to the signature's labels, where these are known.
 
     Raises:
         ConfigError: there is no data to take them from.
@@ -66,97 +59,55 @@ def make(
     """
     dataset = _dataset(samples, train_data, signature, resolve, seed)
     available = len(dataset.test.inputs)
-    count, notes = min(samples.count, available), []
-    if count < samples.count:
-        notes.append(f"all {available} held-out samples are used; `samples.count` asks for {samples.count}")
+    count = min(samples.count, available)
     targets, note = _targets(dataset, signature)
-    notes += [note] if note else []
+    few = f"all {available} held-out samples are used; `samples.count` asks for {samples.count}"
+    notes = [*([few] if count < samples.count else []), *([note] if note else [])]
     # Ascending, so that the order of samples says nothing about the seed and files are read in order.
     rows = np.sort(np.random.default_rng(samples.seed).choice(available, size=count, replace=False))
     chosen = [_answered(dataset.test, signature, runtime, int(row)) for row in rows]
     known = np.full(count, -1, np.int64) if targets is None else targets[rows]
     batched = signature.batch is not None
-    sha256 = _write(out_dir, chosen, known, batched)
+    sha256 = write(out_dir, chosen, known, batched)
     values = {"count": count, "sha256": sha256, "batched": batched, "labels": list(dataset.labels)}
     return Outcome(notes=tuple(notes), values=values)
 
 
 def calibration(task: Task, progress: Progress) -> Outcome:
-    """The step that chooses calibration samples; see ``make_calibration``.
+    """The step that chooses samples to measure int8 ranges on, none of them a golden one; they have no outputs.
 
-    Arguments: ``data``, as in the YAML, ``count``, ``trained``, ``own``, ``seed`` and ``signature``. Unkeyed:
+    Where the data has a training part, that is used; the training seed fixes its split and the choice.
+
+    Arguments: ``data`` as in the YAML, ``count`` wanted, ``trained`` (the model was trained on it, and it is split as
+    it was then), ``own`` (it is named for the calibration), ``seed`` of the training, ``signature``. Unkeyed:
     ``folder`` of the YAML, and ``where`` in it.
+
+    Raises:
+        StageError: fewer than 16 samples are left.
     """
-    given = task.arguments
-    return make_calibration(
-        Data.model_validate_json(files.canonical_json(given["data"])),
-        golden(task),
-        count=given["count"],
-        trained=given["trained"],
-        own=given["own"],
-        where=given["where"],
-        signature=signatures.from_json(given["signature"]),
-        resolve=Path(given["folder"]).joinpath,
-        seed=given["seed"],
-        out_dir=task.out_dir,
-    )
+    given, judges = task.arguments, golden(task)
+    data, seed, count = Data.model_validate_json(files.canonical_json(given["data"])), given["seed"], given["count"]
+    signature, resolve = signatures.from_json(given["signature"]), Path(given["folder"]).joinpath
+    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=given["trained"])
+    part = dataset.test if dataset.train is None else dataset.train
+    samples = list(islice(_without(judges, part, seed), count))
+    if len(samples) < MIN_CALIBRATION_SAMPLES:
+        judging = len(part.inputs) - len(samples)
+        left_out = f", {judging} of them golden samples: those judge, so they are not used" if judging else ""
+        raise StageError(
+            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
+            found=f"{len(part.inputs)} in all{left_out}",
+            where=given["where"],
+            hint=_LARGER if given["own"] else _OF_ITS_OWN,
+        )
+    sha256 = write(task.out_dir, samples, np.full(len(samples), -1, np.int64), judges.batched)
+    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
+    return Outcome(notes=tuple(notes), values={"count": len(samples), "sha256": sha256})
 
 
 def golden(task: Task) -> GoldenSamples:
     """The golden samples of a step's upstream ``samples``."""
     return read(task.upstream["samples"].directory / FILE_NAME)
-
-
-def make_calibration(
-    data: Data,
-    golden: GoldenSamples,
-    *,
-    count: int,
-    trained: bool,
-    own: bool,
-    where: str,
-    signature: Signature,
-    resolve: Resolve,
-    seed: int,
-    out_dir: Path,
-) -> Outcome:
-    """Choose samples to measure int8 ranges on, none of them a golden one, and write ``samples.npz`` without outputs.
-
-    Where the data has a training part, that is used; the training seed fixes its split and the choice.
-
-    Args:
-        data: the training data, the golden samples' data, or a data set of the calibration's own.
-        golden: the samples that judge; whatever equals one of them is left out.
-        count: how many are wanted.
-        trained: ``data`` is what the model was trained on, split as it was then.
-        own: ``data`` is named for the calibration.
-        where: in the YAML, for messages.
-        signature: names, dtypes and shapes.
-        resolve: for paths in the YAML.
-        seed: of the training.
-        out_dir: where ``samples.npz`` goes.
-
-    Returns:
-        Notes, and the values ``count`` and ``sha256``.
-
-    Raises:
-        StageError: fewer than 16 samples are left.
-    """
-    dataset = datasets.load(data, signature=signature, resolve=resolve, seed=seed, split=trained)
-    part = dataset.test if dataset.train is None else dataset.train
-    samples = list(islice(_without(golden, part, seed), count))
-    if len(samples) < MIN_CALIBRATION_SAMPLES:
-        judging = len(part.inputs) - len(samples)
-        raise StageError(
-            f"calibration: {len(samples)} samples are left to calibrate on; {MIN_CALIBRATION_SAMPLES} are the least",
-            found=f"{len(part.inputs)} in all"
-            + (f", {judging} of them golden samples: those judge, so they are not used" if judging else ""),
-            where=where,
-            hint=_LARGER if own else _OF_ITS_OWN,
-        )
-    sha256 = _write(out_dir, samples, np.full(len(samples), -1, np.int64), golden.batched)
-    notes = [f"all {len(samples)} samples are used; {count} were asked for"] if len(samples) < count else []
-    return Outcome(notes=tuple(notes), values={"count": len(samples), "sha256": sha256})
 
 
 def _without(golden: GoldenSamples, part: datasets.Split, seed: int) -> Iterator[Sample]:
@@ -199,12 +150,9 @@ def read(path: Path) -> GoldenSamples:
             raise ValueError(f"{len(samples)} of {len(rows)} samples")
         return GoldenSamples(samples=samples, batched=bool(content["batched"]), sha256=str(content["sha256"]))
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise StageError(
-            "samples: not a readable samples file",
-            found=f"{type(error).__name__}: {error}",
-            where=str(path),
-            hint="run the build again",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "run the build again"
+        raise StageError("samples: not a readable samples file", found=found, where=str(path), hint=hint) from error
 
 
 def batches(golden: GoldenSamples, size: int) -> Iterator[Sample]:
@@ -290,19 +238,17 @@ def _answered(part: datasets.Split, signature: Signature, runtime: Runtime, row:
     for spec in signature.outputs:
         shape = outputs[spec.name].shape
         expected = [letters.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.shape]
-        free = [isinstance(dim, str) for dim in expected]
-        if len(shape) != len(expected) or any(
-            size != dim for size, dim, any_size in zip(shape, expected, free, strict=True) if not any_size
-        ):
-            wrong.append(f"{spec.name} has shape {list(shape)}; the YAML says [{', '.join(map(str, spec.shape))}]")
+        pairs = zip(shape, expected, strict=False)
+        if len(shape) != len(expected) or any(size != dim for size, dim in pairs if isinstance(dim, int)):
+            wrong.append(f"{spec.name} has shape {list(shape)}; the YAML says {written(spec.shape)}")
         elif np.issubdtype(outputs[spec.name].dtype, np.floating) and np.isnan(outputs[spec.name]).any():
             wrong.append(f"{spec.name} holds NaN")
     if wrong:
+        given = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
         raise StageError(
             "samples: the source model's answer does not fit `outputs`",
             found="\n".join(wrong),
-            where=f"held-out sample {row}, inputs "
-            + ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items()),
+            where=f"held-out sample {row}, inputs {given}",
             hint="correct `outputs` in the YAML, or the model",
         )
     image = part.file(row) if signature.image and part.file else b""
@@ -313,10 +259,8 @@ def _groups(samples: Sequence[Sample]) -> dict[tuple[Any, ...], list[int]]:
     """Numbers of the samples by their shapes, in order of first appearance."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, sample in enumerate(samples):
-        key = tuple(
-            (name, array.shape) for part in (sample.inputs, sample.outputs) for name, array in sorted(part.items())
-        )
-        groups.setdefault(key, []).append(number)
+        named = (*sorted(sample.inputs.items()), *sorted(sample.outputs.items()))
+        groups.setdefault(tuple((name, array.shape) for name, array in named), []).append(number)
     return groups
 
 
@@ -335,8 +279,8 @@ def _images(content: Mapping[str, Array], count: int) -> list[bytes]:
     return [whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
-    """Write ``samples.npz``; its digest."""
+def write(out_dir: Path, samples: Sequence[Sample], targets: Array, batched: bool) -> str:
+    """Write ``samples.npz`` into a folder; its digest."""
     sha256 = digest(samples, targets, batched)
     content: dict[str, Array] = {
         "batched": np.asarray(batched),

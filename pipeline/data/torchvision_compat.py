@@ -48,19 +48,16 @@ def load() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
-        raise MissingError(
-            "torchvision cannot be imported",
-            found=f"{type(error).__name__}: {error}",
-            hint="install the torchvision that belongs to this torch, from the same place",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        hint = "install the torchvision that belongs to this torch, from the same place"
+        raise MissingError("torchvision cannot be imported", found=found, hint=hint) from error
 
 
 def _extension_loads(package: Path) -> bool:
     import torch
 
-    library = package / "_C.so"
     try:
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(package / "_C.so"))
     except OSError:
         return False
     return True

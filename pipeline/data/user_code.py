@@ -112,10 +112,8 @@ def _closure(path: Path, root: Path, package: str) -> dict[str, str]:
         names = closure.imported(_tree(current), current.parent.relative_to(root).parts)
         return tuple(name for name in names if not package or name.split(".")[0] == package)
 
-    found = {
-        item.relative_to(root).as_posix(): files.sha256_file(item) for item in closure.reached(path, root, imports)
-    }
-    return dict(sorted(found.items()))
+    reached = sorted((item.relative_to(root).as_posix(), item) for item in closure.reached(path, root, imports))
+    return {name: files.sha256_file(item) for name, item in reached}
 
 
 def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
@@ -131,11 +129,8 @@ def _locate(location: str, resolve: Resolve) -> tuple[Path, Path]:
         # The finder runs nothing, unlike importlib.util.find_spec, which imports the parent packages.
         spec = importlib.machinery.PathFinder.find_spec(".".join(names[: depth + 1]), search)
         if spec is None:
-            raise ConfigError(
-                f"no module {location}",
-                found=f"{names[depth]!r} is neither next to the YAML nor installed",
-                hint="give a file: 'file.py:callable'",
-            )
+            found = f"{names[depth]!r} is neither next to the YAML nor installed"
+            raise ConfigError(f"no module {location}", found=found, hint="give a file: 'file.py:callable'")
         search = list(spec.submodule_search_locations or [])
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise ConfigError(f"module {location} is not a Python file", found=str(spec and spec.origin))

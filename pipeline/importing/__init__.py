@@ -31,9 +31,10 @@ from pipeline.importing.tensors import Tensor
 
 ARCHIVE, LABELS = "archive", "labels.txt"
 Outcome = Literal["carried", "kept", "not carried", "to do"]
+_NO_FOLDER, _TAKEN = "import-mar: no folder can be made there", "import-mar: the folder exists already"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One thing of the archive, and what became of it: ``kept`` files lie there for reading, unused."""
 
@@ -47,8 +48,6 @@ class Imported:
     """What an import made.
 
     Attributes:
-        config: the YAML.
-        lines: what was carried and what was not.
         problems: why the YAML does not load as it stands; empty when it does.
         sample_key: the key that ``--set`` gives golden samples by, where the YAML has none.
     """
@@ -98,15 +97,15 @@ def import_mar(
         raise ConfigError("import-mar: no such samples", where=str(samples), hint="name others with --samples")
     parent = _parent(out)
     with files.disk_errors(parent, "import-mar"), _scratch(parent) as scratch:
-        staged = scratch / "staged"
-        unpacked = staged / ARCHIVE
+        staged, unpacked = scratch / "staged", scratch / "staged" / ARCHIVE
         unpacked.mkdir(parents=True)
         names = archives.unpack(path, unpacked)
         manifest = manifests.read(unpacked, names, path)
         target = out or Path(manifest.name)
         _free(target)
         found = _completed(model.find(unpacked, manifest, path), told)
-        draft, lines = _draft(unpacked, manifest, found, _relative(samples, target), path)
+        named = samples and not samples.is_absolute() and os.path.relpath(samples, target)  # as seen from the YAML
+        draft, lines = _draft(unpacked, manifest, found, str(named or samples or ""), path)
         text, todo = _text(draft)
         config = staged / f"{manifest.name}.yaml"
         config.write_text(text, encoding="utf-8")
@@ -115,10 +114,9 @@ def import_mar(
         files.fsync_tree(staged)
         _publish(staged, target)
     done = target / config.name
-    kept = _kept(names, draft)
     return Imported(
         config=done,
-        lines=(*lines, *kept, *todo),
+        lines=(*lines, *_kept(names, draft), *todo),
         problems=_problems(done),
         sample_key="" if draft.samples else f"samples.from.{'images' if draft.image else 'arrays'}",
     )
@@ -129,14 +127,11 @@ def _parent(out: Path | None) -> Path:
     try:
         parent = (out.absolute() if out else Path.cwd() / "x").parent
         if not parent.is_dir():
-            raise ConfigError(
-                "import-mar: no such folder", where=str(parent), hint="make it, or name another with --out"
-            )
+            hint = "make it, or name another with --out"
+            raise ConfigError("import-mar: no such folder", where=str(parent), hint=hint)
         _free(out)
     except OSError as error:  # a name too long
-        raise ConfigError(
-            "import-mar: no folder can be made there", found=str(error), where=str(out), hint="name another with --out"
-        ) from error
+        raise ConfigError(_NO_FOLDER, found=str(error), where=str(out), hint="name another with --out") from error
     return parent
 
 
@@ -145,21 +140,14 @@ def _scratch(parent: Path) -> Iterator[Path]:
     try:
         made = tempfile.TemporaryDirectory(dir=parent, prefix=".import-")
     except FileNotFoundError as error:  # what /proc says, where nobody can make one
-        raise MissingError(
-            "import-mar: no folder can be made there",
-            found=str(error),
-            where=str(parent),
-            hint="name another with --out",
-        ) from error
+        raise MissingError(_NO_FOLDER, found=str(error), where=str(parent), hint="name another with --out") from error
     with made as name:
         yield Path(name)
 
 
 def _free(out: Path | None) -> None:
     if out is not None and (out.exists() or out.is_symlink()):
-        raise ConfigError(
-            "import-mar: the folder exists already", where=str(out), hint="name another with --out, or remove it"
-        )
+        raise ConfigError(_TAKEN, where=str(out), hint="name another with --out, or remove it")
 
 
 def _publish(staged: Path, target: Path) -> None:
@@ -169,15 +157,8 @@ def _publish(staged: Path, target: Path) -> None:
     except OSError as error:
         if not target.exists():
             raise
-        raise ConfigError("import-mar: the folder exists already", where=str(target)) from error
+        raise ConfigError(_TAKEN, where=str(target)) from error
     files.fsync_directory(target.absolute().parent)
-
-
-def _relative(samples: Path | None, target: Path) -> str:
-    """The samples' path in the YAML, which is relative to the YAML's folder; an absolute one stays."""
-    if samples is None:
-        return ""
-    return str(samples) if samples.is_absolute() else os.path.relpath(samples, target)
 
 
 def _completed(found: Found, told: tuple[list[Tensor], list[Tensor]]) -> Found:
@@ -191,26 +172,24 @@ def _completed(found: Found, told: tuple[list[Tensor], list[Tensor]]) -> Found:
 
 def _draft(folder: Path, manifest: Manifest, found: Found, samples: str, archive: Path) -> tuple[_Draft, list[Line]]:
     """What goes into the YAML, and the lines that say so."""
-    lines = [Line(outcome="carried", what="model", detail=f"{found.kind}, {found.callable or found.file}")]
-    lines += [Line(outcome="carried", what="model", detail=note) for note in found.notes]
+    lines = [Line("carried", "model", f"{found.kind}, {found.callable or found.file}")]
+    lines += [Line("carried", "model", note) for note in found.notes]
     labels, wrong = serving.labels(folder)
-    is_image = manifest.handler == serving.IMAGE_CLASSIFIER
-    if is_image:
+    if is_image := manifest.handler == serving.IMAGE_CLASSIFIER:
         found = _as_image(found, labels)
     labels, refused = _fitting(labels, found)
     if wrong or refused:
-        lines.append(Line(outcome="not carried", what="labels", detail=f"index_to_name.json: {wrong or refused}"))
+        lines.append(Line("not carried", "labels", f"index_to_name.json: {wrong or refused}"))
     elif labels:
-        lines.append(Line(outcome="carried", what="labels", detail=f"{len(labels)}, {labels[0]} to {labels[-1]}"))
+        lines.append(Line("carried", "labels", f"{len(labels)}, {labels[0]} to {labels[-1]}"))
     image = is_image and _takes_images(found)
     lines.append(_handler(manifest, image, is_image))
-    batched = _batched(found)
-    triton, carried, left = serving.triton(folder, manifest, batched=batched)
-    lines += [Line(outcome="carried", what="serving", detail=text) for text in carried]
-    lines += [Line(outcome="not carried", what="serving", detail=text) for text in left]
+    triton, carried, left = serving.triton(folder, manifest, batched=_batched(found))
+    lines += [Line("carried", "serving", text) for text in carried]
+    lines += [Line("not carried", "serving", text) for text in left]
     if manifest.version:
         detail = f"{manifest.version}: the repository counts its own versions"
-        lines.append(Line(outcome="not carried", what="version", detail=detail))
+        lines.append(Line("not carried", "version", detail))
     draft = _Draft(
         manifest=manifest, found=found, labels=labels, image=image, triton=triton, samples=samples, origin=archive.name
     )
@@ -234,8 +213,7 @@ def _fitting(labels: tuple[str, ...], found: Found) -> tuple[tuple[str, ...], st
         return (), ""
     if len(found.outputs) != 1:
         return (), f"{len(found.outputs) or 'no known'} outputs; it is not told which of them they belong to"
-    shape = found.outputs[0].shape
-    size = shape[-1] if shape else None
+    size = found.outputs[0].shape[-1] if found.outputs[0].shape else None
     if isinstance(size, int) and size != len(labels):
         return (), f"{len(labels)} labels for a last dimension of {size}"
     return labels, ""
@@ -246,10 +224,8 @@ def _takes_images(found: Found) -> bool:
     if not (len(found.inputs) == len(found.outputs) == 1 and found.inputs[0].known and _batched(found)):
         return False
     (image,), (scores,) = found.inputs, found.outputs
-    fits = len(image.shape or ()) == 4 and all(
-        isinstance(dim, str) or dim == wanted
-        for dim, wanted in zip(image.shape or (), serving.IMAGE_SHAPE, strict=True)
-    )
+    pairs = list(zip(image.shape or (), serving.IMAGE_SHAPE, strict=False))
+    fits = len(image.shape or ()) == len(pairs) == 4 and all(isinstance(dim, str) or dim == size for dim, size in pairs)
     return fits and image.dtype.startswith("float") and (scores.shape is None or len(scores.shape) == 2)
 
 
@@ -263,19 +239,16 @@ def _batched(found: Found) -> bool:
 def _handler(manifest: Manifest, image: bool, is_image: bool) -> Line:
     name = manifest.handler
     if image:
-        return Line(
-            outcome="carried",
-            what="handler",
-            detail=f"{name}: preprocess (resize 256, crop 224, ImageNet mean and std), postprocess (softmax, top 5)",
-        )
+        detail = f"{name}: preprocess (resize 256, crop 224, ImageNet mean and std), postprocess (softmax, top 5)"
+        return Line("carried", "handler", detail)
     if is_image:
-        return Line(outcome="not carried", what="handler", detail=f"{name}: the model takes no 3x224x224 images")
+        return Line("not carried", "handler", f"{name}: the model takes no 3x224x224 images")
     if manifest.handler_file:
         detail = f"{ARCHIVE}/{manifest.handler_file} was not run; say what it does as `preprocess` and `postprocess`"
-        return Line(outcome="not carried", what="handler", detail=detail)
+        return Line("not carried", "handler", detail)
     if name == "base_handler":
-        return Line(outcome="carried", what="handler", detail="base_handler, which adds nothing to the model")
-    return Line(outcome="not carried", what="handler", detail=f"{name}: what TorchServe's own handler does")
+        return Line("carried", "handler", "base_handler, which adds nothing to the model")
+    return Line("not carried", "handler", f"{name}: what TorchServe's own handler does")
 
 
 def _kept(names: Sequence[str], draft: _Draft) -> list[Line]:
@@ -283,35 +256,35 @@ def _kept(names: Sequence[str], draft: _Draft) -> list[Line]:
     used = {draft.found.file, manifest.serialized_file, manifest.handler_file, manifests.MANIFEST, manifest.config_file}
     used |= {manifest.model_file} if draft.found.callable else set()
     used |= {"index_to_name.json"} if draft.labels else set()
-    lines = []
-    for name in names:
-        if name == manifest.requirements_file:
-            lines.append(Line(outcome="kept", what=f"{ARCHIVE}/{name}", detail="nothing of it was installed"))
-        elif name not in used:
-            lines.append(Line(outcome="kept", what=f"{ARCHIVE}/{name}", detail="an extra file"))
-    return lines
+    details = {manifest.requirements_file: "nothing of it was installed"}
+    return [
+        Line("kept", f"{ARCHIVE}/{name}", details.get(name, "an extra file"))
+        for name in names
+        if name in details or name not in used
+    ]
 
 
 def _text(draft: _Draft) -> tuple[str, list[Line]]:
     """The YAML, and what is left to do."""
     found, todo = draft.found, []
     about = f"Imported from {draft.origin} by `import-mar`; the archive's files lie in {ARCHIVE}/."
+    source: dict[str, Any] = {"file": f"{ARCHIVE}/{found.file}"}
+    if found.callable:
+        source["model"] = {"callable": f"{ARCHIVE}/{found.callable}"}
     lines = [f"# {printable(about)}", f"name: {writing.scalar(draft.manifest.name)}"]
-    lines += writing.block("source", {found.kind: _source(found)}, [found.todo] if found.todo else [])
+    lines += writing.block("source", {found.kind: source}, [found.todo] if found.todo else [])
     if found.todo:
-        todo.append(Line(outcome="to do", what="source", detail=found.todo))
+        todo.append(Line("to do", "source", found.todo))
     for section, flag, specs in (("inputs", "--input", found.inputs), ("outputs", "--output", found.outputs)):
-        unknown = [tensor for tensor in specs if not tensor.known]
+        unknown = [tensor.name for tensor in specs if not tensor.known]
         also = f", labels: {LABELS}" if section == "outputs" and draft.labels else ""
-        missing = [f"{tensor.name}: {{dtype: …, shape: [N, …]{also}}}" for tensor in unknown]
-        if not specs:
-            missing = [f"NAME: {{dtype: …, shape: [N, …]{also}}}"]
+        missing = [f"{name}: {{dtype: …, shape: [N, …]{also}}}" for name in (unknown if specs else ["NAME"])]
         rows = {tensor.name: _tensor(tensor, section, draft) for tensor in specs if tensor.known}
         lines += writing.block(section, rows, missing)
         if missing:
-            names = ", ".join(tensor.name for tensor in unknown) or "all"
+            names = ", ".join(unknown) or "all"
             detail = f"{names}: dtype and shape are not in the archive; give {flag} NAME:DTYPE:SHAPE, or edit the YAML"
-            todo.append(Line(outcome="to do", what=section, detail=detail))
+            todo.append(Line("to do", section, detail))
     kind = "images" if draft.image else "arrays"
     if draft.samples:
         kind = "arrays" if Path(draft.samples).suffix in (".npz", ".npy") else "images"
@@ -320,24 +293,15 @@ def _text(draft: _Draft) -> tuple[str, list[Line]]:
         example = "PHOTOS/" if kind == "images" else "samples.npz"
         lines.append(f"# samples: {{from: {{{kind}: {example}}}}}    # real inputs; a path relative to this file")
         detail = "an archive holds no data: name real inputs under `samples` (or import again with --samples)"
-        todo.append(Line(outcome="to do", what="samples", detail=detail))
+        todo.append(Line("to do", "samples", detail))
     formats = ("onnx",) if found.kind == "onnx" else ("torchscript", "onnx")
     lines += writing.block("variants", {name: {"format": name} for name in formats})
     if draft.image:
-        lines += [
-            f"preprocess: {writing.flow(serving.PREPROCESS)}",
-            f"postprocess: {writing.flow(serving.POSTPROCESS)}",
-        ]
+        lines.append(f"preprocess: {writing.flow(serving.PREPROCESS)}")
+        lines.append(f"postprocess: {writing.flow(serving.POSTPROCESS)}")
     if draft.triton:
         lines += writing.block("triton", draft.triton)
     return "\n".join(lines) + "\n", todo
-
-
-def _source(found: Found) -> dict[str, Any]:
-    section: dict[str, Any] = {"file": f"{ARCHIVE}/{found.file}"}
-    if found.callable:
-        section["model"] = {"callable": f"{ARCHIVE}/{found.callable}"}
-    return section
 
 
 def _tensor(tensor: Tensor, section: str, draft: _Draft) -> dict[str, Any]:

@@ -106,19 +106,13 @@ def _opened(path: Path, scratch: Path) -> Iterator[list[_Member]]:
                     bounded.left = MAX_BYTES  # from here on content is read, whose sizes are judged
                     yield members
         else:
-            raise ConfigError(
-                "import-mar: not a TorchServe archive",
-                found=f"starts with {start!r}; expected a .mar (zip) or a .tar.gz",
-                where=str(path),
-                hint="torch-model-archiver writes both: --archive-format default, or tgz",
-            )
+            found = f"starts with {start!r}; expected a .mar (zip) or a .tar.gz"
+            hint = "torch-model-archiver writes both: --archive-format default, or tgz"
+            raise ConfigError("import-mar: not a TorchServe archive", found=found, where=str(path), hint=hint)
     except _BROKEN as error:
-        raise ConfigError(
-            "import-mar: the archive is damaged",
-            found=f"{type(error).__name__}: {error}"[:300],
-            where=str(path),
-            hint="is the file whole? compare its size and checksum with where it came from",
-        ) from error
+        found = f"{type(error).__name__}: {error}"[:300]
+        hint = "is the file whole? compare its size and checksum with where it came from"
+        raise ConfigError("import-mar: the archive is damaged", found=found, where=str(path), hint=hint) from error
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> list[_Member]:
@@ -249,12 +243,9 @@ def _write(path: Path, member: _Member, target: Path) -> None:
 
 
 def _refused(path: Path, name: str, why: str) -> ConfigError:
-    return ConfigError(
-        "import-mar: the archive is refused as unsafe",
-        found=f"{name[:200]!r}: {why}",
-        where=str(path),
-        hint="nothing was written; torch-model-archiver makes no such archive, so ask where this one comes from",
-    )
+    found = f"{name[:200]!r}: {why}"
+    hint = "nothing was written; torch-model-archiver makes no such archive, so ask where this one comes from"
+    return ConfigError("import-mar: the archive is refused as unsafe", found=found, where=str(path), hint=hint)
 
 
 def _too_many(path: Path) -> ConfigError:

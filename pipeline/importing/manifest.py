@@ -61,6 +61,7 @@ def read(folder: Path, names: Sequence[str], archive: Path) -> Manifest:
     texts = {key: value for key, value in model.items() if isinstance(value, str)}
     name = texts.get("modelName") or archive.name.split(".")[0]
     handler = texts.get("handler", "")
+    stem = handler.split(":")[0]
 
     def file(key: str) -> str:
         value = texts.get(key, "")
@@ -72,19 +73,14 @@ def read(folder: Path, names: Sequence[str], archive: Path) -> Manifest:
         name=(_NOT_IN_A_NAME.sub("_", name).lstrip("_-") or "model")[:64],
         version=texts.get("modelVersion", ""),
         handler=handler,
-        handler_file=_handler_file(handler, names),
+        handler_file=next(
+            (name for name in (stem, f"{stem}.py") if name in names and stem not in DEFAULT_HANDLERS), ""
+        ),
         serialized_file=file("serializedFile"),
         model_file=file("modelFile"),
         requirements_file=file("requirementsFile"),
         config_file=file("configFile"),
     )
-
-
-def _handler_file(handler: str, names: Sequence[str]) -> str:
-    stem = handler.split(":")[0]
-    if stem in DEFAULT_HANDLERS:
-        return ""
-    return next((name for name in (stem, f"{stem}.py") if name in names), "")
 
 
 def parsed_json(path: Path) -> Any:

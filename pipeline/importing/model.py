@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,7 @@ class Found:
         kind: the key of the YAML's ``source``.
         file: path in the archive; for ONNX, the file whose tensors have usable names.
         callable: ``file.py:Class`` of a checkpoint's architecture; empty where it could not be named.
-        inputs: as far as known; empty where not even their number is.
-        outputs: likewise.
-        notes: what a person should know.
+        inputs: as far as known, and ``outputs``: empty where not even their number is.
         todo: what must be said about ``callable``.
     """
 
@@ -119,17 +118,8 @@ def _onnx(folder: Path, name: str, archive: Path) -> Found:
         _rename(model.graph, renamed)
         onnx.save(model, str(folder / name))
         notes.append(f"tensors renamed in {name}: " + ", ".join(f"{old} to {new}" for old, new in renamed.items()))
-
-    def called(tensor: Tensor) -> Tensor:
-        return Tensor(name=names[tensor.name], dtype=tensor.dtype, shape=tensor.shape)
-
-    return Found(
-        kind="onnx",
-        file=name,
-        inputs=tuple(map(called, inputs)),
-        outputs=tuple(map(called, outputs)),
-        notes=tuple(notes),
-    )
+    inputs, outputs = (tuple(replace(item, name=names[item.name]) for item in side) for side in (inputs, outputs))
+    return Found(kind="onnx", file=name, inputs=inputs, outputs=outputs, notes=tuple(notes))
 
 
 def _usable_names(names: list[str]) -> dict[str, str]:
@@ -159,7 +149,13 @@ def _torchscript(path: Path, name: str, archive: Path) -> Found:
     """The signature in the source text of a TorchScript file: names of arguments, number of results, no shapes."""
     try:
         with zipfile.ZipFile(path) as inner:
-            _screen(inner, name, archive)
+            if unsafe := screen.finding(inner):
+                raise ConfigError(
+                    "import-mar: the archive is refused as unsafe",
+                    found=f"{name}: {unsafe}, which touches files when it runs",
+                    where=str(archive),
+                    hint="no model needs that; ask where the archive comes from",
+                )
             forward = lint.read_forward(path, inner)
     except _BROKEN as error:
         raise _damaged(archive, name, error) from error
@@ -167,73 +163,49 @@ def _torchscript(path: Path, name: str, archive: Path) -> Found:
         return Found(kind="torchscript", file=name)
     arguments = [argument for argument, kind in forward.arguments if kind == "Tensor"]
     others = [f"{argument}: {kind}" for argument, kind in forward.arguments if kind != "Tensor"]
-    count = len(list(lint.split(forward.returns[6:-1]))) if forward.returns.startswith("Tuple[") else 1
-    counted = forward.returns == "Tensor" or forward.returns.startswith("Tuple[")
+    results = ["output"] if forward.results == 1 else [f"output_{number}" for number in range(forward.results or 0)]
     notes = [f"arguments that are no tensors are not fed: {', '.join(others)}"] if others else []
     return Found(
         kind="torchscript",
         file=name,
         inputs=tuple(Tensor(name=new) for new in _usable_names(arguments).values()),
-        outputs=_numbered(count) if counted else (),
+        outputs=tuple(Tensor(name=result) for result in results),
         notes=tuple(notes),
     )
 
 
-def _numbered(count: int) -> tuple[Tensor, ...]:
-    names = ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
-    return tuple(Tensor(name=name) for name in names)
-
-
-def _screen(inner: zipfile.ZipFile, name: str, archive: Path) -> None:
-    """Refuse TorchScript whose code touches files; see the module's docstring for what that proves."""
-    if found := screen.finding(inner):
-        raise ConfigError(
-            "import-mar: the archive is refused as unsafe",
-            found=f"{name}: {found}, which touches files when it runs",
-            where=str(archive),
-            hint="no model needs that; ask where the archive comes from",
-        )
-
-
 def _checkpoint(folder: Path, name: str, manifest: Manifest) -> Found:
     """Weights whose class stands in the model file: its only class, called without arguments, as TorchServe does."""
+    unnamed = partial(Found, kind="checkpoint", file=name)
     if not manifest.model_file:
-        return Found(
-            kind="checkpoint", file=name, todo="the archive has no model file: name the class that the weights are of"
-        )
+        return unnamed(todo="the archive has no model file: name the class that the weights are of")
     path = folder / manifest.model_file
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise ValueError("too long to read")
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = f"{manifest.model_file} is no Python that can be parsed: {error}"
-        return Found(kind="checkpoint", file=name, todo=reason)
+        return unnamed(todo=f"{manifest.model_file} is no Python that can be parsed: {error}")
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     if len(classes) != 1:
         found = ", ".join(node.name for node in classes) or "none"
-        return Found(
-            kind="checkpoint",
-            file=name,
-            todo=f"{manifest.model_file} must define one class, as TorchServe demands too; it defines {found}",
-        )
+        todo = f"{manifest.model_file} must define one class, as TorchServe demands too; it defines {found}"
+        return unnamed(todo=todo)
     (model,) = classes
-    required = _required(model, "__init__") or []
-    inputs = [argument for argument in _required(model, "forward") or [] if tensors.usable_name(argument) == argument]
-    return Found(
-        kind="checkpoint",
-        file=name,
+    required = _required(model, "__init__")
+    inputs = [argument for argument in _required(model, "forward") if tensors.usable_name(argument) == argument]
+    return unnamed(
         callable=f"{manifest.model_file}:{model.name}",
         inputs=tuple(Tensor(name=argument) for argument in inputs),
         todo=f"{model.name} cannot be made without {', '.join(required)}: give them as `args`" if required else "",
     )
 
 
-def _required(model: ast.ClassDef, method: str) -> list[str] | None:
-    """Names of a method's arguments that have no default, without self; None where the class does not define it."""
+def _required(model: ast.ClassDef, method: str) -> list[str]:
+    """Names of a method's arguments that have no default, without self; none where the class does not define it."""
     found = [node for node in model.body if isinstance(node, ast.FunctionDef) and node.name == method]
     if not found:
-        return None
+        return []
     signature = found[-1].args
     positional = [item.arg for item in (*signature.posonlyargs, *signature.args)]
     keywords = zip(signature.kwonlyargs, signature.kw_defaults, strict=True)
@@ -242,9 +214,6 @@ def _required(model: ast.ClassDef, method: str) -> list[str] | None:
 
 
 def _damaged(archive: Path, name: str, error: BaseException) -> ConfigError:
-    return ConfigError(
-        "import-mar: the model in the archive is damaged",
-        found=f"{name}: {type(error).__name__}: {error}"[:300],
-        where=str(archive),
-        hint="is the file whole? compare its size and checksum with where it came from",
-    )
+    found = f"{name}: {type(error).__name__}: {error}"[:300]
+    hint = "is the file whole? compare its size and checksum with where it came from"
+    return ConfigError("import-mar: the model in the archive is damaged", found=found, where=str(archive), hint=hint)

@@ -17,8 +17,6 @@ POSTPROCESS: Mapping[str, Any] = {"activation": "softmax", "top_k": 5}
 """The image_classifier handler: ts/torch_handler/image_classifier.py of TorchServe 0.12.0, ``image_processing`` (Resize
 256, CenterCrop 224, ToTensor, Normalize) and ``postprocess`` (softmax, topk of 5)."""
 
-_MAPPING = "index_to_name.json"
-
 
 def labels(folder: Path) -> tuple[tuple[str, ...], str]:
     """Class names in the order of their indices, and why there are none where there is a file of them.
@@ -26,7 +24,7 @@ def labels(folder: Path) -> tuple[tuple[str, ...], str]:
     The file maps ``"0"`` to a name, or to a list whose last entry is the name, or holds a list under
     ``object_type_names`` (ts/utils/util.py of TorchServe 0.12.0, ``load_label_mapping``).
     """
-    path = folder / _MAPPING
+    path = folder / "index_to_name.json"
     if not path.is_file():
         return (), ""
     mapping = parsed_json(path)
@@ -58,9 +56,8 @@ def triton(folder: Path, manifest: Manifest, *, batched: bool) -> tuple[dict[str
     content = model_config(folder / manifest.config_file)
     if content is None:
         return {}, [], [f"{manifest.config_file}: not a YAML mapping"]
-    settings: dict[str, Any] = {}
-    carried, left = [], []
-    kind = {"gpu": "KIND_GPU"}.get(str(content.get("deviceType")), "KIND_CPU")
+    settings, carried, left = dict[str, Any](), [], []
+    kind = "KIND_GPU" if content.get("deviceType") == "gpu" else "KIND_CPU"
     for key, value in content.items():
         number = value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65_536 else None
         if key in ("batchSize", "maxBatchDelay") and number is not None and not batched:

@@ -63,13 +63,9 @@ def given(text: str, flag: str) -> Tensor:
 
 
 def merged(known: Sequence[Tensor], told: Sequence[Tensor], flag: str, *, by_position: bool) -> tuple[Tensor, ...]:
-    """What the files tell, completed or corrected by what a person says.
+    """What the files tell, if only how many there are, completed or corrected by what a person says with ``flag``.
 
-    Args:
-        known: from the files; empty where they do not even tell how many there are.
-        told: from the command line.
-        flag: for messages.
-        by_position: names may be given anew, since the model takes its tensors in order.
+    Names may be given anew ``by_position`` of a model that takes its tensors in order.
 
     Raises:
         ConfigError: a name that the model does not have, or another number of them.
@@ -82,11 +78,9 @@ def merged(known: Sequence[Tensor], told: Sequence[Tensor], flag: str, *, by_pos
         return tuple(by_name.get(tensor.name, tensor) for tensor in known)
     if not known or (by_position and len(told) == len(known)):
         return tuple(told)
-    raise ConfigError(
-        f"import-mar: {flag} does not fit the model",
-        found=f"{', '.join(by_name)}; the model has {', '.join(names)}",
-        hint="use the model's names" + (", or name all of them anew in the model's order" if by_position else ""),
-    )
+    found = f"{', '.join(by_name)}; the model has {', '.join(names)}"
+    hint = "use the model's names" + (", or name all of them anew in the model's order" if by_position else "")
+    raise ConfigError(f"import-mar: {flag} does not fit the model", found=found, hint=hint)
 
 
 def usable_name(name: str) -> str:
@@ -158,10 +152,7 @@ def _of_value(item: onnx.ValueInfoProto, letters: _Letters, number: int) -> Tens
     except KeyError:  # a type of a later onnx
         dtype = ""
     dims = _dims(item)
+    shape = dims and [dim if isinstance(dim, int) else letters.of(dim, axis, number) for axis, dim in enumerate(dims)]
     return Tensor(
-        name=item.name,
-        dtype=dtype if dtype in NUMPY_DTYPES else "",
-        shape=None
-        if dims is None
-        else tuple(dim if isinstance(dim, int) else letters.of(dim, axis, number) for axis, dim in enumerate(dims)),
+        name=item.name, dtype=dtype if dtype in NUMPY_DTYPES else "", shape=None if shape is None else tuple(shape)
     )

@@ -52,8 +52,5 @@ def scalar(value: Any) -> str:
 
 
 def _no_name(value: str, why: str) -> ConfigError:
-    return ConfigError(
-        "import-mar: a name that a configuration cannot have",
-        found=repr(value),
-        hint=f"{why}; rename the file, and pack it again if it is the archive's",
-    )
+    hint = f"{why}; rename the file, and pack it again if it is the archive's"
+    return ConfigError("import-mar: a name that a configuration cannot have", found=repr(value), hint=hint)

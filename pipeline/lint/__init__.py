@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,18 @@ from pipeline.lint.model import (
     CONFIG_NAME,
     MAX_TEXT_BYTES,
     Finding,
+    Findings,
     Model,
+    Place,
     children,
-    error,
     printable,
     read_text,
     run,
     shown,
     unreadable,
     version_directories,
-    warning,
 )
 from pipeline.lint.onnx import ONNX_RULES
-from pipeline.lint.proof import PROOF_RULES
 from pipeline.lint.scheduling import SCHEDULING_RULES
 from pipeline.lint.tensors import TENSOR_RULES
 from pipeline.lint.torchscript import TORCHSCRIPT_RULES
@@ -50,17 +48,9 @@ __all__ = ["Finding", "lint"]
 _LATER_FIELDS = {"model_metrics": "24.11", "max_inflight_requests": "25.11"}
 
 _CONFIGURED = (
-    *CONFIGURED_RULES,
-    *CONFIG_RULES,
-    *SCHEDULING_RULES,
-    *TENSOR_RULES,
-    *WARMUP_RULES,
-    *ENSEMBLE_RULES,
-    *ONNX_RULES,
-    *TORCHSCRIPT_RULES,
-    *ENGINE_RULES,
-    *PROOF_RULES,
-)
+    *CONFIGURED_RULES, *CONFIG_RULES, *SCHEDULING_RULES, *TENSOR_RULES, *WARMUP_RULES, *ENSEMBLE_RULES, *ONNX_RULES,
+    *TORCHSCRIPT_RULES, *ENGINE_RULES,
+)  # fmt: skip
 
 
 def lint(root: Path, *, target: str = "24.10") -> list[Finding]:
@@ -96,37 +86,24 @@ def lint(root: Path, *, target: str = "24.10") -> list[Finding]:
 
 
 def _directories(root: Path, findings: list[Finding]) -> list[Path]:
-    """The directories that Triton takes for models; links that lead nowhere become findings."""
+    """The directories that Triton takes for models; what is wrong with links becomes findings."""
+    hint = "give the directory that holds one folder per model"
     try:
         if not root.is_dir():
-            raise ConfigError(
-                "there is no model repository",
-                found="a file" if root.exists() else "nothing",
-                where=str(root),
-                hint="give the directory that holds one folder per model",
-            )
+            found = "a file" if root.exists() else "nothing"
+            raise ConfigError("there is no model repository", found=found, where=str(root), hint=hint)
         items = children(root)
     except OSError as problem:
         raise ConfigError("the repository cannot be read", found=str(problem), where=str(root)) from problem
-    found = []
     for item in items:
-        if item.is_symlink() and not os.path.exists(item):  # noqa: PTH110 - Path.exists raises on a loop of links
-            findings.append(tree.dangling(root, shown(root, item)))
-        elif item.is_dir():
-            if item.is_symlink() and not Path(os.path.realpath(item)).is_relative_to(os.path.realpath(root)):
-                findings.append(tree.leaving(shown(root, item), os.path.realpath(item)))
-            found.append(item)
-    if not found and not findings:
-        raise ConfigError(
-            "the repository is empty",
-            found="no directory in it",
-            where=str(root),
-            hint="give the directory that holds one folder per model",
-        )
-    return found
+        findings.extend(tree.link(root, item) if item.is_symlink() else ())
+    directories = [item for item in items if item.is_dir()]
+    if not directories and not findings:
+        raise ConfigError("the repository is empty", found="no directory in it", where=str(root), hint=hint)
+    return directories
 
 
-def _check(model: Model) -> Iterator[Finding]:
+def _check(model: Model) -> Findings:
     found = list(run(tree.TREE_RULES, model))
     yield from found
     if any(item.rule == "stray-directory" for item in found):
@@ -138,7 +115,7 @@ def _check(model: Model) -> Iterator[Finding]:
 
 def _parse(root: Path, path: Path, target: str, found: list[Finding]) -> Any:
     """The configuration message of a text file, or None; what is wrong with the text is added to ``found``."""
-    at = shown(root, path)
+    at = Place(shown(root, path))
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on a loop of links
         return None  # missing and dangling are rules of their own
     try:
@@ -147,56 +124,36 @@ def _parse(root: Path, path: Path, target: str, found: list[Finding]) -> Any:
         found.append(unreadable(root, path, problem))
         return None
     if text is None:
-        found.append(
-            error(
-                at,
-                "config-not-text",
-                f"this is no plain file of at most {MAX_TEXT_BYTES >> 20} MiB, so it is not read.",
-                "write the configuration as a text file",
-            )
-        )
+        reason = f"this is no plain file of at most {MAX_TEXT_BYTES >> 20} MiB, so it is not read."
+        found.append(at.error("config-not-text", reason, "write the configuration as a text file"))
         return None
     templates = list(_templates(at, text))
     found.extend(templates)
     try:
-        return model_config.parse_text(text, at)
+        return model_config.parse_text(text, str(at))
     except ConfigError as problem:
         if not templates:
             found.append(_unparsed(problem, target))
         return None
 
 
-def _templates(at: str, text: str) -> Iterator[Finding]:
+def _templates(at: Place, text: str) -> Findings:
     for number, line in enumerate(text.split("\n"), 1):
-        match = re.search(r"\$\{[^}]*\}", line.partition("#")[0])
-        if match:
-            yield error(
-                f"{at}:{number}:{match.start() + 1}",
-                "unfilled-template",
-                f"the placeholder {printable(match[0])!r} was never filled in.",
-                "replace it by its value",
-            )
+        if match := re.search(r"\$\{[^}]*\}", line.partition("#")[0]):
+            reason = f"the placeholder {printable(match[0])!r} was never filled in."
+            fix = "replace it by its value"
+            yield Place(f"{at}:{number}:{match.start() + 1}").error("unfilled-template", reason, fix)
 
 
 def _unparsed(problem: ConfigError, target: str) -> Finding:
+    at = Place(problem.where)
     later = next((name for name in _LATER_FIELDS if re.search(rf"\b{name}\b", problem.found)), None)
-    if later is not None and target < _LATER_FIELDS[later]:
-        return error(
-            problem.where,
-            "field-unknown-to-release",
-            f"{later} exists from release {_LATER_FIELDS[later]} on; release {target} refuses the configuration.",
-            "remove the field, or choose a later target",
-        )
-    if later is not None:
-        return warning(
-            problem.where,
-            "config-not-checked",
-            f"{later} is younger than the message definition used here (24.10), so this model is not checked further.",
-            f"to check the rest, remove {later} for the time of the check",
-        )
-    return error(
-        problem.where,
-        "config-parse",
-        f"Triton cannot read the configuration: {printable(problem.found)}.",
-        "correct it there; fields are spelled as in Triton's model_config.proto",
-    )
+    if later is None:
+        reason = f"Triton cannot read the configuration: {printable(problem.found)}."
+        fix = "correct it there; fields are spelled as in Triton's model_config.proto"
+        return at.error("config-parse", reason, fix)
+    if target < _LATER_FIELDS[later]:
+        reason = f"{later} exists from release {_LATER_FIELDS[later]} on; release {target} refuses the configuration."
+        return at.error("field-unknown-to-release", reason, "remove the field, or choose a later target")
+    reason = f"{later} is younger than the message definition used here (24.10), so this model is not checked further."
+    return at.warning("config-not-checked", reason, f"to check the rest, remove {later} for the time of the check")

@@ -5,7 +5,6 @@ Numbers such as server#4657 are issues of github.com/triton-inference-server/ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from pipeline.base.files import sha256_file
@@ -13,34 +12,19 @@ from pipeline.base.triton_facts import ENGINE_BACKENDS
 from pipeline.formats.tensorrt import layers, plan_file
 from pipeline.lint.engine_shapes import SHAPE_RULES
 from pipeline.lint.engine_sidecar import Engine, EngineRule, compute_capability, open_engine
-from pipeline.lint.model import (
-    RTX_BACKEND,
-    Finding,
-    Model,
-    Rule,
-    backend_of,
-    below,
-    error,
-    is_regular,
-    model_filename,
-    printable,
-    warning,
-)
+from pipeline.lint.model import RTX_BACKEND, Findings, Model, Rule, below, printable
 from pipeline.machine import tensorrt_flavours
 from pipeline.machine.target import has_later_tensorrt, tensorrt_conflict, tensorrt_image
-from pipeline.repository.manifest import read_manifest
 
 _RTX: Final = "tensorrt_rtx"  # the flavour; the backend for it has the same name
 
 
-def engines(model: Model) -> Iterator[Finding]:
+def engines(model: Model) -> Findings:
     """All rules on every version's engines."""
-    if backend_of(model) not in ENGINE_BACKENDS:
+    if model.backend not in ENGINE_BACKENDS:
         return
-    names = sorted({model_filename(model), *model.config.cc_model_filenames.values()})
     for number, version in model.versions.items():
-        candidates = [path for name in names if (path := below(version, name)) is not None]
-        paths = [path for path in candidates if is_regular(path)]
+        paths = model.files(version)
         for path in paths:
             engine, problem = open_engine(model, number, path, alone=len(paths) == 1)
             if problem is not None:
@@ -49,66 +33,56 @@ def engines(model: Model) -> Iterator[Finding]:
                 yield from rule(model, engine)
 
 
-def header(model: Model, engine: Engine) -> Iterator[Finding]:
+def header(model: Model, engine: Engine) -> Findings:
     """The file is whole, as far as its header tells."""
-    built_as = engine.sidecar.flavour or (_RTX if backend_of(model) == RTX_BACKEND else None)
+    built_as = engine.sidecar.flavour or (_RTX if model.backend == RTX_BACKEND else None)
     if damage := plan_file.problem(engine.path, built_as):
         certain = built_as == _RTX or engine.path.stat().st_size < plan_file.HEADER_BYTES
-        fix = "copy the file again, or build it again"
-        yield (error if certain else warning)(model.where(engine.path), "engine-truncated", f"{damage}.", fix)
+        report = model.at(engine.path).error if certain else model.at(engine.path).warning
+        yield report("engine-truncated", f"{damage}.", "copy the file again, or build it again")
 
 
-def digest(model: Model, engine: Engine) -> Iterator[Finding]:
+def digest(model: Model, engine: Engine) -> Findings:
     """The file is the one that was built and proven."""
     wanted = engine.sidecar.plan_sha256
     if wanted is not None and sha256_file(engine.path) != wanted:
-        yield error(
-            model.where(engine.path),
-            "engine-sha256",
-            f"its SHA-256 is not the {wanted[:12]}… of its sidecar: it was changed or damaged after it was built.",
-            "copy the engine and its sidecar again, or build it again",
-        )
+        reason = f"its SHA-256 is not the {wanted[:12]}… of its sidecar: it was changed or damaged after it was built."
+        fix = "copy the engine and its sidecar again, or build it again"
+        yield model.at(engine.path).error("engine-sha256", reason, fix)
 
 
-def flavour(model: Model, engine: Engine) -> Iterator[Finding]:
+def flavour(model: Model, engine: Engine) -> Findings:
     """An engine loads in the runtime of its own flavour only."""
-    built_as, backend = engine.sidecar.flavour, backend_of(model)
+    built_as, backend = engine.sidecar.flavour, model.backend
     if built_as == _RTX and backend != RTX_BACKEND:
-        yield error(
-            model.where(engine.path),
-            "engine-flavour",
-            "this is a TensorRT-RTX engine, which Triton's tensorrt backend cannot load.",
-            f'write backend: "{RTX_BACKEND}" and no platform, or build the engine with the flavour tensorrt',
-        )
+        reason = "this is a TensorRT-RTX engine, which Triton's tensorrt backend cannot load."
+        fix = f'write backend: "{RTX_BACKEND}" and no platform, or build the engine with the flavour tensorrt'
+        yield model.at(engine.path).error("engine-flavour", reason, fix)
     elif built_as == "tensorrt" and backend == RTX_BACKEND:
-        yield error(
-            model.where(engine.path),
-            "engine-flavour",
-            "this is an engine of classic TensorRT, which TensorRT-RTX cannot load.",
-            f'write backend: "tensorrt", or build the engine with the flavour {_RTX}',
-        )
+        reason = "this is an engine of classic TensorRT, which TensorRT-RTX cannot load."
+        fix = f'write backend: "tensorrt", or build the engine with the flavour {_RTX}'
+        yield model.at(engine.path).error("engine-flavour", reason, fix)
 
 
-def tensorrt_version(model: Model, engine: Engine) -> Iterator[Finding]:
+def tensorrt_version(model: Model, engine: Engine) -> Findings:
     """The target has the TensorRT that built the engine."""
-    version, at, image = engine.sidecar.version, model.where(engine.path), tensorrt_image(model.target)
+    version, at, image = engine.sidecar.version, model.at(engine.path), tensorrt_image(model.target)
     if engine.sidecar.flavour != "tensorrt" or version is None:
         return
     if engine.sidecar.options.version_compatible and has_later_tensorrt(model.target, version):
         return
     if conflict := tensorrt_conflict(model.target, version):
-        yield error(at, "engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
+        yield at.error("engine-tensorrt-version", f"{conflict}.", f"build it in {image}, the same month")
     elif model.target.tensorrt is None and _built_for(model, engine) != model.target.release:
-        yield warning(
-            at,
-            "engine-tensorrt-unknown",
+        reason = (
             f"TensorRT {version} built the engine, and the TensorRT of Triton {model.target.release}'s container is "
-            "not known here.",
-            f"build it in {image}, the same month, or name the release it was built for as the target",
+            "not known here."
         )
+        fix = f"build it in {image}, the same month, or name the release it was built for as the target"
+        yield at.warning("engine-tensorrt-unknown", reason, fix)
 
 
-def precision(model: Model, engine: Engine) -> Iterator[Finding]:
+def precision(model: Model, engine: Engine) -> Findings:
     """The types of the layers are those of the precision, as far as their numbers tell."""
     claimed, found = engine.sidecar.precision, engine.sidecar.layers
     if claimed is None:
@@ -117,70 +91,53 @@ def precision(model: Model, engine: Engine) -> Iterator[Finding]:
     others = [kind for kind in layers.product_counts(engine.sidecar.layer_types) if kind != asked]
     if (known and asked not in known) or (claimed == "fp32" and others):
         counted = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(found.items()))
-        yield error(
-            model.where(engine.sidecar_path),
-            "engine-precision",
-            f"the sidecar says {claimed}, and the engine's layers are {counted}.",
-            "build the engine again from a graph in that precision",
-        )
+        reason = f"the sidecar says {claimed}, and the engine's layers are {counted}."
+        fix = "build the engine again from a graph in that precision"
+        yield model.at(engine.sidecar_path).error("engine-precision", reason, fix)
 
 
 def _built_for(model: Model, engine: Engine) -> object:
     """The release this tool built a version for, by its manifest beside the repository; None where there is none."""
-    root = model.root.resolve()
-    manifest = read_manifest(root, model.name, engine.version) if root.name else None
-    target = (manifest or {}).get("target")
+    target = model.manifest(engine.version).get("target")
     return target.get("release") if isinstance(target, dict) else None
 
 
-def capabilities(model: Model, engine: Engine) -> Iterator[Finding]:
+def capabilities(model: Model, engine: Engine) -> Findings:
     """``cc_model_filenames`` and the sidecar agree on the GPUs an engine is for."""
     given = {name: compute_capability(name) for name in engine.sidecar.compute_capabilities}
-    for name in sorted(name for name, known in given.items() if known is None):
-        yield warning(
-            model.where(engine.sidecar_path),
-            "engine-capability-name",
-            f"the sidecar lists {printable(name)!r}, which is no compute capability.",
-            'write it as "8.9" or "sm_89"',
-        )
-    offered = (
-        tensorrt_flavours.flavour("tensorrt_rtx").capabilities if engine.sidecar.flavour == "tensorrt_rtx" else None
-    )
+    offered = tensorrt_flavours.flavour(_RTX).capabilities if engine.sidecar.flavour == _RTX else None
     for name, known in given.items():
-        if offered is not None and known is not None and f"sm_{known.replace('.', '')}" not in offered:
-            yield error(
-                model.where(engine.sidecar_path),
-                "engine-capability-unknown",
-                f"the sidecar lists {printable(name)!r}, and TensorRT-RTX builds for {', '.join(offered)} only.",
-                "build the engine again, for GPUs of that list",
-            )
+        if known is None:
+            reason = f"the sidecar lists {printable(name)!r}, which is no compute capability."
+            fix = 'write it as "8.9" or "sm_89"'
+            yield model.at(engine.sidecar_path).warning("engine-capability-name", reason, fix)
+        elif offered is not None and f"sm_{known.replace('.', '')}" not in offered:
+            reason = f"the sidecar lists {printable(name)!r}, and TensorRT-RTX builds for {', '.join(offered)} only."
+            fix = "build the engine again, for GPUs of that list"
+            yield model.at(engine.sidecar_path).error("engine-capability-unknown", reason, fix)
     built = {known for known in given.values() if known is not None}
     names = dict(model.config.cc_model_filenames)
     keys = {key for key, name in names.items() if below(engine.path.parent, name) == engine.path}
-    if built and None not in given.values():
-        for key in sorted(keys - built):
-            yield error(
-                model.where(engine.path),
-                "engine-capability-mismatch",
-                f"cc_model_filenames gives it to GPUs of compute capability {printable(key)}; it is built for "
-                f"{', '.join(sorted(built))}.",
-                "name a file there that is built for it",
-            )
-    for missing in sorted(built - names.keys()) if names else ():
-        yield warning(
-            model.where(engine.path),
-            "engine-capability-unlisted",
-            f"it is built for compute capability {missing}, which cc_model_filenames does not list; such a GPU "
-            "silently gets default_model_filename (server#4657).",
-            f'add cc_model_filenames {{ key: "{missing}" value: "{printable(engine.path.name)}" }}',
+    for key in sorted(keys - built) if built and None not in given.values() else ():
+        reason = (
+            f"cc_model_filenames gives it to GPUs of compute capability {printable(key)}; it is built for "
+            f"{', '.join(sorted(built))}."
         )
+        fix = "name a file there that is built for it"
+        yield model.at(engine.path).error("engine-capability-mismatch", reason, fix)
+    for missing in sorted(built - names.keys()) if names else ():
+        reason = (
+            f"it is built for compute capability {missing}, which cc_model_filenames does not list; such a GPU "
+            "silently gets default_model_filename (server#4657)."
+        )
+        fix = f'add cc_model_filenames {{ key: "{missing}" value: "{printable(engine.path.name)}" }}'
+        yield model.at(engine.path).warning("engine-capability-unlisted", reason, fix)
 
 
-def rtx_platform(model: Model) -> Iterator[Finding]:
+def rtx_platform(model: Model) -> Findings:
     """Nothing may look as if a container's backend could load a TensorRT-RTX engine."""
-    if backend_of(model) == RTX_BACKEND and model.config.platform == "tensorrt_plan":
-        yield error(
-            model.config_path,
+    if model.backend == RTX_BACKEND and model.config.platform == "tensorrt_plan":
+        yield model.error(
             "platform-backend-pair",
             f"the backend {RTX_BACKEND} does not go with the platform 'tensorrt_plan', which is classic TensorRT's.",
             "leave the platform out",

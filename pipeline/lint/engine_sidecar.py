@@ -7,24 +7,14 @@ and its engines are only looked at from outside.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.lint.model import INT64_MAX, MAX_TEXT_BYTES, Finding, Model, printable, read_text, warning
-
-
-def sidecar_names(engine: str) -> tuple[str, str]:
-    """Names an engine's sidecar may have: its own, and one that serves where no other engine is in the directory.
-
-    Args:
-        engine: the engine's file name.
-    """
-    return f"{engine}.json", "engine.json"
-
+from pipeline.lint.model import INT64_MAX, MAX_TEXT_BYTES, Finding, Findings, Model, printable, read_text
 
 # Bounds that no engine reaches; they keep a hostile sidecar from filling the screen.
 _Size = Annotated[int, Field(ge=-INT64_MAX, le=INT64_MAX)]
@@ -88,14 +78,7 @@ class Sidecar(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """One engine file of a version.
-
-    Attributes:
-        version: number of the version it is in.
-        path: the file.
-        sidecar: what is known of it; without a usable sidecar nothing.
-        sidecar_path: where that was read.
-    """
+    """One engine file of a version, and what is known of it: without a usable sidecar nothing."""
 
     version: int
     path: Path
@@ -103,30 +86,20 @@ class Engine:
     sidecar_path: Path
 
 
-EngineRule = Callable[[Model, Engine], Iterator[Finding]]
+EngineRule = Callable[[Model, Engine], Findings]
 
 
 def open_engine(model: Model, version: int, path: Path, *, alone: bool) -> tuple[Engine, Finding | None]:
-    """An engine with its sidecar.
-
-    Args:
-        model: the model it is of.
-        version: number of the version it is in.
-        path: the engine.
-        alone: whether no other engine is in its directory.
-
-    Returns:
-        The engine, and what is wrong with its sidecar; nothing of a wrong one is used.
+    """An engine, ``alone`` in its directory or not, and what is wrong with its sidecar: nothing of a wrong one is used.
 
     Raises:
         OSError: not readable.
     """
-    own, shared = (path.with_name(name) for name in sidecar_names(path.name))
+    own, shared = path.with_name(f"{path.name}.json"), path.with_name("engine.json")
     chosen = own if own.exists() or not shared.exists() else shared
     problem, sidecar = None, Sidecar()
     if chosen == shared and not alone:
-        problem = warning(
-            model.where(shared),
+        problem = model.at(shared).warning(
             "engine-sidecar-ambiguous",
             "several engines are in this directory, and the sidecar does not say which one it is about.",
             f"name each engine's sidecar after it, for example {printable(own.name)}",
@@ -135,8 +108,7 @@ def open_engine(model: Model, version: int, path: Path, *, alone: bool) -> tuple
         try:
             sidecar = _read(chosen)
         except ValueError as unusable:
-            problem = warning(
-                model.where(chosen),
+            problem = model.at(chosen).warning(
                 "engine-sidecar-malformed",
                 f"the engine's sidecar cannot be used ({_told(unusable)}), so nothing it says is checked.",
                 "build the engine again, or remove the sidecar",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.model_config import served_versions
 from pipeline.base.triton_facts import BACKENDS
 from pipeline.lint.model import (
     AOTI_FILE,
@@ -15,149 +15,95 @@ from pipeline.lint.model import (
     RTX_BACKEND,
     SKIPPED_DIRECTORIES,
     TENSORFLOW_FILES,
-    Finding,
+    Findings,
     Model,
     Rule,
-    backend_of,
     below,
     children,
-    error,
-    is_ensemble,
     is_regular,
-    model_filename,
     printable,
     version_number,
-    warning,
 )
-from pipeline.machine.target import CONTAINER_BACKENDS
-
-_RTX_FIX = (
-    "keep such models in a repository of their own (a build puts them into <repository>.tensorrt_rtx), for a server "
-    "that has this backend, or build with the flavour tensorrt"
-)
+from pipeline.machine.target import CONTAINER_BACKENDS, LAST_WITH_TENSORFLOW
 
 
-def version_names(model: Model) -> Iterator[Finding]:
+def version_names(model: Model) -> Findings:
     """Directory names that Triton reads differently from a person (core, VersionsToLoad)."""
     for item in children(model.path):
         if item.name in SKIPPED_DIRECTORIES or not item.is_dir():
             continue
-        number, at = version_number(item.name), model.where(item)
+        number, at = version_number(item.name), model.at(item)
         if number is None:
-            yield _ignored_directory(item, at)
+            reason = f"Triton ignores {printable(item.name)!r}: its name is not a plain number."
+            fix = "rename it to a plain number without leading zeros, or move it out of the model directory"
+            yield at.warning("version-directory-ignored", reason, fix)
         elif abs(number) > INT64_MAX:
-            yield error(
-                at,
-                "version-beyond-int64",
-                "the version number does not fit in 64 bits, and the whole server aborts when it reads the name.",
-                "rename it to a plain number such as 1",
-            )
+            reason = "the version number does not fit in 64 bits, and the whole server aborts when it reads the name."
+            yield at.error("version-beyond-int64", reason, "rename it to a plain number such as 1")
         elif number == 0:
-            yield warning(
-                at,
-                "version-zero",
-                "Triton's documentation says a version named 0 is ignored; the server serves it all the same.",
-                "rename it to 1 or higher",
-            )
+            reason = "Triton's documentation says a version named 0 is ignored; the server serves it all the same."
+            yield at.warning("version-zero", reason, "rename it to 1 or higher")
         elif item.name != str(number) or number < 0:
-            yield error(
-                at,
-                "version-directory-name",
-                f"Triton reads only the leading digits, so it takes this directory for version {number}.",
-                "rename it to a plain number, or move it out of the repository",
-            )
+            reason = f"Triton reads only the leading digits, so it takes this directory for version {number}."
+            fix = "rename it to a plain number, or move it out of the repository"
+            yield at.error("version-directory-name", reason, fix)
 
 
-def _ignored_directory(item: Path, at: str) -> Finding:
-    return warning(
-        at,
-        "version-directory-ignored",
-        f"Triton ignores {printable(item.name)!r}: its name is not a plain number.",
-        "rename it to a plain number without leading zeros, or move it out of the model directory",
-    )
-
-
-def version_missing(model: Model) -> Iterator[Finding]:
+def version_missing(model: Model) -> Findings:
     """A model, an ensemble too, is served only from numbered directories."""
     if not model.versions:
-        yield error(
-            model.where(model.path),
-            "version-missing",
-            "the model has no version directory, so nothing of it is served.",
-            f"make the directory {model.name}/1 (an empty one for an ensemble) and put the model's file into it",
-        )
+        reason = "the model has no version directory, so nothing of it is served."
+        fix = f"make the directory {model.name}/1 (an empty one for an ensemble) and put the model's file into it"
+        yield model.at(model.path).error("version-missing", reason, fix)
 
 
-def version_empty(model: Model) -> Iterator[Finding]:
+def version_empty(model: Model) -> Findings:
     """An empty version fails to load, and its failure stops its sibling versions."""
-    if model.config is not None and is_ensemble(model.config):
-        return
     for path in model.versions.values():
-        if not children(path):
-            yield error(
-                model.where(path),
-                "version-empty",
-                "the version directory is empty.",
-                "put the model's file into it, or remove the directory",
-            )
+        if not model.is_ensemble and not children(path):
+            reason = "the version directory is empty."
+            yield model.at(path).error("version-empty", reason, "put the model's file into it, or remove the directory")
 
 
-def version_policy(model: Model) -> Iterator[Finding]:
+def version_policy(model: Model) -> Findings:
     """The policy must select a version that exists."""
     policy, present = model.config.version_policy, set(model.versions)
     if policy.HasField("latest") and policy.latest.num_versions == 0:
-        yield error(
-            model.config_path,
-            "version-policy-selects-none",
-            "version_policy asks for the latest 0 versions.",
-            "write version_policy { latest { num_versions: 1 } }, or leave it out",
-        )
+        reason = "version_policy asks for the latest 0 versions."
+        fix = "write version_policy { latest { num_versions: 1 } }, or leave it out"
+        yield model.error("version-policy-selects-none", reason, fix)
     if not policy.HasField("specific"):
         return
     wanted = set(policy.specific.versions)
     absent, numbers = sorted(wanted - present), ", ".join(str(number) for number in sorted(present)) or "none"
     if not wanted & present:
-        yield error(
-            model.config_path,
-            "version-policy-selects-none",
-            f"version_policy asks for versions {sorted(wanted)}, none of which exists (present: {numbers}).",
-            "list versions that exist",
-        )
+        reason = f"version_policy asks for versions {sorted(wanted)}, none of which exists (present: {numbers})."
+        yield model.error("version-policy-selects-none", reason, "list versions that exist")
     elif absent:
-        yield warning(
-            model.config_path,
-            "version-policy-absent-version",
-            f"version_policy asks for versions {absent}, which do not exist (present: {numbers}).",
-            "add those directories, or list only versions that exist",
-        )
+        reason = f"version_policy asks for versions {absent}, which do not exist (present: {numbers})."
+        fix = "add those directories, or list only versions that exist"
+        yield model.warning("version-policy-absent-version", reason, fix)
 
 
-def default_filename(model: Model) -> Iterator[Finding]:
+def default_filename(model: Model) -> Findings:
     """``default_model_filename`` is one name inside the version directory."""
     name = str(model.config.default_model_filename)
-    if not name:
-        return
-    if below(Path("/version"), name) is None:
-        yield error(
-            model.config_path,
-            "model-filename-escapes",
-            f"default_model_filename {printable(name)!r} leads out of the version directory.",
-            "name a file inside the version directory",
-        )
+    if name and below(Path("/version"), name) is None:
+        reason = f"default_model_filename {printable(name)!r} leads out of the version directory."
+        yield model.error("model-filename-escapes", reason, "name a file inside the version directory")
     elif "/" in name:
-        yield warning(
-            model.config_path,
-            "model-filename-path",
-            f"default_model_filename {printable(name)!r} has a folder in it; backends then take that "
-            "folder for the model's.",
-            "put the file directly into the version directory and give its plain name",
+        reason = (
+            f"default_model_filename {printable(name)!r} has a folder in it; backends then take that folder for the "
+            "model's."
         )
+        fix = "put the file directly into the version directory and give its plain name"
+        yield model.warning("model-filename-path", reason, fix)
 
 
-def model_file(model: Model) -> Iterator[Finding]:
+def model_file(model: Model) -> Findings:
     """Each version holds the file, or the directory, that its backend opens."""
-    name = model_filename(model)
-    if not name or model.config.cc_model_filenames or backend_of(model) not in BACKENDS:
+    name = model.filename
+    if not name or model.config.cc_model_filenames or model.backend not in BACKENDS:
         return
     for version in model.versions.values():
         path = below(version, name)
@@ -165,128 +111,103 @@ def model_file(model: Model) -> Iterator[Finding]:
             yield from _model_file(model, path)
 
 
-def _model_file(model: Model, path: Path) -> Iterator[Finding]:
-    backend, at = backend_of(model), model.where(path)
+def _model_file(model: Model, path: Path) -> Findings:
+    backend, at = model.backend, model.at(path)
     wants_directory = backend == "tensorflow" and model.config.platform == "tensorflow_savedmodel"
     if not path.exists():
-        yield error(
-            at,
-            "model-file-missing",
-            f"the backend {backend} opens this file, which is not there.",
-            "put the file there, or name the one you have in default_model_filename",
-        )
+        reason = f"the backend {backend} opens this file, which is not there."
+        fix = "put the file there, or name the one you have in default_model_filename"
+        yield at.error("model-file-missing", reason, fix)
     elif wants_directory != path.is_dir() and not (backend == "onnxruntime" and path.is_dir()):
         wanted = "a directory" if wants_directory else "a file"
-        yield error(
-            at, "model-file-kind", f"the backend {backend} expects {wanted} of this name.", f"replace it by {wanted}"
-        )
+        reason = f"the backend {backend} expects {wanted} of this name."
+        yield at.error("model-file-kind", reason, f"replace it by {wanted}")
     elif backend == "onnxruntime" and path.is_dir() and not is_regular(path / "model.onnx"):
-        yield error(
-            at,
-            "model-file-missing",
-            "an ONNX model given as a directory must hold a file named model.onnx.",
-            "name the ONNX file in it model.onnx",
-        )
+        reason = "an ONNX model given as a directory must hold a file named model.onnx."
+        yield at.error("model-file-missing", reason, "name the ONNX file in it model.onnx")
     elif backend == "openvino" and path.suffix == ".xml" and not path.with_suffix(".bin").exists():
-        yield error(
-            model.where(path.with_suffix(".bin")),
-            "model-file-missing",
-            "OpenVINO reads the weights from a .bin file beside the .xml, which is not there.",
-            "copy the .bin file too",
-        )
+        reason = "OpenVINO reads the weights from a .bin file beside the .xml, which is not there."
+        yield model.at(path.with_suffix(".bin")).error("model-file-missing", reason, "copy the .bin file too")
 
 
-def cc_filenames(model: Model) -> Iterator[Finding]:
+def cc_filenames(model: Model) -> Findings:
     """``cc_model_filenames``: files exist, keys are compute capabilities, no default hides a gap."""
     names = dict(model.config.cc_model_filenames)
-    if not names:
-        return
     for key in names:
         if not re.fullmatch(r"[0-9]+\.[0-9]+", key):
-            yield error(
-                model.config_path,
-                "cc-model-filename-key",
-                f"cc_model_filenames key {printable(key)!r} is not a compute capability, so it never matches.",
-                'write it as "major.minor", for example "8.9"',
-            )
-    for version in model.versions.values():
+            reason = f"cc_model_filenames key {printable(key)!r} is not a compute capability, so it never matches."
+            yield model.error("cc-model-filename-key", reason, 'write it as "major.minor", for example "8.9"')
+    for version in model.versions.values() if names else ():
         for key, name in names.items():
             path = below(version, name)
             if path is None or not path.exists():
-                yield error(
-                    model.where(path or version),
-                    "cc-model-filename-missing",
-                    f"cc_model_filenames names {printable(name)!r} for compute capability "
-                    f"{printable(key)}; it is not there.",
-                    "add the file, or remove the entry",
+                reason = (
+                    f"cc_model_filenames names {printable(name)!r} for compute capability {printable(key)}; it is not "
+                    "there."
                 )
-        default = below(version, model_filename(model) or "model.plan")
+                fix = "add the file, or remove the entry"
+                yield model.at(path or version).error("cc-model-filename-missing", reason, fix)
+        default = below(version, model.filename or "model.plan")
         if default is not None and default.exists():
-            yield warning(
-                model.where(default),
+            yield model.at(default).warning(
                 "cc-model-filenames-ambiguous",
                 "a GPU that cc_model_filenames does not list silently gets this file, whatever GPU it was built for.",
                 "rename it after the compute capability it was built for, and list it under that, or remove it",
             )
 
 
-def aoti_file(model: Model) -> Iterator[Finding]:
+def aoti_file(model: Model) -> Findings:
     """``model.pt2`` is served by late releases only."""
     if model.target.release >= AOTI_SINCE or (model.config is not None and model.config.default_model_filename):
         return
     for version in model.versions.values():
         if (version / AOTI_FILE).exists() and not any((version / name).exists() for name in ("model.pt", "model.py")):
-            yield error(
-                model.where(version / AOTI_FILE),
-                "model-pt2-unsupported",
-                f"AOTInductor packages are served from release {AOTI_SINCE} on, not by {model.target.release}.",
-                "export TorchScript to model.pt, or ONNX to model.onnx",
-            )
+            reason = f"AOTInductor packages are served from release {AOTI_SINCE} on, not by {model.target.release}."
+            fix = "export TorchScript to model.pt, or ONNX to model.onnx"
+            yield model.at(version / AOTI_FILE).error("model-pt2-unsupported", reason, fix)
 
 
-def removed_backend(model: Model) -> Iterator[Finding]:
-    """The TensorFlow backend left the images with 25.03."""
-    if backend_of(model) == "tensorflow" and model.target.release >= "25.03":
-        yield error(
-            model.config_path,
-            "backend-removed",
-            f"release {model.target.release} has no TensorFlow backend; it was last in 25.02.",
-            "convert the model to ONNX (tf2onnx), or serve it with release 25.02 or older",
-        )
-    elif backend_of(model) == "tensorflow" and model.config.platform not in TENSORFLOW_FILES:
+def removed_backend(model: Model) -> Findings:
+    """The TensorFlow backend left the images."""
+    if model.backend == "tensorflow" and model.target.release > LAST_WITH_TENSORFLOW:
+        reason = f"release {model.target.release} has no TensorFlow backend; it was last in {LAST_WITH_TENSORFLOW}."
+        fix = f"convert the model to ONNX (tf2onnx), or serve it with release {LAST_WITH_TENSORFLOW} or older"
+        yield model.error("backend-removed", reason, fix)
+    elif model.backend == "tensorflow" and model.config.platform not in TENSORFLOW_FILES:
         found = [version / name for version in model.versions.values() for name in TENSORFLOW_FILES.values()]
         if not any(path.exists() for path in found):
-            yield error(
-                model.config_path,
-                "tensorflow-platform-missing",
-                "without a platform Triton cannot tell a SavedModel from a GraphDef.",
-                'write platform: "tensorflow_savedmodel" or "tensorflow_graphdef"',
-            )
+            reason = "without a platform Triton cannot tell a SavedModel from a GraphDef."
+            fix = 'write platform: "tensorflow_savedmodel" or "tensorflow_graphdef"'
+            yield model.error("tensorflow-platform-missing", reason, fix)
 
 
-def backend_not_in_containers(model: Model) -> Iterator[Finding]:
+def backend_not_in_containers(model: Model) -> Findings:
     """A backend that no stock container has must come with the model.
 
     Core looks for ``libtriton_<backend>.so``, or what ``runtime`` names, in the version's directory, in the model's and
     among the server's backends; for one written in Python only among these (backend_model.cc).
     """
-    backend = backend_of(model)
-    if not backend or backend in CONTAINER_BACKENDS or is_ensemble(model.config):
+    backend = model.backend
+    if not backend or backend in CONTAINER_BACKENDS or model.is_ensemble:
         return
     library = str(model.config.runtime) or f"libtriton_{backend}.so"
-    brought = {
-        number: library != "model.py" and any(_holds(place, library) for place in (version, model.path))
+    lacking = ", ".join(
+        str(number)
         for number, version in model.versions.items()
-    }
-    if lacking := ", ".join(str(number) for number, found in brought.items() if not found):
-        own = f"put {printable(library)} into the model's directory, or a backend of that name among the server's"
-        yield error(
-            model.config_path,
-            "backend-not-in-containers",
+        if library == "model.py" or not any(_holds(place, library) for place in (version, model.path))
+    )
+    if lacking:
+        fix = f"put {printable(library)} into the model's directory, or a backend of that name among the server's"
+        if backend == RTX_BACKEND:
+            fix = (
+                "keep such models in a repository of their own (a build puts them into <repository>.tensorrt_rtx), for "
+                "a server that has this backend, or build with the flavour tensorrt"
+            )
+        reason = (
             f"release {model.target.release}'s containers have no backend {printable(backend)}, and version {lacking} "
-            "brings none along: the model does not load, and a server that loads every model does not start.",
-            _RTX_FIX if backend == RTX_BACKEND else own,
+            "brings none along: the model does not load, and a server that loads every model does not start."
         )
+        yield model.error("backend-not-in-containers", reason, fix)
 
 
 def _holds(place: Path, name: str) -> bool:
@@ -294,24 +215,26 @@ def _holds(place: Path, name: str) -> bool:
     return path is not None and is_regular(path)
 
 
-def config_missing(model: Model) -> Iterator[Finding]:
+def never_proven(model: Model) -> Findings:
+    """A served version whose manifest, beside the repository, says that no server was ever asked."""
+    for number in served_versions(model.config, model.versions):
+        if model.manifest(number).get("proof") == "none":
+            reason = "it was published without a proof (build --no-serve): no server's answers were ever compared."
+            fix = f"python -m pipeline smoke {model.root}"
+            yield model.at(model.versions[number]).warning("version-not-proven", reason, fix)
+
+
+def config_missing(model: Model) -> Findings:
     """A server that completes nothing by itself needs config.pbtxt."""
     path = model.path / CONFIG_NAME
     if not path.exists() and not path.is_symlink():
-        yield error(
-            model.config_path,
-            "config-missing",
-            "without config.pbtxt the model loads only where auto-complete is on and its backend can guess.",
-            "write config.pbtxt with all inputs, outputs and the instance_group",
-        )
+        reason = "without config.pbtxt the model loads only where auto-complete is on and its backend can guess."
+        fix = "write config.pbtxt with all inputs, outputs and the instance_group"
+        yield model.error("config-missing", reason, fix)
 
 
 ANY_RULES: tuple[Rule, ...] = (config_missing, version_names, version_missing, version_empty, aoti_file)
 CONFIGURED_RULES: tuple[Rule, ...] = (
-    version_policy,
-    default_filename,
-    model_file,
-    cc_filenames,
-    removed_backend,
-    backend_not_in_containers,
-)
+    version_policy, default_filename, model_file, cc_filenames, removed_backend, backend_not_in_containers,
+    never_proven,
+)  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.base import printing
 from pipeline.base.triton_facts import BACKENDS
 from pipeline.machine.target import Limits
+from pipeline.repository.manifest import read_manifest
 
 CONFIG_NAME = "config.pbtxt"
 SKIPPED_DIRECTORIES = ("configs", "warmup", "initial_state")  # core, VersionsToLoad: never read as versions
@@ -30,8 +31,6 @@ class Finding:
         path: file or directory, relative to the repository root; with ``:line:column`` where a line is meant.
         rule: stable identifier, kebab-case.
         severity: ``error``: not loaded, or served wrongly; ``warning``: loaded, with a risk.
-        reason: one sentence.
-        fix: what to change.
     """
 
     path: str
@@ -41,14 +40,22 @@ class Finding:
     fix: str
 
 
-def error(path: str, rule: str, reason: str, fix: str) -> Finding:
-    """A finding of severity ``error``."""
-    return Finding(path, rule, "error", reason, fix)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where findings are: a path as ``Finding`` has it."""
 
+    path: str
 
-def warning(path: str, rule: str, reason: str, fix: str) -> Finding:
-    """A finding of severity ``warning``."""
-    return Finding(path, rule, "warning", reason, fix)
+    def __str__(self) -> str:
+        return self.path
+
+    def error(self, rule: str, reason: str, fix: str) -> Finding:
+        """A finding of severity ``error`` here."""
+        return Finding(self.path, rule, "error", reason, fix)
+
+    def warning(self, rule: str, reason: str, fix: str) -> Finding:
+        """A finding of severity ``warning`` here."""
+        return Finding(self.path, rule, "warning", reason, fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +63,8 @@ class Model:
     """One directory of the repository root.
 
     Attributes:
-        root: the repository.
-        path: the model's directory.
         config: its ModelConfig message, or None where there is none that parses.
         versions: version number -> its directory, as Triton reads the names; smallest first.
-        target: the release it is checked for.
         others: all models of the repository by name, this one included.
     """
 
@@ -76,17 +80,91 @@ class Model:
         """Name of the directory, which is the model's."""
         return self.path.name
 
-    @property
-    def config_path(self) -> str:
-        """The configuration's path, for findings."""
-        return self.where(self.path / CONFIG_NAME)
-
     def where(self, path: Path) -> str:
         """``path`` relative to the repository root, always printable."""
         return shown(self.root, path)
 
+    def at(self, path: Path) -> Place:
+        """A file or directory of the model, for findings."""
+        return Place(self.where(path))
 
-Rule = Callable[[Model], Iterator[Finding]]
+    def error(self, rule: str, reason: str, fix: str) -> Finding:
+        """An error in the configuration."""
+        return self.at(self.path / CONFIG_NAME).error(rule, reason, fix)
+
+    def warning(self, rule: str, reason: str, fix: str) -> Finding:
+        """A warning of the configuration."""
+        return self.at(self.path / CONFIG_NAME).warning(rule, reason, fix)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the tensors have a batch dimension that ``dims`` leave out."""
+        return bool(self.config.max_batch_size > 0)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the configuration is an ensemble's."""
+        config = self.config
+        return config is not None and (config.platform == "ensemble" or bool(config.HasField("ensemble_scheduling")))
+
+    @property
+    def backend(self) -> str:
+        """The backend Triton would use: configured, else inferred as its core does; empty when it cannot tell."""
+        config = self.config
+        if config.backend or self.is_ensemble:
+            return str(config.backend)
+        for backend in _INFERRED:
+            by_platform = config.platform and config.platform in backend.files
+            if by_platform or config.default_model_filename in backend.files.values():
+                return backend.name
+        return "" if config.platform or config.default_model_filename else self._backend_by_files()
+
+    def _backend_by_files(self) -> str:
+        # Core looks into the version directory whose name sorts first.
+        first = min(self.versions.values(), key=lambda path: path.name, default=None)
+        present = {item.name for item in children(first)} if first else set()
+        for backend in _INFERRED:
+            if present & set(backend.files.values()) - {AOTI_FILE}:
+                return backend.name
+        return self.name.partition(".")[2]  # last resort of the core: a model named model.<backend>
+
+    @property
+    def filename(self) -> str:
+        """Name of the file each version directory must hold; empty where the backend has no such rule."""
+        config, backend = self.config, BACKENDS.get(self.backend)
+        if config.default_model_filename:
+            return str(config.default_model_filename)
+        if backend is None or (backend.name == "pytorch" and config.runtime == "model.py"):
+            return ""
+        return backend.files.get(config.platform, "" if backend.name == "tensorflow" else backend.file_name)
+
+    def files(self, version: Path, inside: str = "") -> list[Path]:
+        """The plain files that the backend may open in a version; in directories of such a name, ``inside`` them."""
+        names = sorted({self.filename, *self.config.cc_model_filenames.values()})
+        paths = [path for name in names if (path := below(version, name)) is not None]
+        paths = [path / inside if inside and path.is_dir() else path for path in paths]
+        return [path for path in paths if is_regular(path)]
+
+    def manifest(self, version: int) -> Mapping[str, Any]:
+        """What this tool wrote down of a version, beside the repository; empty for one it did not make."""
+        root = self.root.resolve()
+        return (read_manifest(root, self.name, version) if root.name else None) or {}
+
+    @property
+    def fed_inputs(self) -> set[str]:
+        """Names of all inputs a backend is given: the client's, the sequence batcher's, and those made per batch."""
+        sequence = self.config.sequence_batching
+        names = {item.name for item in (*self.config.input, *sequence.control_input)}
+        names |= {item.input_name for item in sequence.state}
+        return names | {name for item in self.config.batch_input for name in item.target_name}
+
+    def shape(self, item: Any) -> list[int]:
+        """The full shape of a configured tensor as the backend sees it."""
+        return [-1] * self.batched + model_dims(item)
+
+
+Findings = Iterator[Finding]
+Rule = Callable[[Model], Findings]
 
 
 def shown(root: Path, path: Path) -> str:
@@ -101,7 +179,7 @@ def printable(text: str) -> str:
     return clean if len(clean) <= 200 else f"{clean[:199]}…"
 
 
-def run(rules: Iterable[Rule], model: Model) -> Iterator[Finding]:
+def run(rules: Iterable[Rule], model: Model) -> Findings:
     """All findings of the rules; what cannot be read is a finding too."""
     for rule in rules:
         try:
@@ -113,12 +191,8 @@ def run(rules: Iterable[Rule], model: Model) -> Iterator[Finding]:
 def unreadable(root: Path, path: Path, problem: OSError) -> Finding:
     """The finding for a file or directory the system would not give."""
     at = Path(problem.filename) if isinstance(problem.filename, str) else path
-    return error(
-        shown(root, at),
-        "unreadable",
-        f"it cannot be read: {problem.strerror or problem}.",
-        "give read permission (chmod a+rX), or remove it",
-    )
+    reason = f"it cannot be read: {problem.strerror or problem}."
+    return Place(shown(root, at)).error("unreadable", reason, "give read permission (chmod a+rX), or remove it")
 
 
 def children(path: Path) -> list[Path]:
@@ -206,56 +280,6 @@ AOTI_FILE = BACKENDS["pytorch"].files[AOTI_PLATFORM]
 _INFERRED = tuple(backend for backend in BACKENDS.values() if backend.inferred)
 # Backends whose library checks the configured tensors against the file, and so need both inputs and outputs.
 CHECKED_BACKENDS = ("onnxruntime", "pytorch", "tensorrt")
-
-
-def is_ensemble(config: Any) -> bool:
-    """Whether the configuration is an ensemble's."""
-    return bool(config.platform == "ensemble" or config.HasField("ensemble_scheduling"))
-
-
-def backend_of(model: Model) -> str:
-    """The backend Triton would use: configured, else inferred as its core does; empty when it cannot tell."""
-    config = model.config
-    if config.backend or is_ensemble(config):
-        return str(config.backend)
-    for backend in _INFERRED:
-        if config.platform and config.platform in backend.files:
-            return backend.name
-        if config.default_model_filename in backend.files.values():
-            return backend.name
-    if config.platform or config.default_model_filename:
-        return ""
-    return _backend_by_files(model)
-
-
-def _backend_by_files(model: Model) -> str:
-    # Core looks into the version directory whose name sorts first.
-    first = min(model.versions.values(), key=lambda path: path.name, default=None)
-    present = {item.name for item in children(first)} if first else set()
-    for backend in _INFERRED:
-        if present & set(backend.files.values()) - {AOTI_FILE}:
-            return backend.name
-    # Last resort of the core: a model named model.<backend>.
-    return model.name.partition(".")[2]
-
-
-def model_filename(model: Model) -> str:
-    """Name of the file each version directory must hold; empty where the backend has no such rule."""
-    config, backend = model.config, BACKENDS.get(backend_of(model))
-    if config.default_model_filename:
-        return str(config.default_model_filename)
-    if backend is None or (backend.name == "pytorch" and config.runtime == "model.py"):
-        return ""
-    default = "" if backend.name == "tensorflow" else backend.file_name
-    return backend.files.get(config.platform, default)
-
-
-def fed_inputs(config: Any) -> set[str]:
-    """Names of all inputs a backend is given: the client's, the sequence batcher's, and those made per batch."""
-    sequence = config.sequence_batching
-    names = {item.name for item in (*config.input, *sequence.control_input)}
-    names |= {item.input_name for item in sequence.state}
-    return names | {name for item in config.batch_input for name in item.target_name}
 
 
 def model_dims(item: Any) -> list[int]:

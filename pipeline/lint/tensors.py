@@ -9,18 +9,16 @@ from typing import Any
 
 from pipeline.lint.model import (
     CHECKED_BACKENDS,
-    Finding,
+    CONFIG_NAME,
+    Findings,
     Model,
+    Place,
     Rule,
-    backend_of,
     below,
     dims_text,
     enum_name,
-    error,
-    is_ensemble,
     printable,
     read_text,
-    warning,
 )
 
 
@@ -31,88 +29,63 @@ def tensors(model: Model) -> Iterator[tuple[str, Any]]:
             yield f"{kind} {printable(item.name)!r}", item
 
 
-def tensors_given(model: Model) -> Iterator[Finding]:
+def tensors_given(model: Model) -> Findings:
     """With auto-complete off, a tensor that is not configured does not exist."""
-    strict = backend_of(model) in CHECKED_BACKENDS or is_ensemble(model.config)
+    report = model.error if model.backend in CHECKED_BACKENDS or model.is_ensemble else model.warning
     for kind in ("input", "output"):
         if not getattr(model.config, kind):
-            report = error if strict else warning
             yield report(
-                model.config_path,
                 f"{kind}-missing",
-                f"the configuration has no {kind}; a server that does not complete it by itself cannot "
-                "serve the model.",
+                f"the configuration has no {kind}; a server that does not complete it by itself cannot serve the "
+                "model.",
                 f"list every {kind} with name, data_type and dims",
             )
 
 
-def tensor_fields(model: Model) -> Iterator[Finding]:
+def tensor_fields(model: Model) -> Findings:
     """A name and a type for every tensor, and each name once."""
     for what, item in tensors(model):
         if not item.name:
-            yield error(model.config_path, "tensor-name-missing", f"an {what.split()[0]} has no name.", "give it one")
+            yield model.error("tensor-name-missing", f"an {what.split()[0]} has no name.", "give it one")
         if enum_name(item, "data_type") == "TYPE_INVALID":
-            yield error(
-                model.config_path,
-                "tensor-data-type-missing",
-                f"{what} has no data_type.",
-                "write its data_type, for example TYPE_FP32",
-            )
+            reason = f"{what} has no data_type."
+            yield model.error("tensor-data-type-missing", reason, "write its data_type, for example TYPE_FP32")
     for kind in ("input", "output"):
         counted = Counter(item.name for item in getattr(model.config, kind))
         for twice in sorted(name for name, count in counted.items() if count > 1 and name):
-            yield error(
-                model.config_path,
-                "tensor-name-duplicate",
-                f"{kind} {printable(twice)!r} is configured {counted[twice]} times, which Triton does not notice.",
-                "keep one of them",
-            )
+            reason = f"{kind} {printable(twice)!r} is configured {counted[twice]} times, which Triton does not notice."
+            yield model.error("tensor-name-duplicate", reason, "keep one of them")
 
 
-def tensor_dims(model: Model) -> Iterator[Finding]:
+def tensor_dims(model: Model) -> Findings:
     """``dims`` are not empty, and each is a size or -1."""
     for what, item in tensors(model):
         if not item.dims:
-            yield error(
-                model.config_path,
+            yield model.error(
                 "dims-missing",
                 f"{what} has no dims.",
                 "write dims without the batch dimension; for one value per sample, dims: [ 1 ] with "
                 "reshape { shape: [ ] }",
             )
-        wrong = [dim for dim in item.dims if dim < 1 and dim != -1]
-        if wrong:
-            yield error(
-                model.config_path,
-                "dims-value",
-                f"{what} has dims {dims_text(item.dims)}; each must be 1 or more, or -1 for any size.",
-                "correct the dims",
-            )
+        if any(dim < 1 and dim != -1 for dim in item.dims):
+            reason = f"{what} has dims {dims_text(item.dims)}; each must be 1 or more, or -1 for any size."
+            yield model.error("dims-value", reason, "correct the dims")
 
 
-def reshapes(model: Model) -> Iterator[Finding]:
+def reshapes(model: Model) -> Findings:
     """A reshape keeps the element count, between every two variable dimensions too."""
     for what, item in tensors(model):
         if not item.HasField("reshape"):
             continue
         shape, dims = list(item.reshape.shape), list(item.dims)
         if not shape and model.config.max_batch_size == 0:
-            yield error(
-                model.config_path,
-                "reshape-empty",
-                f"{what} is reshaped to nothing, which needs a batch dimension, and max_batch_size is 0.",
-                "set max_batch_size, or remove the reshape",
-            )
+            reason = f"{what} is reshaped to nothing, which needs a batch dimension, and max_batch_size is 0."
+            yield model.error("reshape-empty", reason, "set max_batch_size, or remove the reshape")
         elif any(dim < 1 and dim != -1 for dim in shape):
-            yield error(
-                model.config_path,
-                "reshape-value",
-                f"{what} is reshaped to {dims_text(shape)}; each size must be 1 or more, or -1.",
-                "correct reshape.shape",
-            )
+            reason = f"{what} is reshaped to {dims_text(shape)}; each size must be 1 or more, or -1."
+            yield model.error("reshape-value", reason, "correct reshape.shape")
         elif dims and trunks(dims) != trunks(shape):
-            yield error(
-                model.config_path,
+            yield model.error(
                 "reshape-size",
                 f"{what} has dims {dims_text(dims)} and is reshaped to {dims_text(shape)}, which has other elements.",
                 "make both hold the same number of elements before, between and after the -1s",
@@ -130,145 +103,96 @@ def trunks(dims: Sequence[int]) -> list[int]:
     return counts
 
 
-def formats(model: Model) -> Iterator[Finding]:
+def formats(model: Model) -> Findings:
     """An image format is a statement about three dims."""
     for item in model.config.input:
         chosen = enum_name(item, "format")
         if chosen != "FORMAT_NONE" and len(item.dims) != 3:
-            yield error(
-                model.config_path,
-                "format-dims",
+            reason = (
                 f"input {printable(item.name)!r} has {chosen}, which takes exactly 3 dims; it has "
-                f"{dims_text(item.dims)}.",
-                "remove format, or write the three dims without the batch dimension",
+                f"{dims_text(item.dims)}."
             )
+            fix = "remove format, or write the three dims without the batch dimension"
+            yield model.error("format-dims", reason, fix)
 
 
-def tensorrt_only(model: Model) -> Iterator[Finding]:
+def tensorrt_only(model: Model) -> Findings:
     """Shape tensors and non-linear formats exist in TensorRT engines only."""
-    engine = backend_of(model) == "tensorrt"
+    engine = model.backend == "tensorrt"
     for what, item in tensors(model):
         if item.is_shape_tensor and not engine:
-            yield error(
-                model.config_path,
-                "shape-tensor",
-                f"{what} is a shape tensor, which only TensorRT engines have.",
-                "remove is_shape_tensor",
-            )
+            reason = f"{what} is a shape tensor, which only TensorRT engines have."
+            yield model.error("shape-tensor", reason, "remove is_shape_tensor")
         if item.is_non_linear_format_io and (not engine or len(item.dims) != 3):
-            yield error(
-                model.config_path,
-                "non-linear-format",
-                f"{what} has is_non_linear_format_io, which is for TensorRT tensors of 3 dims.",
-                "remove is_non_linear_format_io",
-            )
+            reason = f"{what} has is_non_linear_format_io, which is for TensorRT tensors of 3 dims."
+            yield model.error("non-linear-format", reason, "remove is_non_linear_format_io")
 
 
-def onnx_inputs(model: Model) -> Iterator[Finding]:
+def onnx_inputs(model: Model) -> Findings:
     """What the onnxruntime backend refuses before it looks at the file (ValidateInputs)."""
-    if backend_of(model) != "onnxruntime":
+    if model.backend != "onnxruntime":
         return
     for item in model.config.input:
-        if item.optional and (model.config.max_batch_size > 0 or item.allow_ragged_batch):
-            yield error(
-                model.config_path,
-                "optional-with-batching",
-                f"input {printable(item.name)!r} is optional, which the onnxruntime backend refuses for "
-                "models that "
-                "batch, and for ragged inputs.",
-                "remove optional, or set max_batch_size to 0",
+        if item.optional and (model.batched or item.allow_ragged_batch):
+            reason = (
+                f"input {printable(item.name)!r} is optional, which the onnxruntime backend refuses for models that "
+                "batch, and for ragged inputs."
             )
+            yield model.error("optional-with-batching", reason, "remove optional, or set max_batch_size to 0")
 
 
-def batch_tensors(model: Model) -> Iterator[Finding]:
+def batch_tensors(model: Model) -> Findings:
     """``batch_input`` and ``batch_output`` of ragged models."""
     inputs = {item.name for item in model.config.input}
     outputs = {item.name for item in model.config.output}
     for item in (*model.config.batch_input, *model.config.batch_output):
         kind = enum_name(item, "kind")
         if len(item.source_input) != 1 or set(item.source_input) - inputs:
-            yield error(
-                model.config_path,
-                "batch-tensor-source",
-                f"{kind} takes exactly one configured input as source_input; it has {sorted(item.source_input)}.",
-                "name one of the model's inputs",
-            )
+            reason = f"{kind} takes exactly one configured input as source_input; it has {sorted(item.source_input)}."
+            yield model.error("batch-tensor-source", reason, "name one of the model's inputs")
     for item in model.config.batch_input:
         if enum_name(item, "data_type") not in ("TYPE_INT32", "TYPE_FP32"):
-            yield error(
-                model.config_path,
-                "batch-tensor-type",
-                f"a batch_input is TYPE_INT32 or TYPE_FP32, not {enum_name(item, 'data_type')}.",
-                "correct its data_type",
-            )
+            reason = f"a batch_input is TYPE_INT32 or TYPE_FP32, not {enum_name(item, 'data_type')}."
+            yield model.error("batch-tensor-type", reason, "correct its data_type")
     for item in model.config.batch_output:
         if set(item.target_name) - outputs or len(set(item.target_name)) != len(item.target_name):
-            yield error(
-                model.config_path,
-                "batch-tensor-target",
-                f"a batch_output names the targets {sorted(item.target_name)}; each must be one output, once.",
-                "name configured outputs",
-            )
+            reason = f"a batch_output names the targets {sorted(item.target_name)}; each must be one output, once."
+            yield model.error("batch-tensor-target", reason, "name configured outputs")
 
 
-def labels(model: Model) -> Iterator[Finding]:
+def labels(model: Model) -> Findings:
     """Label files exist, one class per line, as many as the output has scores."""
     for item in model.config.output:
         if not item.label_filename:
             continue
         path = below(model.path, item.label_filename)
-        text = read_text(path) if path is not None else None
-        if path is None or text is None:
-            yield error(
-                model.where(path) if path else model.config_path,
-                "label-file-missing",
-                f"output {printable(item.name)!r} takes its labels from "
-                f"{printable(item.label_filename)!r}, which is no "
-                "text file inside the model directory; the model fails to load.",
-                "add the file beside config.pbtxt, one label per line",
+        at, text = model.at(path or model.path / CONFIG_NAME), read_text(path) if path is not None else None
+        if text is None:
+            reason = (
+                f"output {printable(item.name)!r} takes its labels from {printable(item.label_filename)!r}, which is "
+                "no text file inside the model directory; the model fails to load."
             )
-            continue
-        yield from _labels(model, item, model.where(path), text)
+            yield at.error("label-file-missing", reason, "add the file beside config.pbtxt, one label per line")
+        else:
+            yield from _labels(item, at, text)
 
 
-def _labels(model: Model, item: Any, at: str, text: str) -> Iterator[Finding]:
+def _labels(item: Any, at: Place, text: str) -> Findings:
     # Triton splits at \n only, and a last line without one counts.
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
+    lines = text.removesuffix("\n").split("\n") if text else []
     classes = item.dims[-1] if item.dims else -1
     if classes > 0 and math.prod(item.dims) == classes and len(lines) != classes:
-        yield error(
-            at,
-            "label-count",
-            f"there are {len(lines)} labels, and output {printable(item.name)!r} has {classes} scores.",
-            f"write exactly {classes} lines, in the order of the scores",
-        )
+        reason = f"there are {len(lines)} labels, and output {printable(item.name)!r} has {classes} scores."
+        yield at.error("label-count", reason, f"write exactly {classes} lines, in the order of the scores")
     blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if blank:
-        yield warning(
-            f"{at}:{blank[0]}:1",
-            "label-blank",
-            f"{len(blank)} of the labels are blank; clients get an empty name for those classes.",
-            "write a label on every line",
-        )
+        reason = f"{len(blank)} of the labels are blank; clients get an empty name for those classes."
+        yield Place(f"{at}:{blank[0]}:1").warning("label-blank", reason, "write a label on every line")
     if any(line.endswith("\r") for line in lines):
-        yield warning(
-            at,
-            "label-line-ending",
-            "the lines end in CR LF, and Triton makes the CR a part of each label.",
-            "save the file with LF line endings",
-        )
+        reason = "the lines end in CR LF, and Triton makes the CR a part of each label."
+        yield at.warning("label-line-ending", reason, "save the file with LF line endings")
 
 
 TENSOR_RULES: tuple[Rule, ...] = (
-    tensors_given,
-    tensor_fields,
-    tensor_dims,
-    reshapes,
-    formats,
-    tensorrt_only,
-    onnx_inputs,
-    batch_tensors,
-    labels,
-)
+    tensors_given, tensor_fields, tensor_dims, reshapes, formats, tensorrt_only, onnx_inputs, batch_tensors, labels,
+)  # fmt: skip

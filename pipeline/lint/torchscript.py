@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +16,20 @@ from pipeline.lint.model import (
     AOTI_PLATFORM,
     MAX_TEXT_BYTES,
     Finding,
+    Findings,
     Model,
+    Place,
     Rule,
-    backend_of,
-    below,
     dims_text,
     enum_name,
-    error,
-    is_regular,
-    model_filename,
+    model_dims,
     printable,
-    warning,
 )
 
 _TYPES = BACKENDS["pytorch"].types
 _MAX_CODE_FILES = 10_000
+_COPY = "copy the file again, or export it again with torch.jit.save"
+_EXPORT = "export with torch.jit.trace or torch.jit.script, and torch.jit.save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,113 +40,83 @@ class Forward:
         path: the file.
         arguments: (name, type) without self, types as TorchScript writes them.
         returns: its type.
+        results: how many tensors that is, where it is one or a tuple; else None.
         devices: device constants in the code, such as ``cuda:0``.
     """
 
     path: Path
     arguments: tuple[tuple[str, str], ...]
     returns: str
+    results: int | None
     devices: frozenset[str]
 
 
-ForwardRule = Callable[[Model, Forward], Iterator[Finding]]
+ForwardRule = Callable[[Model, Forward], Findings]
 
 
-def data_types(model: Model) -> Iterator[Finding]:
+def data_types(model: Model) -> Findings:
     """Types that libtorch of the backend does not have, and strings of more than one dimension."""
-    if backend_of(model) != "pytorch":
+    if model.backend != "pytorch":
         return
-    batched = model.config.max_batch_size > 0
+    batched = model.batched
     for item in (*model.config.input, *model.config.output):
-        kind = enum_name(item, "data_type")
-        dims = list(item.reshape.shape if item.HasField("reshape") else item.dims)
+        kind, dims = enum_name(item, "data_type"), model_dims(item)
         if kind != "TYPE_INVALID" and kind not in _TYPES:
-            yield error(
-                model.config_path,
-                "torchscript-data-type",
-                f"the pytorch backend has no type {kind}, given for {printable(item.name)!r}.",
-                f"use one of {', '.join(_TYPES)}",
-            )
+            reason = f"the pytorch backend has no type {kind}, given for {printable(item.name)!r}."
+            yield model.error("torchscript-data-type", reason, f"use one of {', '.join(_TYPES)}")
         if kind == "TYPE_STRING" and len(dims) + batched > 1:
-            yield error(
-                model.config_path,
-                "torchscript-string-dims",
+            reason = (
                 f"the pytorch backend takes strings of one dimension only; {printable(item.name)!r} has dims "
-                f"{dims_text(dims)}{' and a batch dimension' * batched}.",
-                "use dims: [ -1 ] with max_batch_size: 0",
+                f"{dims_text(dims)}{' and a batch dimension' * batched}."
             )
+            yield model.error("torchscript-string-dims", reason, "use dims: [ -1 ] with max_batch_size: 0")
 
 
-def torchscript_files(model: Model) -> Iterator[Finding]:
+def torchscript_files(model: Model) -> Findings:
     """All rules on every version's TorchScript file."""
     config = model.config
-    if backend_of(model) != "pytorch" or config.platform == AOTI_PLATFORM or config.runtime == "model.py":
+    if model.backend != "pytorch" or config.platform == AOTI_PLATFORM or config.runtime == "model.py":
         return
-    names = {model_filename(model), *config.cc_model_filenames.values()}
     for version in model.versions.values():
-        for name in sorted(names):
-            path = below(version, name)
-            if path is not None and is_regular(path):
-                yield from _file(model, path)
+        for path in model.files(version):
+            yield from _file(model, path)
 
 
-def _file(model: Model, path: Path) -> Iterator[Finding]:
+def _file(model: Model, path: Path) -> Findings:
+    at = model.at(path)
     if not zipfile.is_zipfile(path):
-        yield _no_archive(model, path)
+        with path.open("rb") as stream:
+            pickled = stream.read(1) == b"\x80"
+        if pickled:
+            reason = "this is a pickle of torch.save, which the pytorch backend cannot load."
+            yield at.error("torch-save-archive", reason, _EXPORT)
+        else:
+            yield at.error("torchscript-corrupt", "this is no TorchScript archive; it may be truncated.", _COPY)
         return
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if not any(name.endswith("/constants.pkl") for name in names):
-                yield _saved_otherwise(model.where(path), names)
+                yield _saved_otherwise(at, names)
                 return
             forward = read_forward(path, archive)
     # What zipfile raises for broken, encrypted and exotic archives, and pickletools for broken pickles.
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as problem:
-        yield error(
-            model.where(path),
-            "torchscript-corrupt",
-            f"the archive is damaged: {printable(str(problem))}.",
-            "copy the file again, or export it again with torch.jit.save",
-        )
+        yield at.error("torchscript-corrupt", f"the archive is damaged: {printable(str(problem))}.", _COPY)
         return
-    for rule in FORWARD_RULES if forward is not None else ():
-        yield from rule(model, forward)  # type: ignore[arg-type]
+    if forward is not None:
+        for rule in FORWARD_RULES:
+            yield from rule(model, forward)
 
 
-def _no_archive(model: Model, path: Path) -> Finding:
-    with path.open("rb") as stream:
-        start = stream.read(2)
-    if start[:1] == b"\x80":
-        return error(
-            model.where(path),
-            "torch-save-archive",
-            "this is a pickle of torch.save, which the pytorch backend cannot load.",
-            "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
+def _saved_otherwise(at: Place, names: list[str]) -> Finding:
+    if any(name.endswith("data.pkl") for name in names):
+        reason = (
+            "torch.save wrote this file (it has data.pkl and no constants.pkl); the pytorch backend loads TorchScript "
+            "only."
         )
-    return error(
-        model.where(path),
-        "torchscript-corrupt",
-        "this is no TorchScript archive; it may be truncated.",
-        "copy the file again, or export it again with torch.jit.save",
-    )
-
-
-def _saved_otherwise(at: str, names: list[str]) -> Finding:
-    if any(name.endswith(("/data.pkl", "data.pkl")) for name in names):
-        return error(
-            at,
-            "torch-save-archive",
-            "torch.save wrote this file (it has data.pkl and no constants.pkl); the pytorch backend "
-            "loads TorchScript only.",
-            "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
-        )
-    return error(
-        at,
-        "torchscript-corrupt",
-        "the archive is not TorchScript: it has no constants.pkl.",
-        "export with torch.jit.trace or torch.jit.script, and torch.jit.save",
-    )
+        return at.error("torch-save-archive", reason, _EXPORT)
+    return at.error("torchscript-corrupt", "the archive is not TorchScript: it has no constants.pkl.", _EXPORT)
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -168,9 +138,9 @@ def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
     members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "data.pkl" not in members:
         return None
-    main = _first_class(read_member(archive, members["data.pkl"]))
-    if main is None:
-        return None
+    opcodes = pickletools.genops(read_member(archive, members["data.pkl"]))
+    # The first global a TorchScript pickle names is the class of the whole module.
+    main = next((str(argument) for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"), "")
     module, _, name = main.partition(" ")
     source = members.get(f"code/{module.replace('.', '/')}.py")
     if source is None:
@@ -180,43 +150,27 @@ def read_forward(path: Path, archive: zipfile.ZipFile) -> Forward | None:
     head = re.search(r"^  def forward\((.*?)\) -> (.*?):\n", body[0], re.MULTILINE | re.DOTALL) if body else None
     if head is None:
         return None
+    try:  # TorchScript's types are written as Python's are
+        function, returns = ast.parse(f"def forward({head[1]}): ...").body, ast.parse(head[2], mode="eval").body
+        assert isinstance(function[0], ast.FunctionDef)
+        arguments = tuple(
+            (item.arg, ast.unparse(item.annotation) if item.annotation else "") for item in function[0].args.args[1:]
+        )
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
     return Forward(
         path=path,
-        arguments=tuple(_arguments(head[1]))[1:],
-        returns=_joined(head[2]),
+        arguments=arguments,
+        returns=ast.unparse(returns),
+        results=_results(returns),
         devices=_devices(archive, members),
     )
 
 
-def _first_class(data: bytes) -> str | None:
-    # The first global a TorchScript pickle names is the class of the whole module.
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "GLOBAL":
-            return str(argument)
-    return None
-
-
-def _joined(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _arguments(text: str) -> Iterator[tuple[str, str]]:
-    """(name, type) of each argument, split at commas outside brackets."""
-    for part in split(text):
-        name, _, rest = part.partition(":")
-        yield _joined(name), _joined(rest.partition("=")[0])
-
-
-def split(text: str) -> Iterator[str]:
-    """A list of TorchScript types or arguments, taken apart at the commas outside brackets."""
-    depth = start = 0
-    for index, sign in enumerate(text):
-        depth += (sign in "[(") - (sign in "])")
-        if sign == "," and depth == 0:
-            yield text[start:index]
-            start = index + 1
-    if text[start:].strip():
-        yield text[start:]
+def _results(returns: ast.expr) -> int | None:
+    if isinstance(returns, ast.Subscript) and ast.unparse(returns.value) == "Tuple":
+        return len(returns.slice.elts) if isinstance(returns.slice, ast.Tuple) else 1
+    return 1 if ast.unparse(returns) == "Tensor" else None
 
 
 def _devices(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> frozenset[str]:
@@ -228,109 +182,82 @@ def _devices(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> f
     return frozenset(found)
 
 
-def inputs(model: Model, forward: Forward) -> Iterator[Finding]:
+def inputs(model: Model, forward: Forward) -> Findings:
     """Argument types and number (libtorch.cc, ValidateInputs)."""
-    at = model.where(forward.path)
-    kinds = [kind for _, kind in forward.arguments]
+    at, kinds = model.at(forward.path), [kind for _, kind in forward.arguments]
     if len(kinds) == 1 and kinds[0].startswith("Dict["):
         return
-    refused = [name for name, kind in forward.arguments if kind != "Tensor" and not kind.startswith("List[")]
-    if refused:
-        yield error(
-            at,
-            "torchscript-input-type",
-            f"forward takes {printable(', '.join(refused))} as something other than a tensor, which the "
-            "backend refuses.",
-            "export a forward whose arguments are all tensors",
+    if refused := [name for name, kind in forward.arguments if kind != "Tensor" and not kind.startswith("List[")]:
+        reason = (
+            f"forward takes {printable(', '.join(refused))} as something other than a tensor, which the backend "
+            "refuses."
         )
+        yield at.error("torchscript-input-type", reason, "export a forward whose arguments are all tensors")
     sequence = model.config.sequence_batching
     fed = len(model.config.input) + len(sequence.control_input) + len(sequence.state)
     fed += sum(len(item.target_name) for item in model.config.batch_input)
     if fed != len(kinds):
-        yield error(
-            at,
-            "torchscript-input-count",
-            f"forward takes {len(kinds)} inputs; config.pbtxt feeds {fed}.",
-            "configure one input per argument of forward",
-        )
+        reason = f"forward takes {len(kinds)} inputs; config.pbtxt feeds {fed}."
+        yield at.error("torchscript-input-count", reason, "configure one input per argument of forward")
 
 
-def input_names(model: Model, forward: Forward) -> Iterator[Finding]:
+def input_names(model: Model, forward: Forward) -> Findings:
     """How configured names find forward's arguments."""
     names = [item.name for item in model.config.input]
     arguments = [name for name, _ in forward.arguments]
     dictionary = len(arguments) == 1 and forward.arguments[0][1].startswith("Dict[")
     if dictionary or set(names) <= set(arguments):
         return
-    indices = [_index(name) for name in names]
-    if None in indices:
-        yield warning(
-            model.config_path,
-            "torchscript-input-order",
-            f"the input names {printable(', '.join(names))} are neither forward's "
-            f"({printable(', '.join(arguments))}) nor "
-            "of the form name__0, so inputs are bound in the order they stand in.",
-            "use the names of forward's arguments",
+    indices = _indices(names)
+    if indices is None:
+        reason = (
+            f"the input names {printable(', '.join(names))} are neither forward's ({printable(', '.join(arguments))}) "
+            "nor of the form name__0, so inputs are bound in the order they stand in."
         )
-    elif sorted(indices) != list(range(len(indices))) or len(indices) > len(arguments):  # type: ignore[type-var]
-        yield error(
-            model.config_path,
+        yield model.warning("torchscript-input-order", reason, "use the names of forward's arguments")
+    elif sorted(indices) != list(range(len(indices))) or len(indices) > len(arguments):
+        yield model.error(
             "torchscript-input-index",
             f"the indices in {printable(', '.join(names))} do not number forward's {len(arguments)} arguments from 0.",
             "number the inputs name__0, name__1, … in the order of forward's arguments",
         )
 
 
-def _index(name: str) -> int | None:
-    match = re.search(r"__([0-9]{1,6})$", name)
-    return int(match[1]) if match else None
+def _indices(names: Sequence[str]) -> list[int] | None:
+    """The numbers in ``name__0``, ``name__1``; None where a name has none."""
+    found = [match for name in names if (match := re.search(r"__([0-9]{1,6})$", name))]
+    return [int(match[1]) for match in found] if len(found) == len(names) else None
 
 
-def outputs(model: Model, forward: Forward) -> Iterator[Finding]:
+def outputs(model: Model, forward: Forward) -> Findings:
     """The configured outputs are among what forward returns."""
-    returns = forward.returns
-    if returns.startswith("Dict["):
-        yield error(
-            model.where(forward.path),
-            "torchscript-output-type",
-            "forward returns a dictionary, which the pytorch backend does not take apart.",
-            "export a forward that returns a tensor or a tuple of tensors",
-        )
+    if forward.returns.startswith("Dict["):
+        reason = "forward returns a dictionary, which the pytorch backend does not take apart."
+        fix = "export a forward that returns a tensor or a tuple of tensors"
+        yield model.at(forward.path).error("torchscript-output-type", reason, fix)
         return
-    if returns != "Tensor" and not returns.startswith("Tuple["):
-        return
-    count = 1 if returns == "Tensor" else len(list(split(returns.removeprefix("Tuple[").removesuffix("]"))))
     names = [item.name for item in model.config.output]
-    indices = [_index(name) for name in names]
-    highest = len(names) - 1 if None in indices else max((index for index in indices if index is not None), default=0)
-    if highest >= count:
-        yield error(
-            model.where(forward.path),
-            "torchscript-output-count",
-            f"forward returns {count} tensors; config.pbtxt reaches for number {highest + 1}.",
-            "configure one output per returned tensor, in their order",
-        )
+    indices = _indices(names)
+    highest = len(names) - 1 if indices is None else max(indices, default=0)
+    if forward.results is not None and highest >= forward.results:
+        reason = f"forward returns {forward.results} tensors; config.pbtxt reaches for number {highest + 1}."
+        fix = "configure one output per returned tensor, in their order"
+        yield model.at(forward.path).error("torchscript-output-count", reason, fix)
 
 
-def devices(model: Model, forward: Forward) -> Iterator[Finding]:
+def devices(model: Model, forward: Forward) -> Findings:
     """Tracing writes the device of constants into the file."""
     kinds = {enum_name(group, "kind") for group in model.config.instance_group}
     several = any(group.count > 1 or len(group.gpus) > 1 for group in model.config.instance_group)
     gpu = sorted(name for name in forward.devices if name.startswith("cuda"))
     if gpu and ("KIND_CPU" in kinds or several):
-        yield warning(
-            model.where(forward.path),
-            "torchscript-device-constant",
-            f"the code has tensors fixed to {', '.join(gpu)}, and the model's instances run elsewhere too.",
-            "script the model instead of tracing it, or run one instance on that GPU",
-        )
+        reason = f"the code has tensors fixed to {', '.join(gpu)}, and the model's instances run elsewhere too."
+        fix = "script the model instead of tracing it, or run one instance on that GPU"
+        yield model.at(forward.path).warning("torchscript-device-constant", reason, fix)
     elif "cpu" in forward.devices and "KIND_GPU" in kinds:
-        yield warning(
-            model.where(forward.path),
-            "torchscript-device-constant",
-            "the code makes tensors on the CPU, and the model's instances run on GPUs.",
-            "script the model, or trace it on a GPU",
-        )
+        reason = "the code makes tensors on the CPU, and the model's instances run on GPUs."
+        fix = "script the model, or trace it on a GPU"
+        yield model.at(forward.path).warning("torchscript-device-constant", reason, fix)
 
 
 FORWARD_RULES: tuple[ForwardRule, ...] = (inputs, input_names, outputs, devices)

@@ -71,9 +71,9 @@ def _of_texts(actual: bytes, expected: bytes) -> float:
         leaves, expected_leaves = dict(_leaves(found)), dict(_leaves(wanted))
     except (ValueError, RecursionError, OverflowError):  # no JSON, or of a depth or with integers beyond all use
         return math.inf
-    if {name: _kept(value) for name, value in leaves.items()} != {
-        name: _kept(value) for name, value in expected_leaves.items()
-    }:
+    kept, wanted = ({name: float if isinstance(value, float) else value for name, value in side.items()}
+                    for side in (leaves, expected_leaves))  # fmt: skip
+    if kept != wanted:  # everything but numbers must be equal
         return math.inf
     numbers = [name for name, value in expected_leaves.items() if isinstance(value, float)]
     return _of_floats(*(np.asarray([values[name] for name in numbers]) for values in (leaves, expected_leaves)))
@@ -87,11 +87,6 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{path}/{key}")
     else:
         yield path, float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-def _kept(value: Any) -> Any:
-    """What must be equal: everything but numbers."""
-    return float if isinstance(value, float) else value
 
 
 def _ranking(value: Any) -> dict[str, float] | None:

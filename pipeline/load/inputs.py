@@ -33,10 +33,8 @@ class Question:
 def questions(config: Any, images: Sequence[Path], arrays: Sequence[Path]) -> list[Question]:
     """The inputs of a load, at most ``MOST``; made up where no files are named.
 
-    Args:
-        config: the served ModelConfig message.
-        images: files for a model that takes an image, or the raw bytes of a file.
-        arrays: ``.npy`` or ``.npz`` files; each row of a batched model's arrays is an input of its own.
+    Images are for a model that takes one, or the raw bytes of a file; arrays are ``.npy`` or ``.npz`` files, and each
+    row of a batched model's is an input of its own.
 
     Raises:
         ConfigError: a file is not readable, or does not fit the model.
@@ -56,22 +54,17 @@ def questions(config: Any, images: Sequence[Path], arrays: Sequence[Path]) -> li
 def _rows(inputs: Tensors, name: str, *, batched: bool) -> Iterator[Question]:
     if not batched:
         yield Question(inputs=inputs, origin=name)
-        return
-    for row in range(len(next(iter(inputs.values())))):
+    for row in range(len(next(iter(inputs.values())))) if batched else ():
         yield Question(inputs={key: array[row : row + 1] for key, array in inputs.items()}, origin=f"{name} row {row}")
 
 
 def _made_up(config: Any) -> Iterator[Question]:
     """The same values on every machine: floats from 0 up to something that differs by input, small integers."""
-    generator = np.random.default_rng(_SEED)
+    generator, batch = np.random.default_rng(_SEED), (1,) if config.max_batch_size > 0 else ()
     for number in range(_MADE_UP):
-        inputs = {tensor.name: _values(tensor, (*_batch(config), *_sizes(tensor)), number, generator)
-                  for tensor in config.input}  # fmt: skip
+        shapes = ((tensor, (*batch, *_sizes(tensor))) for tensor in config.input)
+        inputs = {tensor.name: _values(tensor, shape, number, generator) for tensor, shape in shapes}
         yield Question(inputs=inputs, origin=f"made up {number}")
-
-
-def _batch(config: Any) -> tuple[int, ...]:
-    return (1,) if config.max_batch_size > 0 else ()
 
 
 def _sizes(tensor: Any) -> tuple[int, ...]:
@@ -86,9 +79,11 @@ def _sizes(tensor: Any) -> tuple[int, ...]:
 
 
 def _values(tensor: Any, shape: tuple[int, ...], number: int, generator: np.random.Generator) -> Array:
-    kind = _kind(tensor)
+    field = tensor.DESCRIPTOR.fields_by_name["data_type"]
+    kind = str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")
     if kind == "STRING":
-        return _texts([f"{number}-{position}".encode() for position in range(int(np.prod(shape)))], shape)
+        texts = [f"{number}-{position}".encode() for position in range(int(np.prod(shape)))]
+        return np.array(texts, np.object_).reshape(shape)
     if kind == "BOOL":
         return generator.random(shape) < 0.5
     if kind.startswith("FP"):
@@ -97,15 +92,3 @@ def _values(tensor: Any, shape: tuple[int, ...], number: int, generator: np.rand
         raise ConfigError(f"load: input {tensor.name} is BF16, which numpy does not hold")
     high = 256 if kind == "UINT8" else 2 if int(np.prod(shape)) >= _FEW else 10  # pixels; ids, and masks of 0 and 1
     return generator.integers(0, high, shape).astype(kind.lower())
-
-
-def _texts(values: Sequence[bytes], shape: tuple[int, ...]) -> Array:
-    array = np.empty(len(values), np.object_)
-    array[:] = values
-    return array.reshape(shape)
-
-
-def _kind(tensor: Any) -> str:
-    """FP32 and its like."""
-    field = tensor.DESCRIPTOR.fields_by_name["data_type"]
-    return str(field.enum_type.values_by_number[tensor.data_type].name).removeprefix("TYPE_")

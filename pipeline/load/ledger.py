@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +13,6 @@ class Outcome:
 
     Attributes:
         due_s: when it should have been sent: its place in the schedule of an open loop, else when it was sent.
-        sent_s: when it was sent.
         done_s: when its answer was there, or it was given up.
         error: why it failed; empty when its answer was right.
         mismatched: it was answered, but not with its own answer.
@@ -37,7 +37,7 @@ class Ledger:
         self.requests = requests
         self._lock = threading.Lock()
         self._next = 0
-        self._open: dict[int, tuple[float, float]] = {}
+        self._open: dict[int, partial[Outcome]] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._closed = False
 
@@ -53,24 +53,21 @@ class Ledger:
         """Note that a request is sent now; False when the ledger is closed, and it must not be."""
         with self._lock:
             if not self._closed:
-                self._open[number] = (due_s, sent_s)
+                self._open[number] = partial(Outcome, due_s=due_s, sent_s=sent_s)
             return not self._closed
 
     def settle(self, number: int, *, done_s: float, error: str = "", mismatched: bool = False) -> None:
         """Note what became of a request that was sent; what comes after closing is not counted any more."""
         with self._lock:
             if number in self._open:
-                due_s, sent_s = self._open.pop(number)
-                self._outcomes[number] = Outcome(
-                    due_s=due_s, sent_s=sent_s, done_s=done_s, error=error, mismatched=mismatched
-                )
+                settled = self._open.pop(number)
+                self._outcomes[number] = settled(done_s=done_s, error=error, mismatched=mismatched)
 
     def close(self, reason: str, now_s: float) -> tuple[Outcome, ...]:
         """Give out no more numbers, fail what is still unanswered, and return all outcomes in the order of numbers."""
         with self._lock:
             self._closed = True
-            for number, (due_s, sent_s) in self._open.items():
-                self._outcomes[number] = Outcome(due_s=due_s, sent_s=sent_s, done_s=now_s, error=reason)
+            self._outcomes |= {number: settled(done_s=now_s, error=reason) for number, settled in self._open.items()}
             self._open.clear()
             return tuple(self._outcomes[number] for number in sorted(self._outcomes))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -141,23 +141,21 @@ def _bytes(array: Array) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
 
-@dataclass(slots=True)
 class _Memory:
-    connection: GrpcConnection
-    regions: _Regions
-    requests: Sequence[Request]
-    inputs: Sequence[Sequence[Any]]
-    answers: Sequence[Tensors]
-    _got: mmap.mmap = field(init=False)
-    _name: str = field(init=False)
-    _wanted: list[list[Any]] = field(init=False)
-    _blank: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        size = max(sum(array.nbytes for array in _sized(answer).values()) for answer in self.answers)
-        self._got, self._name = self.regions.take(size)
+    def __init__(
+        self,
+        connection: GrpcConnection,
+        regions: _Regions,
+        requests: Sequence[Request],
+        inputs: Sequence[Sequence[Any]],
+        answers: Sequence[Tensors],
+    ) -> None:
+        self.connection, self.regions = connection, regions
+        self.requests, self.inputs, self.answers = requests, inputs, answers
+        size = max(sum(array.nbytes for array in _sized(answer).values()) for answer in answers)
+        self._got, self._name = regions.take(size)
         self._blank = b"\xff" * size
-        self._wanted = [self._outputs(answer) for answer in self.answers]
+        self._wanted = [self._outputs(answer) for answer in answers]
 
     def _outputs(self, answer: Tensors) -> list[Any]:
         wanted, offset = [], 0
@@ -172,17 +170,9 @@ class _Memory:
     def send(self, question: int, identifier: str) -> Reply:
         self._got[: len(self._blank)] = self._blank  # an answer left here by an earlier request must not pass for this
         request = self.requests[question]
-        result = self.connection.answer(
-            partial(
-                self.connection.client.infer,
-                request.model,
-                self.inputs[question],
-                outputs=self._wanted[question],
-                request_id=identifier,
-            )
-        )
-        outputs: dict[str, Array] = {}
-        offset = 0
+        wanted = {"outputs": self._wanted[question], "request_id": identifier}
+        ask = partial(self.connection.client.infer, request.model, self.inputs[question], **wanted)
+        result, outputs, offset = self.connection.answer(ask), dict[str, Array](), 0
         for name, expected in self.answers[question].items():
             if expected.dtype.kind == "O":
                 outputs[name] = result.as_numpy(name)

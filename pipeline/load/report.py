@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -52,9 +53,7 @@ def to_json(result: Result) -> dict[str, Any]:
             **{f"p{share}": percentile(right, share) if right else None for share in (50, 90, 99)},
             "max": max(right, default=None),
         },
-        "histogram": [
-            {"from_ms": bucket.from_ms, "to_ms": bucket.to_ms, "count": bucket.count} for bucket in histogram(right)
-        ],
+        "histogram": [asdict(bucket) for bucket in histogram(right)],
         "sent_late": {"count": sum(delay > _LATE_S for delay in late), "max_ms": max(late, default=0.0) * 1000},
         "notes": list(result.notes),
     }
@@ -64,22 +63,15 @@ def show(console: Console, result: Result) -> None:
     """Counts, latencies, the histogram, the distinct errors, and what to know about them."""
     row = to_json(result)
     loop = f"{row['rate_rps']:g} requests/s" if row["rate_rps"] else f"concurrency {row['concurrency']}"
-    _line(console, f"[bold]{escape(row['model'])}[/bold]  {row['protocol']} {escape(row['url'])}  {loop}, "
-          f"{row['inputs']['distinct']} different inputs")  # fmt: skip
+    asked = f"{row['protocol']} {escape(row['url'])}  {loop}, {row['inputs']['distinct']} different inputs"
+    _line(console, f"[bold]{escape(row['model'])}[/bold]  {asked}")
     colour = "red" if row["failed"] else "green"
-    _line(
-        console,
-        f"  [{colour}]OK {row['ok']}  FAILED {row['failed']}[/{colour}]  of {row['sent']} sent"
-        + (f" ({row['requests'] - row['sent']} not sent: interrupted)" if row["interrupted"] else "")
-        + f", {row['mismatched']} mismatched",
-    )
-    latency = row["latency_ms"]
+    unsent = f" ({row['requests'] - row['sent']} not sent: interrupted)" if row["interrupted"] else ""
+    counts = f"[{colour}]OK {row['ok']}  FAILED {row['failed']}[/{colour}]  of {row['sent']} sent{unsent}"
+    _line(console, f"  {counts}, {row['mismatched']} mismatched")
     if row["ok"]:
-        _line(
-            console,
-            f"  {row['throughput_rps']:.1f} answers/s in {row['duration_s']:.2f} s   "
-            + "   ".join(f"{name} {_ms(latency[name])} ms" for name in ("p50", "p90", "p99", "max")),
-        )
+        latencies = "   ".join(f"{name} {_ms(value)} ms" for name, value in row["latency_ms"].items())
+        _line(console, f"  {row['throughput_rps']:.1f} answers/s in {row['duration_s']:.2f} s   {latencies}")
         _bars(console, row["histogram"])
     for error in row["errors"][:_SHOWN_ERRORS]:
         _line(console, f"  [red]{error['count']} ×[/red] {escape(error['text'])}")

@@ -40,14 +40,10 @@ class Order:
 
     Attributes:
         model: its Triton name; the server chooses the version.
-        requests: how many in all.
         concurrency: most in flight at a time.
         rate: requests per second of an open loop; None for a closed one.
         protocol: ``shm`` is gRPC with the tensors in system shared memory.
         url: of the server, for this protocol: ``http://host:port``, or ``host:port`` for gRPC.
-        images: files to send, each an input.
-        arrays: ``.npy`` or ``.npz`` files to send.
-        timeout_s: longest wait for one answer.
     """
 
     model: str
@@ -66,12 +62,9 @@ class Result:
     """What came of a load.
 
     Attributes:
-        outcomes: one for each request that was sent.
         duration_s: from the start to the last outcome.
         given: how many inputs there were.
         distinct: how many of them were sent: those whose answers can be told apart.
-        interrupted: a person ended it before all requests were sent.
-        notes: what a person should know, one line each.
     """
 
     order: Order
@@ -126,11 +119,8 @@ def _explained(name: str, url: str) -> Iterator[None]:
     try:
         yield
     except NoAnswerError as error:
-        raise SmokeError(
-            f"{name}: no answer from {url}",
-            found=error.found or error.what,
-            hint="start one: python -m pipeline serve REPOSITORY; or name its address with --url",
-        ) from error
+        hint = "start one: python -m pipeline serve REPOSITORY; or name its address with --url"
+        raise SmokeError(f"{name}: no answer from {url}", found=error.found or error.what, hint=hint) from error
     except ForeignMemoryError as error:
         raise MissingError(
             f"{name}: the server does not see this machine's shared memory", found=str(error), hint="--protocol grpc"
@@ -141,9 +131,8 @@ def _served_config(connection: HttpConnection | GrpcConnection, order: Order) ->
     config = served_config(connection, order.model, order.url, "load")
     if config.model_transaction_policy.decoupled or config.HasField("sequence_batching"):
         kind = "decoupled" if config.model_transaction_policy.decoupled else "a model of sequences"
-        raise ConfigError(
-            f"load[{order.model}]: it is {kind}", found="a load needs one answer for one request, whatever came before"
-        )
+        needs = "a load needs one answer for one request, whatever came before"
+        raise ConfigError(f"load[{order.model}]: it is {kind}", found=needs)
     return config
 
 
@@ -200,9 +189,7 @@ class _Crew:
 
     Attributes:
         outcomes: one per request sent, in order of their numbers; complete after ``work``.
-        started_s: when the load began.
         ended_s: when the last outcome was known.
-        interrupted: a person ended it early.
     """
 
     def __init__(self, order: Order, line: lines.Line, judge: Judge, questions: int, name: str) -> None:

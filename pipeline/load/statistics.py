@@ -20,14 +20,10 @@ class Bucket:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least value that at least ``share`` percent of all values do not exceed.
+    """The least of the values that at least ``share`` percent of them do not exceed.
 
     This is numpy's method ``inverted_cdf`` (the nearest rank): always a latency that was measured, never one
     interpolated between two of them.
-
-    Args:
-        values: at least one, in any order.
-        share: 0 to 100.
     """
     return float(np.percentile(np.asarray(values, np.float64), share, method="inverted_cdf"))
 

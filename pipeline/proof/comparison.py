@@ -76,11 +76,6 @@ def with_samples(tensors: Tensors, *, batched: bool) -> Tensors:
     return tensors if batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
 
 
-def with_samples(tensors: Tensors, *, batched: bool) -> Tensors:
-    """Dimension 0 is the samples, in a comparison; a model without a batch dimension has one sample."""
-    return tensors if batched else {name: np.asarray(array)[None] for name, array in tensors.items()}
-
-
 def _refused(reason: str, worst: str = "") -> Comparison:
     limit = float(np.finfo(np.float64).max)  # "as different as can be", and still a number JSON can hold
     return Comparison(max_abs=limit, max_rel=limit, cosine=-1.0, top1=None, passed=False, worst=worst, reason=reason)

@@ -18,9 +18,7 @@ _LETTER, _LINE = 6.2, 13  # width and height of the labels' letters, at 11 px
 _GAP = 4  # between two labels
 _TICKS = 6  # about as many on an axis
 _LOG_FROM = 20.0  # greatest over least from which an axis is logarithmic
-_OFFSETS: tuple[
-    tuple[int, int, str], ...
-] = (  # of a label from its dot: dx, dy, anchor; the first that hits nothing is taken
+_OFFSETS: tuple[tuple[int, int, str], ...] = (
     *((dx, dy, anchor) for dy in (4, -9, 17) for dx, anchor in ((11, "start"), (-11, "end"))),
     (0, -11, "middle"),
     (0, 20, "middle"),
@@ -34,11 +32,8 @@ class Point:
     """What is drawn as a dot.
 
     Attributes:
-        label: written beside it.
         title: the whole of it in words, for a pointer that rests on it and for screen readers.
         group: decides its colour.
-        x: in the unit of the x axis.
-        y: in the unit of the y axis.
         picked: drawn with a ring.
     """
 
@@ -55,8 +50,6 @@ class Axis:
     """One dimension.
 
     Attributes:
-        name: with its unit.
-        text: a tick's value in words.
         from_zero: it starts at 0, unless its values span so much that it is logarithmic.
         top: no tick beyond this.
     """
@@ -192,10 +185,8 @@ def _box(x: float, y: float, anchor: str, width: float) -> _Box:
 
 def _hidden(box: _Box, taken: Sequence[_Box]) -> float:
     """Pixels of a label that hit something or stand outside of the chart."""
-    left, top, right, bottom = box
-    area = (right - left) * (bottom - top)
-    inside = _shared(box, (LEFT, TOP - 8, WIDTH, BOTTOM))
-    return area - inside + sum(_shared(box, other) for other in taken)
+    outside = _shared(box, box) - _shared(box, (LEFT, TOP - 8, WIDTH, BOTTOM))
+    return outside + sum(_shared(box, other) for other in taken)
 
 
 def _shared(one: _Box, other: _Box) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
@@ -18,12 +19,7 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A line that goes on in the next between two words; a word longer than the terminal stays whole, to be copied.
-
-    Attributes:
-        text: the line.
-        indent: blanks in front of what goes on.
-    """
+    """A line that goes on, indented, in the next between two words; a word longer than the terminal stays whole."""
 
     text: Text
     indent: int = 4
@@ -52,7 +48,6 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: its heading.
         right: whether it holds figures.
         leaves: when it is left out of a table that is too wide: the smallest number first, 0 never.
     """
@@ -66,10 +61,7 @@ class Column:
 class Fitting:
     """A table without the columns that the terminal has no room for, and a line that says which these are.
 
-    Attributes:
-        columns: its columns; the text of the one called ``folds`` is folded when nothing else helps.
-        rows: a cell for each column.
-        folds: name of a column.
+    The text of the column called ``folds`` is folded when nothing else helps.
     """
 
     columns: Sequence[Column]
@@ -81,18 +73,14 @@ class Fitting:
         kept = self._kept(columns)
         table = Table(header_style="bold", pad_edge=False, box=None, padding=(0, _GAP, 0, 0))
         for column in kept:
-            fold = column.name == self.folds
-            table.add_column(
-                column.name, justify="right" if column.right else "left", no_wrap=not fold, overflow="fold"
-            )
+            justify: Literal["left", "right"] = "right" if column.right else "left"
+            table.add_column(column.name, justify=justify, no_wrap=column.name != self.folds, overflow="fold")
         shown = [index for index, column in enumerate(self.columns) if column in kept]
         for row in self.rows:
             table.add_row(*(row[index] for index in shown))
         yield from console.render(Padding(table, (0, 0, 0, _GAP), expand=False), options.update(width=columns))
         if left := [column.name for column in self.columns if column not in kept]:
-            yield from console.render(
-                Words(Text(f"  no room in {columns} columns for: {', '.join(left)}", style="dim")), options
-            )
+            yield Words(Text(f"  no room in {columns} columns for: {', '.join(left)}", style="dim"))
 
     def _kept(self, columns: int) -> list[Column]:
         kept = list(self.columns)

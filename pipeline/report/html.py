@@ -60,52 +60,32 @@ def _in_words(value: object) -> str:
 
 def _speed(record: RunReport) -> Chart | None:
     """Latency against throughput, of what was measured."""
-    points = [
-        _point(record, row, row.measurement.p50_ms, row.measurement.throughput_per_s, _speed_words(row))
-        for row in record.variants
-        if row.measurement
-    ]
-    if not points:
-        return None
-    return charts.scatter(
-        "Latency against throughput",
-        points,
-        Axis(name="p50 latency of one request alone, ms (left is better)", text=_plain),
-        Axis(name="samples per second (up is better)", text=_plain),
-    )
-
-
-def _speed_words(row: VariantReport) -> str:
-    assert row.measurement
-    return f"{human_ms(row.measurement.p50_ms)}, {human_rate(row.measurement.throughput_per_s)}"
+    points = []
+    for row in record.variants:
+        if row.measurement:
+            p50_ms, per_s = row.measurement.p50_ms, row.measurement.throughput_per_s
+            points.append(_point(record, row, p50_ms, per_s, f"{human_ms(p50_ms)}, {human_rate(per_s)}"))
+    x = Axis(name="p50 latency of one request alone, ms (left is better)", text="{:,.6g}".format)
+    y = Axis(name="samples per second (up is better)", text="{:,.6g}".format)
+    return charts.scatter("Latency against throughput", points, x, y) if points else None
 
 
 def _accuracy(record: RunReport) -> Chart | None:
     """Accuracy against size, of what has both."""
-    points = [
-        _point(
-            record, row, row.size_bytes, row.accuracy.value, f"{human_bytes(row.size_bytes)}, {row.accuracy.value:.2%}"
-        )
-        for row in record.variants
-        if row.accuracy and row.size_bytes is not None
-    ]
-    if not points:
-        return None
-    return charts.scatter(
-        "Accuracy against size",
-        points,
-        Axis(name="size on disk (left is better)", text=lambda value: human_bytes(round(value)).replace(".0 ", " ")),
-        Axis(
-            name=f"accuracy, {next(row.accuracy.metric for row in record.variants if row.accuracy)} (up is better)",
-            text=lambda value: f"{round(value * 100, 6):g}%",
-            from_zero=False,
-            top=1.0,
-        ),
+    points, metric = [], ""
+    for row in record.variants:
+        if row.accuracy and row.size_bytes is not None:
+            words = f"{human_bytes(row.size_bytes)}, {row.accuracy.value:.2%}"
+            points.append(_point(record, row, row.size_bytes, row.accuracy.value, words))
+            metric = metric or row.accuracy.metric
+    x = Axis(name="size on disk (left is better)", text=lambda value: human_bytes(round(value)).replace(".0 ", " "))
+    y = Axis(
+        name=f"accuracy, {metric} (up is better)",
+        text=lambda value: f"{round(value * 100, 6):g}%",
+        from_zero=False,
+        top=1.0,
     )
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.6g}"
+    return charts.scatter("Accuracy against size", points, x, y) if points else None
 
 
 def _point(record: RunReport, row: VariantReport, x: float, y: float, words: str) -> Point:

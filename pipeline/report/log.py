@@ -42,13 +42,10 @@ class _Lines(io.TextIOBase):
 
 @contextlib.contextmanager
 def captured(path: Path, *, output: bool = False) -> Iterator[None]:
-    """Let this process's Python warnings and log records go to ``path`` for a while.
+    """Let this process's Python warnings and log records go to ``path``, in a folder that exists, for a while.
 
-    The libraries underneath talk at will; a person should see this tool's own lines only, and find the rest here.
-
-    Args:
-        path: the log; its folder exists.
-        output: all that is written to standard output and error goes there too, and stays so.
+    The libraries underneath talk at will; a person should see this tool's own lines only, and find the rest here. With
+    ``output`` all that is written to standard output and error goes there too, and stays so.
     """
     with path.open("ab", buffering=0) as raw, contextlib.ExitStack() as stack:
         stream = _Lines(raw)
@@ -77,12 +74,9 @@ def _show_warning(
 
 
 class StageLog:
-    """What a stage does, and the traceback if it fails, go to ``path``; see ``captured``.
+    """What a stage does, and the traceback if it fails, are added to a log; see ``captured``.
 
-    Args:
-        path: the log; added to.
-        stage: its name.
-        capture: whether this process does the work; else another one writes to the same file.
+    Without ``capture`` another process does the work, and writes to the same file.
     """
 
     def __init__(self, path: Path, stage: str, *, capture: bool = True) -> None:

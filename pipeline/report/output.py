@@ -13,10 +13,7 @@ from pipeline.report.summary import BuildReport
 
 
 def check(path: Path | None) -> None:
-    """Refuse what could not be written after a long build.
-
-    Args:
-        path: as given with ``--report``, if it was.
+    """Refuse what ``--report`` gives, if it does, and what could not be written after a long build.
 
     Raises:
         ConfigError: it is the page's own name, a folder, or in a folder that cannot be written or made.

@@ -38,17 +38,17 @@ class _Purpose:
 
 def choose(variants: Sequence[VariantReport]) -> list[Pick]:
     """One pick for each purpose, in the order latency, throughput, memory."""
-    passed = [row for row in variants if not is_deployment(row) and _passed(row)]
+    passed = _passed(variants)
     resident = any(_resident(row) is not None for row in passed)
-    memory = _Purpose("memory", _resident if resident else _size, _shown_memory, "smaller than")
+    memory = _Purpose("memory", _resident if resident else lambda row: row.size_bytes, _shown_memory, "smaller than")
     return [_pick(purpose, passed) for purpose in (_LATENCY, _THROUGHPUT, memory)]
 
 
 def left_out(variants: Sequence[VariantReport]) -> dict[str, list[str]]:
     """Variants that passed and have no speed, by the reason for that."""
     reasons: dict[str, list[str]] = {}
-    for row in variants:
-        if row.unmeasured_reason and _passed(row) and not is_deployment(row):
+    for row in _passed(variants):
+        if row.unmeasured_reason:
             reasons.setdefault(row.unmeasured_reason, []).append(row.name)
     return reasons
 
@@ -58,8 +58,10 @@ def is_deployment(row: VariantReport) -> bool:
     return not row.name.startswith(f"{row.model}_")
 
 
-def _passed(row: VariantReport) -> bool:
-    return not row.error and not row.skipped_reason and row.size_bytes is not None and row.smoke.outcome != "failed"
+def _passed(variants: Sequence[VariantReport]) -> list[VariantReport]:
+    """The candidates."""
+    made = (row for row in variants if not (is_deployment(row) or row.error or row.skipped_reason))
+    return [row for row in made if row.size_bytes is not None and row.smoke.outcome != "failed"]
 
 
 def _pick(purpose: _Purpose, passed: Sequence[VariantReport]) -> Pick:
@@ -79,8 +81,8 @@ def _pick(purpose: _Purpose, passed: Sequence[VariantReport]) -> Pick:
 def _why_none(passed: Sequence[VariantReport]) -> str:
     if not passed:
         return "no variant passed"
-    reasons = dict.fromkeys(row.unmeasured_reason for row in passed if row.unmeasured_reason)
-    return f"no variant was measured ({'; '.join(reasons)})" if reasons else "no variant was measured"
+    reasons = "; ".join(dict.fromkeys(row.unmeasured_reason for row in passed if row.unmeasured_reason))
+    return f"no variant was measured ({reasons})" if reasons else "no variant was measured"
 
 
 def _compared(
@@ -92,13 +94,13 @@ def _compared(
 ) -> list[str]:
     """What speaks for it: against its equals, and against the first of the others in the YAML's order."""
     words = []
-    equals = [row for row in near if row is not chosen]
-    if equals:
+    if equals := [row for row in near if row is not chosen]:
         names = ", ".join(row.name for row in equals)
         words.append(f"within 5 % of {names} and {_told_apart(chosen, equals)}")
-    beaten = [row for row in candidates if row not in near]
-    if beaten:
-        words.append(f"{_times(costs[beaten[0].name] / costs[chosen.name])} {purpose.better} {beaten[0].name}")
+    if beaten := [row for row in candidates if row not in near]:
+        ratio = costs[beaten[0].name] / costs[chosen.name]
+        decimals = 0 if ratio >= 10 else 1 if ratio >= 1.1 else 2
+        words.append(f"{ratio:.{decimals}f}x {purpose.better} {beaten[0].name}")
     return words or ["the only one to choose from"]
 
 
@@ -113,39 +115,24 @@ def _accuracy(row: VariantReport) -> float:
     return row.accuracy.value if row.accuracy else 0.0
 
 
-def _times(ratio: float) -> str:
-    decimals = 0 if ratio >= 10 else 1 if ratio >= 1.1 else 2
-    return f"{ratio:.{decimals}f}x"
-
-
-def _p50(row: VariantReport) -> float | None:
-    return row.measurement.p50_ms if row.measurement else None
-
-
-def _seconds_per_sample(row: VariantReport) -> float | None:
-    return 1 / row.measurement.throughput_per_s if row.measurement else None
-
-
-def _resident(row: VariantReport) -> float | None:
+def _resident(row: VariantReport) -> int | None:
     return row.measurement.memory_bytes if row.measurement else None
 
 
-def _size(row: VariantReport) -> float | None:
-    return row.size_bytes
-
-
 def _shown_memory(row: VariantReport) -> str:
-    on_disk = f"{human_bytes(row.size_bytes or 0)} on disk"
-    resident = row.measurement.memory_bytes if row.measurement else None
+    on_disk, resident = f"{human_bytes(row.size_bytes or 0)} on disk", _resident(row)
     return on_disk if resident is None else f"{human_bytes(resident)} resident, {on_disk}"
 
 
 _LATENCY = _Purpose(
-    "latency", _p50, lambda row: human_ms(row.measurement.p50_ms if row.measurement else 0), "faster than"
+    "latency",
+    lambda row: row.measurement.p50_ms if row.measurement else None,
+    lambda row: human_ms(row.measurement.p50_ms if row.measurement else 0),
+    "faster than",
 )
 _THROUGHPUT = _Purpose(
     "throughput",
-    _seconds_per_sample,
+    lambda row: 1 / row.measurement.throughput_per_s if row.measurement else None,
     lambda row: human_rate(row.measurement.throughput_per_s if row.measurement else 0),
     "as much as",
 )

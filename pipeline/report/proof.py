@@ -6,13 +6,7 @@ from pipeline.base.values import ProofLevel
 
 
 def word(server: str, proof: ProofLevel | None, *, asked: bool) -> str:
-    """The server that proved it, or how far it was proven without one.
-
-    Args:
-        server: what serves the row; ``none`` for a program.
-        proof: the level of its version; None where it has none.
-        asked: whether a smoke test was run.
-    """
+    """The server (``none`` for a program) that proved it, if asked, or how far it was proven without one."""
     if proof in ("none", "inspected"):
         return proof
     if proof == "served":

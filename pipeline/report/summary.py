@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.base.values import SmokeResult, VariantResult
 from pipeline.report import picks, proof
 from pipeline.report.fitting import Column, Fitting, Words
-from pipeline.report.schema import Pick, RunReport, Smoke, VariantReport
+from pipeline.report.schema import RunReport, Smoke, VariantReport
 from pipeline.report.units import human_bytes, human_figure
 
 
@@ -122,18 +122,15 @@ def table(report: BuildReport) -> RenderableType:
     """What a person reads at the end: one row per variant, what to pick, then notes and failures."""
     rows = Fitting(columns=_COLUMNS, rows=[_cells(result) for result in report.variants], folds="variant")
     parts: list[RenderableType] = [Text(), rows, Text(), *_choice(report.record), Text()]
-    parts += [
-        Words(Text(f"  note: {result.identifier}: {note}", style="dim"))
-        for result in report.variants
-        for note in result.notes
-    ]
-    parts += [
-        Words(Text(f"  skipped: {result.identifier}: {result.skipped}", style="yellow"))
-        for result in report.variants
-        if result.skipped
-    ]
+    told = [(row.identifier, note) for row in report.variants for note in row.notes]
+    skipped = [(row.identifier, row.skipped) for row in report.variants if row.skipped]
+    parts += [Words(Text(f"  note: {name}: {note}", style="dim")) for name, note in told]
+    parts += [Words(Text(f"  skipped: {name}: {reason}", style="yellow")) for name, reason in skipped]
     for result in report.variants:
-        parts += _failure(result)
+        if result.error:
+            parts += [Text(), Text(f"error: {result.error}", style="red")]
+        if result.error and result.reproduce:
+            parts.append(Text(f"  again: {result.reproduce}"))
     if report.error:
         parts += [Text(), Text(f"error: {report.error}", style="red")]
     return Group(*parts)
@@ -153,21 +150,16 @@ def _cells(result: VariantResult) -> tuple[Text, ...]:
 
 def _choice(record: RunReport) -> list[Words]:
     """A line for each purpose, what could not be compared, and what the figures are worth."""
-    lines = [
-        Words(Text(f"  for {pick.purpose + ':':<11} {_words(pick)}", style="" if pick.name else "dim"), indent=18)
-        for pick in record.picks
-    ]
-    if not any(row.measurement for row in record.variants):
-        return lines
-    lines += [
-        Words(Text(f"  not compared: {', '.join(names)} ({reason})", style="dim"))
-        for reason, names in picks.left_out(record.variants).items()
-    ]
-    return [*lines, Words(Text(f"  {picks.CAVEAT}", style="dim"))]
-
-
-def _words(pick: Pick) -> str:
-    return f"{pick.name} ({pick.reason})" if pick.name else pick.reason
+    lines = []
+    for pick in record.picks:
+        words = f"{pick.name} ({pick.reason})" if pick.name else pick.reason
+        lines.append(
+            Words(Text(f"  for {pick.purpose + ':':<11} {words}", style="" if pick.name else "dim"), indent=18)
+        )
+    if any(row.measurement for row in record.variants):
+        left = [f"not compared: {', '.join(names)} ({why})" for why, names in picks.left_out(record.variants).items()]
+        lines += [Words(Text(f"  {text}", style="dim")) for text in (*left, picks.CAVEAT)]
+    return lines
 
 
 def _outcome(result: VariantResult) -> Text:
@@ -176,12 +168,3 @@ def _outcome(result: VariantResult) -> Text:
     if result.skipped or not result.made:
         return Text("-", style="yellow")
     return Text("=", style="cyan") if result.cached else Text("✓", style="green")
-
-
-def _failure(result: VariantResult) -> list[RenderableType]:
-    if not result.error:
-        return []
-    lines: list[RenderableType] = [Text(), Text(f"error: {result.error}", style="red")]
-    if result.reproduce:
-        lines.append(Text(f"  again: {result.reproduce}"))
-    return lines

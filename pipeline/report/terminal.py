@@ -29,7 +29,6 @@ class Stage:
     """A stage being shown; several may be at a time, each told of by a thread of its own.
 
     Attributes:
-        name: the stage's.
         result: one line for the end of its row, set by whoever runs it.
         cached: whether the step store had it.
         started: when it began, by ``time.monotonic``.
@@ -73,12 +72,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def stage(self, name: str, *, waits: bool = False) -> Iterator[Stage]:
-        """Show a stage from its start to its end, with the time it took and how it ended.
-
-        Args:
-            name: the stage's.
-            waits: it is shown from ``Stage.begin`` on.
-        """
+        """Show a stage to its end, its time and outcome: from its start or, where it waits, from ``Stage.begin`` on."""
         stage = Stage(self, name)
         if not waits:
             self.show(stage)

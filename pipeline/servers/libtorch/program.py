@@ -31,7 +31,7 @@ def sources(
         torch_version: of the torch that wrote the TorchScript file, for the README.
     """
     how = signature.image
-    assert how is not None  # config/program_checks.py
+    assert how is not None  # config/deployment_checks.py
     words = {
         "@NAME@": name,
         "@TORCH@": torch_version,

@@ -98,3 +98,10 @@ def test_sound_configurations_pass(tmp_path: Path, changes: tuple[tuple[str, str
 )
 def test_each_rule_says_where_and_what(tmp_path: Path, changes: tuple[tuple[str, str], ...], expected: str) -> None:
     assert _check(tmp_path, *changes) == [expected]
+
+
+def test_a_format_that_is_no_text_is_told_once(tmp_path: Path) -> None:
+    changes = (("ensemble: {from: onnx}", "ensemble: {}"), ("  onnx: {format: onnx}", "  a: {from: ts, format: [1]}"))
+    (line,) = _check(tmp_path, *changes)
+    assert "variants.a.format" in line
+    assert "found [1]" in line

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from pipeline.base import signatures
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.step import Made, Outcome, Step, Task
 from pipeline.base.values import GoldenSamples, Sample, Signature, TensorSpec
 from pipeline.data import images, samples
 from pipeline.images import preprocessing
@@ -220,18 +222,24 @@ def calibrate(folder: Path, *, count: int, golden: GoldenSamples, trained: bool 
     )
     out = folder / "calibration"
     out.mkdir(exist_ok=True)
-    made = samples.make_calibration(
-        Data(callable=own or "many.py:data"),
-        golden,
-        count=count,
-        trained=trained,
-        own=bool(own),
-        where="m.yaml:9:5",
-        signature=SIGNATURE,
-        resolve=lambda name: folder / name,
-        seed=3,
-        out_dir=out,
+    judges = folder / "golden"
+    samples.write(judges, golden.samples, np.full(len(golden.samples), -1), golden.batched)
+    step = Step(
+        name="calibration",
+        function="pipeline.data.samples:calibration",
+        arguments={
+            "data": Data(callable=own or "many.py:data").model_dump(mode="json"),
+            "count": count,
+            "trained": trained,
+            "own": bool(own),
+            "seed": 3,
+            "signature": signatures.to_json(SIGNATURE),
+        },
+        unkeyed={"folder": str(folder), "where": "m.yaml:9:5"},
     )
+    upstream = {"samples": Made(directory=judges, outcome=Outcome(), digest="", cached=False)}
+    task = Task(step=step, upstream=upstream, out_dir=out, partial_dir=out, log_path=folder / "log")
+    made = samples.calibration(task, lambda text, share: None)
     return {**made.values, "notes": list(made.notes)}, samples.read(out / samples.FILE_NAME)
 
 

@@ -282,5 +282,5 @@ def test_damaged_models_give_findings_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_finding_is_a_value() -> None:
-    one = lint_model.error("a", "b", "c.", "d")
-    assert replace(one, severity="warning") == lint_model.warning("a", "b", "c.", "d")
+    place = lint_model.Place("a")
+    assert replace(place.error("b", "c.", "d"), severity="warning") == place.warning("b", "c.", "d")
