@@ -47,9 +47,8 @@ def embedded(
 ) -> Iterator[Served]:
     """Serve models of a repository, and of roots ``beside`` it, until the block is left; other models are left alone.
 
-    The server dies with the thread that started it. Its output is appended to ``log_path``; its backends are assembled
-    beside that, and removed again. A port of 0 is any free one of ``host``. Every model has answered once within
-    ``start_timeout_s``; requests in flight may take ``exit_timeout_s`` on leaving.
+    The server dies with the thread that started it; its output goes to ``log_path``. A port of 0 is any free one. Every
+    model has answered within ``start_timeout_s``; on leaving, requests in flight have ``exit_timeout_s``.
 
     Raises:
         ConfigError: no models, or a host or ports that cannot be.
@@ -59,15 +58,14 @@ def embedded(
     if not models:
         raise ConfigError("server: no model to serve", where=str(repository))
     home, stub, libpython = _installed()
-    asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     server_id = f"triton-{uuid.uuid4().hex[:12]}"
     roots = (repository, *beside)
     shell_names.require(roots, models)
     with _assembled(log_path, home, stub) as backends, shell_names.links(roots) as served_from:
-        locations = _locations(home, backends, served_from)
 
         def launch() -> contextlib.AbstractContextManager[Served]:
-            ports = find_ports(host, asked)
+            ports = find_ports(host, Ports(http=http_port, grpc=grpc_port, metrics=metrics_port))
+            locations = _locations(home, backends, served_from)
             return running(
                 Launch(
                     argv=[*locations, *server_flags(models, server_id, exit_timeout_s), *_addresses(host, ports)],
