@@ -165,18 +165,13 @@ def _syntax_message(error: MarkedYAMLError, text: str) -> str:
 
 
 class _Composer(Composer):
-    """The library's, within limits; what cannot be used does not keep the rest from being read.
-
-    Attributes:
-        refusals: why a node cannot be used.
-        last: where the last node began.
-    """
+    """The library's, within limits; what cannot be used does not keep the rest from being read."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
         self.warn_double_anchors = False
-        self.refusals: dict[Node, str] = {}
-        self.last: StreamMark | None = None
+        self.refusals: dict[Node, str] = {}  # why a node cannot be used
+        self.last: StreamMark | None = None  # where the last node began
         self._count = 0
         self._sizes: dict[str, int] = {}  # by anchor, aliases written out
 

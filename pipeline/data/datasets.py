@@ -257,10 +257,7 @@ def _name_problems(arrays: Mapping[str, Any], signature: Signature) -> list[str]
 
 
 def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], signature: Signature) -> list[str]:
-    """Compare one sample's dtypes and shapes, without the batch dimension, with the signature.
-
-    Equal letters must be equal sizes.
-    """
+    """One sample's dtypes and shapes, without the batch dimension, against the signature: equal letters, equal sizes."""
     wrong, letters = [], dict[str, int]()
     for spec in signature.inputs:
         dtype, shape = sample[spec.name]

@@ -213,11 +213,7 @@ def _without_top(names: list[str]) -> list[str]:
 
 
 def _checked_name(path: Path, name: str) -> str:
-    """A member's name as a plain relative path.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """A member's name as a plain relative path; refused where it is none."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not name.isprintable():
         raise _refused(path, name, "a name with control characters, invisible signs or bytes that are no text")
