@@ -107,10 +107,9 @@ def dotted(key: Key) -> str:
 
 
 def read(text: str, place: Place, environ: Mapping[str, str] = os.environ) -> Document:
-    """Read one YAML document; ``${env:NAME}`` is looked up in ``environ``.
+    """Read one YAML document, and all that is wrong with it; ``${env:NAME}`` is looked up in ``environ``.
 
-    Returns:
-        Its values and everything wrong with it; ``value`` is None when the text is empty or no YAML at all.
+    The ``value`` is None when the text is empty or no YAML at all.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.max_depth = _Composer, MAX_DEPTH

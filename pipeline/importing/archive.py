@@ -57,10 +57,7 @@ class _Member:
 def unpack(path: Path, target: Path) -> tuple[str, ...]:
     """Write every file of a ``.mar`` or ``.tar.gz`` below ``target``, an existing empty folder.
 
-    Modes, times and owners of the archive are not taken over.
-
-    Returns:
-        The files' paths relative to ``target``, sorted.
+    Modes, times and owners of the archive are not taken over. The files' paths relative to ``target`` are sorted.
 
     Raises:
         ConfigError: no such file, no archive, damaged, or refused as unsafe.
