@@ -107,10 +107,9 @@ def dotted(key: Key) -> str:
 
 
 def read(text: str, place: Place, environ: Mapping[str, str] = os.environ) -> Document:
-    """Read one YAML document; ``${env:NAME}`` is looked up in ``environ``.
+    """Read one YAML document, and all that is wrong with it; ``${env:NAME}`` is looked up in ``environ``.
 
-    Returns:
-        Its values and everything wrong with it; ``value`` is None when the text is empty or no YAML at all.
+    The ``value`` is None when the text is empty or no YAML at all.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.max_depth = _Composer, MAX_DEPTH
@@ -165,18 +164,13 @@ def _syntax_message(error: MarkedYAMLError, text: str) -> str:
 
 
 class _Composer(Composer):
-    """The library's, within limits; what cannot be used does not keep the rest from being read.
-
-    Attributes:
-        refusals: why a node cannot be used.
-        last: where the last node began.
-    """
+    """The library's, within limits; what cannot be used does not keep the rest from being read."""
 
     def __init__(self, loader: Any = None) -> None:
         super().__init__(loader)
         self.warn_double_anchors = False
-        self.refusals: dict[Node, str] = {}
-        self.last: StreamMark | None = None
+        self.refusals: dict[Node, str] = {}  # why a node cannot be used
+        self.last: StreamMark | None = None  # where the last node began
         self._count = 0
         self._sizes: dict[str, int] = {}  # by anchor, aliases written out
 

@@ -216,10 +216,8 @@ def _parsed(value: Any) -> Config:
 def _salvaged(value: dict[str, Any], error: ValidationError) -> tuple[Config | None, frozenset[str]]:
     """A valid configuration out of the sound parts, so that rules between keys are checked all the same.
 
-    Wrong values and unknown keys are left out; a section that cannot do without them gets a stand-in.
-
-    Returns:
-        The configuration (None if even that fails), and the top-level keys that are not what the file says.
+    Wrong values and unknown keys are left out; a section that cannot do without them gets a stand-in. None if even that
+    fails; and the top-level keys that are not what the file says.
     """
     rest, broken = deepcopy(value), set()
     for _ in range(8):

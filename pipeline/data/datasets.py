@@ -65,7 +65,6 @@ class Rows:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Array]:
-        """One sample."""
         row = int(self._rows[index])
         if self._leading:
             return {name: array[row : row + 1] for name, array in self._arrays.items()}
@@ -257,10 +256,7 @@ def _name_problems(arrays: Mapping[str, Any], signature: Signature) -> list[str]
 
 
 def _shape_problems(sample: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], signature: Signature) -> list[str]:
-    """Compare one sample's dtypes and shapes, without the batch dimension, with the signature.
-
-    Equal letters must be equal sizes.
-    """
+    """One sample's dtypes and shapes, without the batch, against the signature's: equal letters are equal sizes."""
     wrong, letters = [], dict[str, int]()
     for spec in signature.inputs:
         dtype, shape = sample[spec.name]

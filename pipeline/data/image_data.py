@@ -70,8 +70,7 @@ def digits() -> tuple[Array, Array]:
 def downloaded(name: str, root: Path) -> tuple[Array, Array, Array, Array, tuple[str, ...]]:
     """MNIST or CIFAR-10 through torchvision, fetched into ``root`` unless they are there.
 
-    Returns:
-        Train pixels (uint8 ``[n, H, W, C]``), train classes (int64), the same two of the test part, and class names.
+    Train pixels (uint8 ``[n, H, W, C]``), train classes (int64), the same two of the test part, and class names.
 
     Raises:
         MissingError: neither found nor to be fetched.
@@ -134,7 +133,6 @@ class ImageArrays:
         return len(self._pixels)
 
     def __getitem__(self, index: int) -> dict[str, Array]:
-        """One sample, named as the input."""
         how = self._target.how
         if _all_lossy(how.formats):
             return self._target.sample(preprocessing.tensor(self.file(index), how))
@@ -161,11 +159,6 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Array]:
-        """One sample, named as the input.
-
-        Raises:
-            StageError: the file is no readable image.
-        """
         with _readable(self.paths[index]):
             data = self.file(index) if _all_lossy(self._target.how.formats) else self.paths[index].read_bytes()
             return self._target.sample(preprocessing.tensor(data, self._how))

@@ -138,11 +138,7 @@ def _check_values(spec: TensorSpec, mean: tuple[float, ...], std: tuple[float, .
 def _geometry(
     spec: TensorSpec, batched: bool, *, channels: int | None, size: Size | None, native: Size | None = None
 ) -> tuple[str, int, Size | None]:
-    """Layout, channels, and the input's own height and width or, where those are dynamic, ``size``.
-
-    Raises:
-        ConfigError: the input is no image, or contradicts ``channels`` or ``size``.
-    """
+    """Layout, channels, and the input's own height and width or, where those are dynamic, ``size``."""
     layout = image_layout(spec, batched)
     dims = spec.shape[1:] if batched or len(spec.shape) == 4 else spec.shape
     if layout is None:

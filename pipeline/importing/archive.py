@@ -57,10 +57,7 @@ class _Member:
 def unpack(path: Path, target: Path) -> tuple[str, ...]:
     """Write every file of a ``.mar`` or ``.tar.gz`` below ``target``, an existing empty folder.
 
-    Modes, times and owners of the archive are not taken over.
-
-    Returns:
-        The files' paths relative to ``target``, sorted.
+    Modes, times and owners of the archive are not taken over. The files' paths relative to ``target`` are sorted.
 
     Raises:
         ConfigError: no such file, no archive, damaged, or refused as unsafe.
@@ -213,11 +210,7 @@ def _without_top(names: list[str]) -> list[str]:
 
 
 def _checked_name(path: Path, name: str) -> str:
-    """A member's name as a plain relative path.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """A member's name as a plain relative path; refused where it is none."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not name.isprintable():
         raise _refused(path, name, "a name with control characters, invisible signs or bytes that are no text")

@@ -46,10 +46,7 @@ def triton(folder: Path, manifest: Manifest, *, batched: bool) -> tuple[dict[str
     """``model-config.yaml`` as ``triton`` settings.
 
     TorchServe's maxBatchDelay is in milliseconds, Triton's max_queue_delay in microseconds; minWorkers processes of
-    one model are instances.
-
-    Returns:
-        The settings, one line for each that was carried, and one for each that was not.
+    one model are instances. With one line for each key that was carried, and for each that was not.
     """
     if not manifest.config_file:
         return {}, [], []

@@ -54,14 +54,9 @@ _CONFIGURED = (
 
 
 def lint(root: Path, *, target: str = "24.10") -> list[Finding]:
-    """Check a model repository.
+    """Check what ``tritonserver --model-repository`` would be given, for one Triton release.
 
-    Args:
-        root: what ``tritonserver --model-repository`` would be given.
-        target: Triton release to check for.
-
-    Returns:
-        All findings of all models, sorted by path, then errors before warnings, then rule.
+    The findings of all models are sorted by path, then errors before warnings, then rule.
 
     Raises:
         ConfigError: ``root`` is no readable directory with a model in it, or the target is unknown.

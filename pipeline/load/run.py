@@ -185,12 +185,7 @@ def _notes(order: Order, config: Any, given: int, sent: int) -> Iterator[str]:
 
 
 class _Crew:
-    """The workers of one load.
-
-    Attributes:
-        outcomes: one per request sent, in order of their numbers; complete after ``work``.
-        ended_s: when the last outcome was known.
-    """
+    """The workers of one load; ``outcomes``, in order of the requests' numbers, are complete after ``work``."""
 
     def __init__(self, order: Order, line: lines.Line, judge: Judge, questions: int, name: str) -> None:
         self._order, self._line, self._judge, self._questions, self._name = order, line, judge, questions, name
