@@ -8,6 +8,7 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 import sysconfig
 import traceback
@@ -18,6 +19,7 @@ from typing import Any
 
 from pipeline.base import closure, files
 from pipeline.base.errors import ConfigError, PipelineError, StageError
+from pipeline.data import torchvision_compat
 
 Resolve = Callable[[str], Path]
 """Turns a path relative to the YAML into a path."""
@@ -151,7 +153,8 @@ def _load_file(path: Path) -> ModuleType:
     # Named by content: an edited file is another module, and TorchScript, which writes the module's name into its
     # archives, gives the same bytes wherever the file lies. The module stays in sys.modules because torch.jit.script
     # and pickle look classes up by module name.
-    name = f"_user_{path.stem}_{files.digest_of(_closure(path, path.parent, ''))[:12]}"
+    stem = re.sub(r"\W", "_", path.stem, flags=re.ASCII)  # TorchScript cannot read a name such as `test-net` back
+    name = f"_user_{stem}_{files.digest_of(_closure(path, path.parent, ''))[:12]}"
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(path):
         return known
@@ -187,6 +190,7 @@ def _importable(root: Path) -> Iterator[None]:
         _folders.add(root)
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
+    torchvision_compat.prepare()
     try:
         yield
     finally:

@@ -56,14 +56,25 @@ def export(
     pair = examples.choose(named, signature, golden)
     built = build(source, signature, pair, method=method)
     raw = out_dir / f".{FILE}"
-    with no_deprecation_warnings():
-        torch.jit.save(built.module, str(raw))
+    _save(built.module, raw)
     archive.canonicalise(raw, out_dir / FILE)
     raw.unlink()
     if wrong := tracing.unlike(TorchScriptRuntime(out_dir / FILE, signature), signature, pair):
         what = "export: the TorchScript file does not answer as the model does"
         raise StageError(what, found=wrong[1], hint="try the other `method`")
     return Outcome(file=FILE, notes=(*pair.notes, *built.notes), values={"method": built.method})
+
+
+def _save(module: torch.jit.ScriptModule, path: Path) -> None:
+    try:
+        with no_deprecation_warnings():
+            torch.jit.save(module, str(path))
+    except RuntimeError as error:  # an autograd.Function of the user's, say, which a trace calls back
+        raise StageError(
+            "export: the model cannot be saved as TorchScript",
+            found=str(error).strip(),
+            hint="write that part with tensor operations",
+        ) from error
 
 
 def _check_names(signature: Signature) -> None:

@@ -39,6 +39,21 @@ def test_operators_are_declared_only_where_the_extension_does_not_load(monkeypat
         assert declared == expected
 
 
+def test_they_are_declared_when_another_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = []
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(torchvision_compat, "_declare_operators", lambda: declared.append(1))
+    monkeypatch.setattr(torchvision_compat, "_extension_loads", lambda package: False)
+    before = list(sys.meta_path)
+    torchvision_compat.prepare()
+    torchvision_compat.prepare()
+    assert importlib.util.find_spec("json") is not None
+    assert (declared, len(sys.meta_path)) == ([], len(before) + 1)
+    assert importlib.util.find_spec("torchvision") is not None  # as an import does
+    assert (declared, sys.meta_path) == ([1], before)
+
+
 def test_an_import_that_fails_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str):
         raise RuntimeError("operator torchvision::nms does not exist")

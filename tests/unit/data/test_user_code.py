@@ -54,6 +54,13 @@ def test_module_name_depends_on_content_not_on_place(tmp_path: Path) -> None:
     assert names[0] == names[1]
 
 
+def test_a_files_module_has_a_name_that_torchscript_can_read(tmp_path: Path) -> None:
+    (tmp_path / "test-net 2.py").write_text("class Net:\n    pass\n")
+    module = user_code.load_callable("test-net 2.py:Net", _resolver(tmp_path)).__module__
+    assert module.isidentifier()
+    assert module.startswith("_user_test_net_2_")
+
+
 def test_a_package_module_is_found_without_importing_its_parent(tmp_path: Path) -> None:
     package = tmp_path / "a_users_package"
     package.mkdir()

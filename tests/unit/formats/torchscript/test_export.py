@@ -181,3 +181,23 @@ def test_equal_models_give_equal_bytes_whatever_was_compiled_before(tmp_path: Pa
     assert b"debug_pkl" not in files[0]
     assert str(tmp_path).encode() not in files[0]
     assert b"tiny" not in files[0]
+
+
+class Clamp(torch.autograd.Function):
+    """A user's own function, which a trace can only call back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=0)
+
+
+class Calls(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = Clamp.apply(x)
+        return result
+
+
+def test_what_torchscript_cannot_hold_is_the_models_fault(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="cannot be saved as TorchScript") as caught:
+        export(tiny.case(Calls(), tiny.XY, tiny.floats(1, 4)), tmp_path)
+    assert "Could not export Python function call 'Clamp'" in caught.value.found
