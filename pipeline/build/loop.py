@@ -23,7 +23,7 @@ from pipeline.machine import environment
 from pipeline.plan import BuildPlan, Dependencies
 from pipeline.report.summary import BuildReport
 from pipeline.report.terminal import Terminal
-from pipeline.sources import planned
+from pipeline.sources import table as sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +50,10 @@ def make_plan(loaded: LoadedConfig, options: Options) -> BuildPlan:
         ConfigError: a file is missing, or a variant named by ``options`` is not in the YAML.
     """
     data = loaded.samples_data or loaded.train_data
+    origin = sources.of(loaded.config.source)
     dependencies = Dependencies(
-        source_digests=planned.digests(loaded.config.source, loaded.resolve),
-        source_tools=planned.tools(loaded.config.source),
+        source_digests=origin.digests(loaded.config.source, loaded.resolve),
+        source_tools=origin.tools(loaded.config.source),
         samples_digests=datasets.digests(data, loaded.resolve) if data else {},
         calibration_digests={
             key: datasets.digests(found[0], loaded.resolve)

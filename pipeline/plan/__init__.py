@@ -122,15 +122,7 @@ def make(
     work_dir: Path,
     keys: tuple[str, ...] = (),
 ) -> BuildPlan:
-    """Resolve every option and name every step.
-
-    Args:
-        loaded: the checked configuration.
-        dependencies: digests of all files the source and the samples read.
-        environment: what this machine has.
-        repository: repository root.
-        work_dir: where the step store, logs and reports live.
-        keys: the variants wanted; empty for all.
+    """Resolve every option and name every step; ``keys`` are those of the variants wanted, empty for all.
 
     Raises:
         ConfigError: the target release, or one of ``keys``, is unknown.

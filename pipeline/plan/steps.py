@@ -19,7 +19,6 @@ from pipeline.schema.base import Section
 from pipeline.schema.model import Data
 from pipeline.schema.variants import Calibration, KeepFp32, Precision, Repair
 from pipeline.servers.planned import Reduction
-from pipeline.sources import planned
 from pipeline.sources import table as sources
 
 
@@ -28,7 +27,7 @@ def source(loaded: LoadedConfig, signature: Signature, digests: Mapping[str, str
     section = loaded.config.source
     return Step(
         name=f"source[{loaded.config.name}]",
-        function=planned.function(section),
+        function=f"{sources.of(section).module}:make",
         arguments={"source": _section(section), "signature": signatures.to_json(signatures.unlabelled(signature))},
         unkeyed=_folder(loaded),
         inputs=digests,

@@ -96,9 +96,9 @@ def test_killed_and_resumed_gives_the_same_weights(
 def test_planning_a_source_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.data import datasets, samples\n"
-        "from pipeline.config import load; from pipeline.sources import planned\n"
+        "from pipeline.config import load; from pipeline.sources import table\n"
         "c = load.load(Path('configs/text_classifier.yaml'))\n"
-        "planned.digests(c.config.source, c.resolve); planned.tools(c.config.source)\n"
+        "row = table.of(c.config.source); row.digests(c.config.source, c.resolve); row.tools(c.config.source)\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'sklearn', 'torchvision', 'PIL', 'tritonclient', 'safetensors'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

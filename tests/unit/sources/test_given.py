@@ -11,9 +11,8 @@ from pipeline.base.values import Signature, TensorSpec
 from pipeline.capture.quiet import no_deprecation_warnings
 from pipeline.schema.model import Source
 from pipeline.sources import onnx as given
-from pipeline.sources import planned
 
-from .tiny import BATCHED, Workshop
+from .tiny import BATCHED, Workshop, digests
 
 ONNX = {"onnx": {"file": "given/m.onnx"}}
 SCRIPT = {"torchscript": {"file": "m.pt"}}
@@ -59,13 +58,13 @@ def test_onnx_is_copied_as_given(workshop: Workshop, external: str) -> None:
 def test_digests_cover_external_data(workshop: Workshop) -> None:
     path = workshop.folder / "given/m.onnx"
     write_onnx(path, external="weights.bin")
-    before = planned.digests(Source.model_validate(ONNX), workshop.resolve)
+    before = digests(Source.model_validate(ONNX), workshop.resolve)
     assert list(before) == ["given/m.onnx", "external data weights.bin"]
     data = path.with_name("weights.bin")
     data.write_bytes(bytes(reversed(data.read_bytes())))
-    assert planned.digests(Source.model_validate(ONNX), workshop.resolve) != before
+    assert digests(Source.model_validate(ONNX), workshop.resolve) != before
     with pytest.raises(ConfigError, match="no such file"):
-        planned.digests(Source.model_validate({"onnx": {"file": "absent.onnx"}}), workshop.resolve)
+        digests(Source.model_validate({"onnx": {"file": "absent.onnx"}}), workshop.resolve)
 
 
 def test_external_data_outside_its_folder_is_refused(workshop: Workshop) -> None:

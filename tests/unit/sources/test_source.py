@@ -4,9 +4,8 @@ import pytest
 
 from pipeline.base.errors import ConfigError
 from pipeline.schema.model import Source
-from pipeline.sources import planned
 
-from .tiny import Workshop
+from .tiny import Workshop, digests, tools
 
 
 @pytest.fixture
@@ -23,24 +22,20 @@ def test_digests_name_every_file(workshop: Workshop) -> None:
         ({"torchscript": {"file": "w.pt"}}, ["w.pt"]),
         ({"model": {"library": "torchvision", "name": "resnet18"}}, []),
     ):
-        assert list(planned.digests(Source.model_validate(settings), workshop.resolve)) == expected
+        assert list(digests(Source.model_validate(settings), workshop.resolve)) == expected
     (workshop.folder / "w.pt").unlink()
     with pytest.raises(ConfigError, match="no such file"):
-        planned.digests(Source.model_validate({"checkpoint": {"file": "w.pt", "model": model}}), workshop.resolve)
+        digests(Source.model_validate({"checkpoint": {"file": "w.pt", "model": model}}), workshop.resolve)
 
 
 def test_tools_name_what_decides_the_result() -> None:
     resnet = {"library": "torchvision", "name": "resnet18"}
     trained = {"train": {"model": resnet, "data": {"dataset": "digits"}}}
-    assert planned.tools(Source.model_validate(trained)) == (
+    assert tools(Source.model_validate(trained)) == (
         "numpy", "pillow", "safetensors", "scikit-learn", "torch", "torchvision",
     )  # fmt: skip
-    assert planned.tools(Source.model_validate({"onnx": {"file": "x"}})) == ("onnx",)
-    assert planned.tools(Source.model_validate({"model": {**resnet, "library": "timm"}})) == (
-        "safetensors",
-        "timm",
-        "torch",
-    )
+    assert tools(Source.model_validate({"onnx": {"file": "x"}})) == ("onnx",)
+    assert tools(Source.model_validate({"model": {**resnet, "library": "timm"}})) == ("safetensors", "timm", "torch")
 
 
 def test_weights_are_readable_by_others(workshop: Workshop) -> None:

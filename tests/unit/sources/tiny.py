@@ -7,9 +7,10 @@ from typing import Any
 from pipeline.base import signatures
 from pipeline.base.step import Made, Outcome, Step, Task, call
 from pipeline.base.values import Progress, Signature, SourceModel, TensorSpec
+from pipeline.data.user_code import Resolve
 from pipeline.formats import opening
 from pipeline.schema.model import Source
-from pipeline.sources import planned
+from pipeline.sources import table
 
 CODE = '''
 import numpy as np
@@ -75,7 +76,7 @@ def task(folder: Path, settings: dict[str, Any], signature: Signature, out: str 
     source = Source.model_validate(settings)
     step = Step(
         name="source[m]",
-        function=planned.function(source),
+        function=f"{table.of(source).module}:make",
         arguments={"source": source.model_dump(mode="json", by_alias=True), "signature": signatures.to_json(signature)},
         unkeyed={"folder": str(folder)},
     )
@@ -114,3 +115,11 @@ class Workshop:
         """Open what prepare left."""
         made = task(self.folder, settings, signature)
         return opening.opened(replace(made, step=replace(made.step, upstream={"source": made.step})), signature)
+
+
+def digests(source: Source, resolve: Resolve) -> dict[str, str]:
+    return table.of(source).digests(source, resolve)
+
+
+def tools(source: Source) -> tuple[str, ...]:
+    return table.of(source).tools(source)
