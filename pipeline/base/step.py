@@ -6,12 +6,12 @@ import importlib.metadata
 import pkgutil
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.base import closure, files
+from pipeline.base import closure, files, reads
 from pipeline.base.values import Progress
 
 GIB = 1 << 30
@@ -71,11 +71,13 @@ class Outcome:
         file: the model it made, in its folder; empty for a step that makes none.
         notes: what a person should know: a fallback taken, a warning, each one line.
         values: JSON values: facts about the file, or what was measured.
+        reads: the state of each file that a user's code has read (base/reads.py), by its absolute path.
     """
 
     file: str = ""
     notes: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    reads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +145,10 @@ Function = Callable[[Task, Progress], Outcome]
 def call(task: Task, progress: Progress) -> Outcome:
     """Run a step's function in this process; a full disk is a MissingError."""
     function: Function = pkgutil.resolve_name(task.step.function)
-    with files.disk_errors(task.out_dir, task.step.name):
-        return function(task, progress)
+    ours = (task.out_dir, task.partial_dir, task.log_path.parent, *(made.directory for made in task.upstream.values()))
+    with files.disk_errors(task.out_dir, task.step.name), reads.of_step(ours) as read:
+        outcome = function(task, progress)
+        return replace(outcome, reads=read())
 
 
 def tool_versions(names: tuple[str, ...]) -> dict[str, str]:

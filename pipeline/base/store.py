@@ -2,7 +2,8 @@
 
 A step's key is the digest of its code, arguments, input files, tool versions and the keys of the steps it builds on,
 so every key of a build is known before anything runs. An entry also records the digests of the upstream outputs it was
-made from: where an upstream step had to be run again and gave other bytes, entries made from the old ones do not hold.
+made from, and the files that a user's code has read for it: where an upstream step had to be run again and gave other
+bytes, or such a file is another one now, the entry does not hold.
 
 Layout below the root::
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pipeline.base import files
+from pipeline.base import files, reads
 from pipeline.base.step import Made, Outcome, Step
 
 TIMING_CACHES = "timing_caches"  # TensorRT's, one per version and GPU; they make builds faster, not different
@@ -77,6 +78,8 @@ class Store:
             return None, f"{', '.join(wrong[:3])} does not match its digest"
         if record["made_from"] != made_from:
             return None, "an earlier step gave other bytes"
+        if changed := reads.changed(record["reads"]):
+            return None, f"{changed}, which it read, has changed"
         os.utime(directory / _ENTRY)  # last use, for gc
         return Made(directory=directory, outcome=outcome, digest=record["sha256"], cached=True), ""
 
@@ -89,9 +92,10 @@ class Store:
             staged.mkdir(parents=True)
             try:
                 values = json.loads(files.canonical_json(asdict(produce(staged))))
+                read = values.pop("reads")  # not in the digest: the same files may lie elsewhere
                 content = {"files": files.tree_digests(staged), "outcome": values}
                 digest = files.digest_of(content)
-                record = {"step": step.name, "sha256": digest, "made_from": dict(made_from), **content}
+                record = {"step": step.name, "sha256": digest, "made_from": dict(made_from), "reads": read, **content}
                 (staged / _ENTRY).write_text(files.canonical_json(record))
                 files.fsync_tree(staged)
                 files.remove_tree(final)

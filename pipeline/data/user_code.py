@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from pipeline.base import closure, files
+from pipeline.base import closure, files, reads
 from pipeline.base.errors import ConfigError, PipelineError, StageError
 from pipeline.data import torchvision_compat
 
@@ -191,6 +191,7 @@ def _importable(root: Path) -> Iterator[None]:
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
     torchvision_compat.prepare()
+    reads.start()
     try:
         yield
     finally:

@@ -142,3 +142,25 @@ def test_a_cached_build_judges_again_and_imports_no_heavy_library(right: Built) 
     imported = {line.rpartition("|")[2].strip() for line in done.output.splitlines() if line.startswith("import time:")}
     assert "pipeline.build.source_gate" in imported
     assert not imported & {"torch", "tensorflow", "onnxruntime", "scipy", "sklearn"}
+
+
+def test_weights_that_a_callable_reads_itself_are_read_again_when_they_change(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        f"import torch\n{NET}\ndef trained():\n    net = Net()\n"
+        '    net.load_state_dict(torch.load(__file__.replace("own.py", "own.pt")))\n    return net\n'
+    )
+    (tmp_path / "own.yaml").write_text(
+        CHECKPOINT.replace(
+            'checkpoint: {file: net.pt, model: {callable: "net.py:Net"}}', 'model: {callable: "own.py:trained"}'
+        )
+    )
+    weights = torch.load(folder / "net.pt")
+    torch.save(weights, tmp_path / "own.pt")
+    first = run(tmp_path / "own.yaml", tmp_path / "out", ["--no-serve", "--variant", "onnx"])
+    assert first.exit_code == 0, first.output
+    assert first.again().variant("net_onnx")["cached"]
+    weights["3.bias"] += 0.25
+    torch.save(weights, tmp_path / "own.pt")
+    again = first.again()
+    assert "own.pt, which it read, has changed" in " ".join(again.output.split())
+    assert again.variant("net_onnx")["version"] == 2
