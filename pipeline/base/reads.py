@@ -38,7 +38,8 @@ def of_step(ignored: Sequence[Path]) -> Iterator[Callable[[], dict[str, str]]]:
     outside = tuple(f"{Path(place).absolute()}{os.sep}" for place in places)
 
     def found() -> dict[str, str]:
-        names = sorted(name for name in _seen or () if not name.startswith(outside) and "__pycache__" not in name)
+        seen = tuple(_seen or ())  # a user's threads may still be reading
+        names = sorted(name for name in seen if not name.startswith(outside) and "__pycache__" not in name)
         return {name: state for name in names if (state := _state(name))}
 
     try:
