@@ -26,7 +26,9 @@ def save(module: torch.nn.Module, directory: Path) -> None:
     with files.disk_errors(path, "source: saving the weights"):
         try:
             kept, tied = _distinct(module.state_dict())
-            save_file(kept, str(path), metadata=tied)
+            save_file(
+                kept, str(path), metadata=tied or None
+            )  # no tensors and {} give a file that safetensors 0.8 cannot read
         except (SafetensorError, ValueError, RuntimeError, AttributeError, TypeError) as error:
             raise StageError(
                 "source: the model's weights cannot be saved",

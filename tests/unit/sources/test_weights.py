@@ -42,6 +42,11 @@ def test_they_come_back(tmp_path: Path) -> None:
         assert stored.metadata() == {"b.weight": "a.weight"}
 
 
+def test_a_module_without_weights_comes_back_too(tmp_path: Path) -> None:
+    weights.save(torch.nn.ReLU(), tmp_path)
+    weights.load(torch.nn.ReLU(), tmp_path)
+
+
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     files = []
     for name in ("one", "two"):
