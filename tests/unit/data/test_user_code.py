@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base import reads
 from pipeline.base.errors import ConfigError, StageError
-from pipeline.data import user_code
+from pipeline.data import torchvision_compat, user_code
 
 
 def _resolver(folder: Path):
@@ -59,6 +60,21 @@ def test_a_files_module_has_a_name_that_torchscript_can_read(tmp_path: Path) -> 
     module = user_code.load_callable("test-net 2.py:Net", _resolver(tmp_path)).__module__
     assert module.isidentifier()
     assert module.startswith("_user_test_net_2_")
+
+
+def test_what_it_reads_in_a_step_is_seen_and_torchvision_may_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [item for item in sys.meta_path if item is not torchvision_compat._FINDER])
+    (tmp_path / "weights.txt").write_text("3")
+    (tmp_path / "mine.py").write_text(
+        f"import pathlib\ndef weights():\n    return pathlib.Path({str(tmp_path / 'weights.txt')!r}).read_text()\n"
+    )
+    with reads.of_step([]) as found:
+        assert user_code.call("mine.py:weights", _resolver(tmp_path), {}, "test") == "3"
+        assert str(tmp_path / "weights.txt") in found()
+    assert torchvision_compat._FINDER in sys.meta_path
 
 
 def test_a_package_module_is_found_without_importing_its_parent(tmp_path: Path) -> None:

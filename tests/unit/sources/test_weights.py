@@ -21,6 +21,7 @@ class Shared(torch.nn.Module):
         base = torch.arange(8.0) + value
         self.register_buffer("low", base[:4])
         self.register_buffer("high", base[4:])
+        self.register_buffer("middle", base[2:6])
         self.register_buffer("every_other", base[::2])
         self.register_buffer("nothing", torch.zeros(0, 3))
         self.register_buffer("nothing_too", torch.zeros(0, 3))
